@@ -1,0 +1,292 @@
+"""The one client of the daemon: HTTP/1.1 over its Unix socket with nothing but the standard library and msgspec.
+
+`Client` asks and commands; `Follower` follows the event stream for ever, reconnecting, and keeps the folded status.
+aiohttp alone would cost 0.2 s of start-up in every command; asyncio programs run a Follower in a thread and stop it
+with `close()`. What a status means to a person is the monitor's business, what it means to a GPU process the loader's.
+"""
+
+from __future__ import annotations
+
+import errno
+import http.client
+import socket
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from urllib.parse import quote, urlencode
+
+import msgspec
+
+from qwen_api import commands, places
+from qwen_api.events import (
+    BadLine,
+    Bookmark,
+    Event,
+    Frame,
+    Gap,
+    Hello,
+    Live,
+    Snapshot,
+    Unknown,
+    decode_line,
+)
+from qwen_api.status import Status, decode_status, fold
+
+ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a cold disk may take seconds
+SILENCE_MAX_S = 20.0  # bookmarks come every 5 s, so four missed ones mean the stream is dead
+LINE_BYTES_MAX = 64 << 20  # a snapshot of 100,000 files
+RETRY_FIRST_S, RETRY_MAX_S = 0.5, 5.0
+
+Line = Event | Frame | Unknown
+
+
+class DaemonUnreachable(ConnectionError):
+    """No daemon answers. `code` is stable; `why` and `fix` are for people."""
+
+    def __init__(self, code: str, why: str, fix: str) -> None:
+        super().__init__(f"{why}; {fix}")
+        self.code, self.why, self.fix = code, why, fix
+
+
+class DaemonRefused(RuntimeError):
+    """The daemon understood and said no."""
+
+    def __init__(self, problem: commands.Problem) -> None:
+        super().__init__(f"{problem.title}: {problem.detail}" if problem.detail else problem.title)
+        self.problem = problem
+
+
+class Disconnected(msgspec.Struct, frozen=True, kw_only=True):
+    """Yielded by a Follower when it has no daemon; it tries again after `retry_in_s`."""
+
+    code: str
+    why: str
+    fix: str
+    retry_in_s: float
+
+
+def find_socket(env: Mapping[str, str], given: Path | None = None) -> Path:
+    """The control socket of a running daemon. Raises DaemonUnreachable, which says what was tried and what to do."""
+    candidates = (given,) if given else places.sockets_to_try(env)
+    denied: Path | None = None
+    for path in candidates:
+        try:
+            _connect(path, timeout_s=ANSWER_TIMEOUT_S).close()
+        except PermissionError:
+            denied = path
+        except OSError:
+            continue
+        else:
+            return path
+    if denied:
+        raise _denied(denied)
+    tried = ", ".join(str(p) for p in candidates)
+    raise DaemonUnreachable(
+        "E_DAEMON_DOWN",
+        f"no daemon answers (tried {tried})",
+        "start it with: systemctl start qwen-daemon (system), systemctl --user start qwen-daemon, or: qwen-daemon",
+    )
+
+
+class Client:
+    """Questions and commands to one daemon; each call is one connection.
+
+    All methods raise DaemonUnreachable when nobody answers and DaemonRefused when the answer is a refusal.
+    """
+
+    def __init__(self, control: Path) -> None:
+        self._control = control
+
+    def version(self) -> commands.Version:
+        """Which daemon this is and where it keeps things."""
+        return msgspec.json.decode(self._ask("GET", "/v1/version"), type=commands.Version)
+
+    def state(self) -> Status:
+        """Everything it knows now."""
+        return decode_status(self._ask("GET", "/v1/state"))
+
+    def add(self, request: commands.AddModel) -> commands.Accepted:
+        """Want a model from now on; wanting it again with other patterns replaces them."""
+        return self._command("POST", "/v1/models", request)
+
+    def pause(self, model_key: str) -> commands.Accepted:
+        """Stop fetching; what is recorded stays."""
+        return self._command("POST", _model_url(model_key, "pause"))
+
+    def resume(self, model_key: str) -> commands.Accepted:
+        """Fetch again after a pause."""
+        return self._command("POST", _model_url(model_key, "resume"))
+
+    def retry(self, model_key: str) -> commands.Accepted:
+        """Cut every wait short and try failed files again now."""
+        return self._command("POST", _model_url(model_key, "retry"))
+
+    def verify(self, model_key: str, *, full: bool = True) -> commands.Accepted:
+        """Compare the disk with the listing again; `full` hashes every file, seals or not."""
+        return self._command("POST", _model_url(model_key, "verify"), commands.VerifyModel(full=full))
+
+    def remove(self, model_key: str, *, delete_files: bool = False) -> commands.Accepted:
+        """Want the model no more; with `delete_files` its files go too."""
+        return self._command("DELETE", _model_url(model_key), commands.RemoveModel(delete_files=delete_files))
+
+    def report_loader(self, name: str, report: commands.LoaderReport) -> commands.Accepted:
+        """Tell a loader's own state; allowed on the events socket too."""
+        return self._command("PUT", f"/v1/loaders/{quote(name, safe='')}", report)
+
+    def _command(self, method: str, url: str, body: msgspec.Struct | None = None) -> commands.Accepted:
+        raw = self._ask(method, url, msgspec.json.encode(body) if body is not None else b"")
+        return msgspec.json.decode(raw, type=commands.Accepted)
+
+    def _ask(self, method: str, url: str, body: bytes = b"") -> bytes:
+        connection = _UnixConnection(self._control, ANSWER_TIMEOUT_S)
+        try:
+            connection.request(method, url, body, {"Content-Type": "application/json"} if body else {})
+            answer = connection.getresponse()
+            raw = answer.read()
+        except (OSError, http.client.HTTPException) as error:
+            raise _unreachable(self._control, error) from error
+        finally:
+            connection.close()
+        if answer.status >= 400:
+            raise DaemonRefused(_problem(answer.status, raw))
+        return raw
+
+
+class Follower:
+    """Follow the event stream for ever: iterate it for lines and Disconnected notes; `status` is always current.
+
+    `find` gives the socket each time (a restarted daemon may be another one). `since` and `epoch` ask for the backlog
+    of durable events behind that point. Iterate in one thread; `close()` from any thread ends the iteration.
+    """
+
+    def __init__(self, find: Callable[[], Path], *, since: int | None = None, epoch: str = "") -> None:
+        self.status = Status()
+        self.epoch = epoch
+        self.connected = False
+        self._find = find
+        self._since = since
+        self._closed = threading.Event()
+        self._lock = threading.Lock()
+        self._socket: socket.socket | None = None
+
+    def close(self) -> None:
+        """End the iteration at once, also while it waits for a line or for the next try."""
+        self._closed.set()
+        with self._lock:
+            if self._socket is not None:
+                try:
+                    self._socket.shutdown(socket.SHUT_RDWR)
+                except OSError as error:
+                    if error.errno != errno.ENOTCONN:
+                        raise
+
+    def __iter__(self) -> Iterator[Line | Disconnected]:
+        retry_in_s = RETRY_FIRST_S
+        while not self._closed.is_set():
+            try:
+                for line in self._stream():
+                    retry_in_s = RETRY_FIRST_S
+                    yield line
+                lost = DaemonUnreachable("E_DAEMON_DOWN", "the daemon closed the stream", "it may be restarting")
+            except DaemonUnreachable as error:
+                lost = error
+            self.connected = False
+            if self._closed.is_set():
+                return
+            yield Disconnected(code=lost.code, why=lost.why, fix=lost.fix, retry_in_s=retry_in_s)
+            self._closed.wait(retry_in_s)
+            retry_in_s = min(RETRY_MAX_S, retry_in_s * 2)
+
+    def _stream(self) -> Iterator[Line]:
+        control = self._find()
+        connection = _UnixConnection(control, SILENCE_MAX_S)
+        try:
+            connection.connect()
+            with self._lock:
+                self._socket = connection.sock
+            connection.request("GET", f"/v1/events?{self._query()}", headers={"Accept": "application/x-ndjson"})
+            answer = connection.getresponse()
+            if answer.status != 200:
+                problem = _problem(answer.status, answer.read())
+                raise DaemonUnreachable(problem.code, problem.title, problem.fix)
+            while raw := answer.readline(LINE_BYTES_MAX):
+                if not raw.endswith(b"\n"):
+                    return  # the daemon died in the middle of a line
+                yield self._take(raw)
+        except (OSError, http.client.HTTPException, BadLine) as error:
+            if isinstance(error, DaemonUnreachable):
+                raise
+            raise _unreachable(control, error) from error
+        finally:
+            with self._lock:
+                self._socket = None
+            connection.close()
+
+    def _query(self) -> str:
+        known = {} if self._since is None or not self.epoch else {"since": self._since, "epoch": self.epoch}
+        return urlencode(known)
+
+    def _take(self, raw: bytes) -> Line:
+        line = decode_line(raw)
+        match line:
+            case Hello():
+                self.connected = True
+                self.epoch = line.epoch
+            case Snapshot():
+                self.status = decode_status(line.state)
+                self._since = line.seq
+            case Gap() | Live() | Bookmark() | Unknown():
+                pass
+            case _:
+                if line.seq > self.status.seq:  # the backlog repeats what the snapshot already holds
+                    self.status = fold(self.status, line)
+                    self._since = line.seq
+        return line
+
+
+class _UnixConnection(http.client.HTTPConnection):
+    def __init__(self, path: Path, timeout_s: float) -> None:
+        super().__init__("qwen-daemon", timeout=timeout_s)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = _connect(self._path, timeout_s=self.timeout or ANSWER_TIMEOUT_S)
+
+
+def _connect(path: Path, *, timeout_s: float) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    try:
+        connection.settimeout(timeout_s)
+        connection.connect(str(path))
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _model_url(model_key: str, verb: str = "") -> str:
+    url = f"/v1/models/{quote(model_key, safe='')}"
+    return f"{url}/{verb}" if verb else url
+
+
+def _problem(status: int, raw: bytes) -> commands.Problem:
+    try:
+        return msgspec.json.decode(raw, type=commands.Problem)
+    except msgspec.DecodeError:
+        text = raw[:200].decode(errors="replace")
+        return commands.Problem(title=f"HTTP {status}", status=status, code="E_HTTP", detail=text)
+
+
+def _unreachable(path: Path, error: Exception) -> DaemonUnreachable:
+    if isinstance(error, PermissionError):
+        return _denied(path)
+    return DaemonUnreachable("E_DAEMON_DOWN", f"no daemon answers on {path} ({error})", "is it running?")
+
+
+def _denied(path: Path) -> DaemonUnreachable:
+    group = "qwen" if path.name == places.EVENTS_SOCKET else "qwen-admin"
+    return DaemonUnreachable(
+        "E_SOCKET_DENIED",
+        f"you may not open {path}",
+        f"join its group: sudo usermod -aG {group} $USER, then log in again",
+    )

@@ -1,0 +1,79 @@
+"""What a client may ask of the daemon, and how it answers: the bodies of the HTTP requests and answers.
+
+The closed schema is a safety rule: a command names a model, patterns and policies, never a path, endpoint, token,
+header or proxy; those come from the daemon's own configuration.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from qwen_api.events import FollowPolicy, LoaderState
+
+Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
+
+
+class AddModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """POST /v1/models. `model` is an alias, org/name or org/name@revision; patterns as in `hf download`."""
+
+    model: Annotated[str, msgspec.Meta(max_length=400)]
+    include: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)] = ()
+    exclude: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)] = ()
+    follow: FollowPolicy = "notify"
+
+
+class VerifyModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """POST /v1/models/{id}/verify. `full` hashes every file again, seals or not."""
+
+    full: bool = True
+
+
+class RemoveModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """DELETE /v1/models/{id}. With `delete_files` the snapshot and the blobs that only it uses go too."""
+
+    delete_files: bool = False
+
+
+class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """PUT /v1/loaders/{name}: a loader's own state."""
+
+    state: LoaderState
+    model: Annotated[str, msgspec.Meta(max_length=400)] = ""
+    pid: int = 0
+    device: Annotated[str, msgspec.Meta(max_length=100)] = ""
+    detail: Annotated[str, msgspec.Meta(max_length=2000)] = ""
+    component: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    loaded_bytes: int = 0
+    vram_bytes: int = 0
+
+
+class Accepted(msgspec.Struct, frozen=True, kw_only=True):
+    """A command was taken; its effect shows in the event stream at or after `seq`."""
+
+    seq: int
+    model: str = ""
+
+
+class Version(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/version."""
+
+    version: str
+    wire: int
+    epoch: str
+    pid: int
+    cache_dir: str
+    state_dir: str
+    endpoint: str
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """Any refusal: application/problem+json (RFC 9457) with a stable `code` and a way out in `fix`."""
+
+    title: str
+    status: int
+    code: str
+    detail: str = ""
+    fix: str = ""
+    type: str = "about:blank"

@@ -1,0 +1,363 @@
+"""The fold (status, event) -> status: what the daemon greets with, the monitor draws and the loader waits on.
+
+Pure and total: any event in any order gives a status, so a reader that joined late or lost lines is right again with
+the next snapshot. The daemon folds its own events with this same function; there is no second bookkeeping.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from qwen_api import events as e
+from qwen_api.manifest import component_of
+
+
+class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state."""
+
+    path: str
+    size_bytes: int
+    state: e.FileState = "queued"
+    done_bytes: int = 0
+    received_bytes: int = 0
+    rate_bps: int = 0
+    attempt: int = 0
+    attempts_max: int = 0
+    retry_at: str = ""
+    code: str = ""
+    detail: str = ""
+
+    @property
+    def is_verified(self) -> bool:
+        """True when the file's hash is known to be the Hub's."""
+        return self.state == "verified"
+
+
+class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """Sums over one component's files."""
+
+    name: str
+    files: int
+    verified_files: int
+    size_bytes: int
+    done_bytes: int
+    rate_bps: int
+    failed_files: int = 0
+    retrying_files: int = 0
+    active_files: int = 0
+
+    @property
+    def is_complete(self) -> bool:
+        """True when every file is verified."""
+        return self.verified_files == self.files
+
+
+class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One wanted model; `path` is set while it is complete."""
+
+    model: str
+    repo: str
+    revision: str
+    state: e.ModelState = "queued"
+    commit: str = ""
+    path: str = ""
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    follow: e.FollowPolicy = "notify"
+    newer_commit: str = ""
+    has_code: bool = False
+    has_pickle: bool = False
+    files: dict[str, FileStatus] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        """Sum of all wanted files."""
+        return sum(f.size_bytes for f in self.files.values())
+
+    @property
+    def done_bytes(self) -> int:
+        """Bytes on disk that need not be fetched again."""
+        return sum(f.done_bytes for f in self.files.values())
+
+    @property
+    def verified_bytes(self) -> int:
+        """Bytes of files whose hash is the Hub's."""
+        return sum(f.size_bytes for f in self.files.values() if f.is_verified)
+
+    @property
+    def received_bytes(self) -> int:
+        """Bytes that came over the network for the files of this commit since the daemon started."""
+        return sum(f.received_bytes for f in self.files.values())
+
+    @property
+    def rate_bps(self) -> int:
+        """Bytes per second over all files being fetched."""
+        return sum(f.rate_bps for f in self.files.values() if f.state == "downloading")
+
+    def components(self) -> tuple[ComponentStatus, ...]:
+        """Sums by component, the largest first, the root ("") last."""
+        groups: dict[str, list[FileStatus]] = {}
+        for file in self.files.values():
+            groups.setdefault(component_of(file.path), []).append(file)
+        sums = [_sum_component(name, files) for name, files in groups.items()]
+        return tuple(sorted(sums, key=lambda c: (c.name == "", -c.size_bytes, c.name)))
+
+
+class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What a loader last said of itself."""
+
+    name: str
+    state: e.LoaderState
+    model: str = ""
+    pid: int = 0
+    device: str = ""
+    detail: str = ""
+    component: str = ""
+    loaded_bytes: int = 0
+    vram_bytes: int = 0
+    since: str = ""
+
+
+class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Room on one file system."""
+
+    path: str
+    state: e.DiskState
+    free_bytes: int
+    needed_bytes: int = 0
+
+
+class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """The whole state of one daemon at event `seq`."""
+
+    seq: int = 0
+    version: str = ""
+    pid: int = 0
+    started_at: str = ""
+    stopping: bool = False
+    throttled_until: str = ""
+    models: dict[str, ModelStatus] = {}
+    loaders: dict[str, LoaderStatus] = {}
+    disks: dict[str, DiskStatus] = {}
+
+
+def fold(status: Status, event: e.Event) -> Status:
+    """The status after `event`."""
+    changed = _fold(status, event)
+    return _with(changed, seq=max(changed.seq, event.seq))
+
+
+def decode_status(raw: bytes | msgspec.Raw) -> Status:
+    """Read the `state` of a snapshot; fields of a newer daemon are ignored."""
+    return msgspec.json.decode(bytes(raw), type=Status)
+
+
+def encode_status(status: Status) -> bytes:
+    """The JSON that stands in a snapshot and in /v1/state."""
+    return msgspec.json.encode(status)
+
+
+_S = TypeVar("_S", bound=msgspec.Struct)
+
+
+def _with(struct: _S, **changes: object) -> _S:
+    return msgspec.structs.replace(struct, **changes)
+
+
+def _fold(status: Status, event: e.Event) -> Status:
+    match event:
+        case e.DaemonStarted():
+            return Status(version=event.version, pid=event.pid, started_at=event.ts, models=status.models)
+        case e.DaemonStopping():
+            return _with(status, stopping=True)
+        case e.ConfigReloaded() | e.ConfigRejected():
+            return status
+        case e.HubThrottled():
+            return _with(status, throttled_until=event.retry_at)
+        case e.DiskChanged():
+            disk = DiskStatus(
+                path=event.path,
+                state=event.state,
+                free_bytes=event.free_bytes,
+                needed_bytes=event.needed_bytes,
+            )
+            return _with(status, disks={**status.disks, event.path: disk})
+        case e.LoaderChanged():
+            return _with(status, loaders=_fold_loader(status.loaders, event))
+        case e.ModelAdded():
+            return _with(status, models={**status.models, event.model: _added(status.models.get(event.model), event)})
+        case e.ModelRemoved():
+            return _with(status, models={k: m for k, m in status.models.items() if k != event.model})
+        case _:
+            model = status.models.get(event.model)
+            if model is None:
+                return status
+            return _with(status, models={**status.models, event.model: _fold_model(model, event)})
+
+
+def _fold_loader(loaders: dict[str, LoaderStatus], event: e.LoaderChanged) -> dict[str, LoaderStatus]:
+    if event.state == "gone" and event.name not in loaders:
+        return loaders
+    facts = {f: getattr(event, f) for f in LoaderStatus.__struct_fields__ if f != "since"}
+    return {**loaders, event.name: LoaderStatus(since=event.ts, **facts)}
+
+
+def _added(known: ModelStatus | None, event: e.ModelAdded) -> ModelStatus:
+    base = known or ModelStatus(model=event.model, repo=event.repo, revision=event.revision)
+    return _with(base, include=event.include, exclude=event.exclude, follow=event.follow)
+
+
+def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
+    match event:
+        case e.ModelStateChanged():
+            path = model.path if event.state in ("complete", "checking") else ""
+            return _with(
+                model,
+                state=event.state,
+                code=event.code,
+                detail=event.detail,
+                retry_at=event.retry_at,
+                path=path,
+            )
+        case e.ModelResolved():
+            return _with(model, commit=event.commit, files=_listed(model, event), newer_commit="")
+        case e.ModelChecked():
+            found = {c.path: c for c in event.files}
+            return _with(model, files={p: _checked(f, found.get(p)) for p, f in model.files.items()})
+        case e.ModelComplete():
+            return _with(
+                model,
+                state="complete",
+                commit=event.commit,
+                path=event.path,
+                code="",
+                detail="",
+                retry_at="",
+                has_code=event.has_code,
+                has_pickle=event.has_pickle,
+            )
+        case e.ModelMoved():
+            return _with(model, newer_commit=event.new_commit)
+        case e.FileStarted() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
+            return _with_file(model, event.path, event)
+        case e.FileVerified() | e.FileCorrupt() | e.FileFailed():
+            return _with_file(model, event.path, event)
+        case _:
+            return model
+
+
+def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]:
+    kept = model.files if model.commit == event.commit else {}
+    return {
+        f.path: kept.get(f.path) or FileStatus(path=f.path, size_bytes=f.size_bytes, state="queued")
+        for f in event.files
+    }
+
+
+def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
+    if found is None:
+        return file
+    done = found.done_bytes
+    if found.finding == "present":
+        return FileStatus(
+            path=file.path,
+            size_bytes=file.size_bytes,
+            state="verified",
+            done_bytes=file.size_bytes,
+            received_bytes=file.received_bytes,
+        )
+    state: e.FileState = "missing" if found.finding == "missing" and not done else "queued"
+    return FileStatus(
+        path=file.path,
+        size_bytes=file.size_bytes,
+        state=state,
+        done_bytes=done,
+        received_bytes=file.received_bytes,
+    )
+
+
+def _with_file(model: ModelStatus, path: str, event: e.Event) -> ModelStatus:
+    file = model.files.get(path)
+    if file is None:
+        return model
+    return _with(model, files={**model.files, path: _fold_file(file, event)})
+
+
+def _fold_file(file: FileStatus, event: e.Event) -> FileStatus:
+    match event:
+        case e.FileStarted():
+            return _with(
+                file,
+                state="downloading",
+                attempt=event.attempt,
+                done_bytes=event.offset_bytes,
+                retry_at="",
+                code="",
+                detail="",
+            )
+        case e.FileResumed():
+            return _with(file, done_bytes=event.kept_bytes)
+        case e.FileProgress():
+            return _with(
+                file,
+                state="verifying" if event.verifying else "downloading",
+                done_bytes=event.done_bytes,
+                received_bytes=event.received_bytes,
+                rate_bps=event.rate_bps,
+            )
+        case e.FileStalled():
+            return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at)
+        case e.FileRetry():
+            return _with(
+                file,
+                state="retrying",
+                rate_bps=0,
+                attempt=event.attempt,
+                attempts_max=event.attempts_max,
+                retry_at=event.retry_at,
+                code=event.code,
+                detail=event.detail,
+            )
+        case e.FileVerified():
+            return _with(
+                file,
+                state="verified",
+                rate_bps=0,
+                done_bytes=file.size_bytes,
+                received_bytes=max(file.received_bytes, event.received_bytes),
+                retry_at="",
+                code="",
+                detail="",
+            )
+        case e.FileCorrupt():
+            return _with(file, state="queued", rate_bps=0, done_bytes=event.kept_bytes, code="E_CORRUPT")
+        case e.FileFailed():
+            return _with(
+                file,
+                state="failed",
+                rate_bps=0,
+                code=event.code,
+                detail=event.detail,
+                retry_at=event.retry_at,
+            )
+        case _:
+            return file
+
+
+def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
+    return ComponentStatus(
+        name=name,
+        files=len(files),
+        verified_files=sum(f.is_verified for f in files),
+        size_bytes=sum(f.size_bytes for f in files),
+        done_bytes=sum(f.done_bytes for f in files),
+        rate_bps=sum(f.rate_bps for f in files if f.state == "downloading"),
+        failed_files=sum(f.state == "failed" for f in files),
+        retrying_files=sum(f.state in ("retrying", "stalled") for f in files),
+        active_files=sum(f.state in ("downloading", "stalled", "verifying") for f in files),
+    )
