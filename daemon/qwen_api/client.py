@@ -66,18 +66,22 @@ class Disconnected(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_socket(env: Mapping[str, str], given: Path | None = None) -> Path:
-    """The control socket of a running daemon. Raises DaemonUnreachable, which says what was tried and what to do."""
+    """The socket of a running daemon: its control socket, or the read-only one where only that may be opened.
+
+    Raises DaemonUnreachable, which says what was tried and what to do.
+    """
     candidates = (given,) if given else places.sockets_to_try(env)
     denied: Path | None = None
-    for path in candidates:
-        try:
-            _connect(path, timeout_s=ANSWER_TIMEOUT_S).close()
-        except PermissionError:
-            denied = path
-        except OSError:
-            continue
-        else:
-            return path
+    for control in candidates:
+        for path in (control, places.events_socket(control)):
+            try:
+                _connect(path, timeout_s=ANSWER_TIMEOUT_S).close()
+            except PermissionError:
+                denied = path
+            except OSError:
+                break  # nobody listens: the daemon behind both sockets is one process
+            else:
+                return path
     if denied:
         raise _denied(denied)
     tried = ", ".join(str(p) for p in candidates)
@@ -156,13 +160,15 @@ class Follower:
     """Follow the event stream for ever: iterate it for lines and Disconnected notes; `status` is always current.
 
     `find` gives the socket each time (a restarted daemon may be another one). `since` and `epoch` ask for the backlog
-    of durable events behind that point. Iterate in one thread; `close()` from any thread ends the iteration.
+    of durable events behind that point. Iterate in one thread; `close()` from any thread ends the iteration. `raw` is
+    the last yielded line as the daemon wrote it.
     """
 
     def __init__(self, find: Callable[[], Path], *, since: int | None = None, epoch: str = "") -> None:
         self.status = Status()
         self.epoch = epoch
         self.connected = False
+        self.raw = b""
         self._find = find
         self._since = since
         self._closed = threading.Event()
@@ -204,6 +210,8 @@ class Follower:
             connection.connect()
             with self._lock:
                 self._socket = connection.sock
+                if self._closed.is_set():  # close() came before there was a socket to shut
+                    return
             connection.request("GET", f"/v1/events?{self._query()}", headers={"Accept": "application/x-ndjson"})
             answer = connection.getresponse()
             if answer.status != 200:
@@ -228,6 +236,7 @@ class Follower:
 
     def _take(self, raw: bytes) -> Line:
         line = decode_line(raw)
+        self.raw = raw
         match line:
             case Hello():
                 self.connected = True

@@ -189,7 +189,7 @@ class FileResumed(_FileEvent, frozen=True, kw_only=True, tag="file.resumed"):
 
 
 class FileProgress(_FileEvent, frozen=True, kw_only=True, tag="file.progress"):
-    """Progress, not a fact: coalesced, never replayed. `done_bytes` are on disk, `received_bytes` came over the wire."""
+    """Progress, not a fact: coalesced, never replayed. `done_bytes` are on disk, `received_bytes` came by network."""
 
     done_bytes: int
     size_bytes: int

@@ -1,0 +1,1 @@
+"""Floor 1, decisions only: facts in, decisions out. No clock, dice, network, disk or asyncio."""

@@ -1,0 +1,166 @@
+"""What an HTTP answer to a request for bytes means: take the body, follow it elsewhere, or which trouble it is.
+
+Pure: the fetch module passes status and headers. The answers described in comments are recorded ones of the real Hub
+and its CDN; header names are lower-case here. A body is taken only when it is provably the bytes that were asked for:
+right start, right total size, no content coding, no multipart (RFC 9110 sections 14 and 15.3.7).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from qwen_daemon.core.backoff import asked_wait_s
+from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
+
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+_BUSY_WAIT_S = 10.0  # for a 429 or 503 that names no time
+
+# X-Error-Code values of the Hub, and what they are called here.
+_HUB_ERRORS = {
+    "GatedRepo": "E_GATED",
+    "RepoNotFound": "E_NOT_FOUND",
+    "RevisionNotFound": "E_REVISION_NOT_FOUND",
+    "EntryNotFound": "E_FILE_NOT_FOUND",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """Bytes `start` to `end` (behind the last) of a file of `size_bytes` whose hash is `etag`."""
+
+    start: int
+    end: int
+    size_bytes: int
+    etag: str
+    commit: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Answer:
+    """Status and headers (lower-case names). `from_hub`: the answer came from the configured endpoint's origin."""
+
+    status: int
+    headers: Mapping[str, str]
+    from_hub: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TakeBody:
+    """The body is the file's bytes from `skip` bytes before the asked start on; read `skip + length` and stop."""
+
+    skip: int
+    length: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Follow:
+    """Go to `location` (possibly relative), keeping the same range."""
+
+    location: str
+
+
+Verdict = TakeBody | Follow | Trouble
+
+
+def judge(asked: Asked, answer: Answer) -> Verdict:
+    """Decide. A Trouble is returned, not raised: the caller raises it."""
+    if answer.status in (301, 302, 303, 307, 308):
+        return _judge_redirect(asked, answer)
+    if answer.status in (200, 206):
+        return _why_not_ours(asked, answer) or _judge_body(asked, answer)
+    return judge_refusal(answer)
+
+
+def judge_refusal(answer: Answer) -> Trouble:
+    """Which trouble a status of 400 or more is."""
+    status, headers = answer.status, answer.headers
+    said = _clean(headers.get("x-error-message", "")) or f"HTTP {status}"
+    if status == 429 or (status in (408, 503) and "retry-after" in headers):
+        return TryLater("E_RATE_LIMITED", said, after_s=asked_wait_s(headers, default_s=_BUSY_WAIT_S))
+    if not answer.from_hub:
+        return _judge_cdn(status, said)
+    code = _HUB_ERRORS.get(headers.get("x-error-code", ""))
+    if code is not None:
+        return AskHuman(code, said)
+    if "access to this resource is disabled" in said.lower():
+        return AskHuman("E_DISABLED", said)
+    if status == 401:
+        return AskHuman("E_AUTH", said)
+    if status == 403:
+        return AskHuman("E_FORBIDDEN", said)
+    if status in (404, 410, 451):
+        return AskHuman("E_NOT_FOUND", said)
+    return TryAgain("E_HTTP", said)
+
+
+def _judge_cdn(status: int, said: str) -> Trouble:
+    # A signed address lives about an hour; an edge now and then refuses a good one ("invalid range", "invalid key").
+    if status in (400, 401, 403, 404, 410):
+        return ResolveAgain("E_URL_EXPIRED", said)
+    return TryAgain("E_HTTP", said)
+
+
+def _judge_redirect(asked: Asked, answer: Answer) -> Verdict:
+    location = answer.headers.get("location", "")
+    if not location or any(ord(c) < 0x21 or ord(c) == 0x7F for c in location):
+        return TryAgain("E_REDIRECT", f"HTTP {answer.status} without a usable Location")
+    return _why_not_ours(asked, answer) or Follow(location=location)
+
+
+def _why_not_ours(asked: Asked, answer: Answer) -> Trouble | None:
+    """The Hub repeats the file's hash and size in X-Linked-* (LFS files); another one means another content."""
+    headers = answer.headers
+    if not answer.from_hub:
+        return None
+    etag, size = headers.get("x-linked-etag"), headers.get("x-linked-size")
+    if etag is not None and _strip_etag(etag) != asked.etag:
+        return TryAgain("E_CONTENT_CHANGED", "the Hub names another hash for this file than its listing")
+    if size is not None and size != str(asked.size_bytes):
+        return TryAgain("E_CONTENT_CHANGED", "the Hub names another size for this file than its listing")
+    commit = headers.get("x-repo-commit")
+    if commit is not None and commit != asked.commit:
+        return TryAgain("E_CONTENT_CHANGED", "the Hub answered for another commit")
+    return None
+
+
+def _judge_body(asked: Asked, answer: Answer) -> Verdict:
+    headers = answer.headers
+    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+        return TryAgain("E_ENCODED", "the server compressed a range, which destroys its offsets")
+    content_type = headers.get("content-type", "").lower()
+    if content_type.startswith("multipart/"):
+        return TryAgain("E_BAD_RANGE", "the server answered with multipart ranges")
+    if answer.status == 200:
+        return _judge_whole(asked, headers, content_type)
+    match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
+    if match is None:
+        return TryAgain("E_BAD_RANGE", "206 without a readable Content-Range")
+    first, last, total = (int(group) for group in match.groups())
+    if total != asked.size_bytes:
+        return TryAgain("E_CONTENT_CHANGED", f"the server says {total} bytes, the listing {asked.size_bytes}")
+    if first != asked.start or not first <= last < asked.end:
+        return TryAgain("E_BAD_RANGE", f"asked for {asked.start}-{asked.end - 1}, got {first}-{last}")
+    return TakeBody(skip=0, length=last + 1 - first)
+
+
+def _judge_whole(asked: Asked, headers: Mapping[str, str], content_type: str) -> Verdict:
+    """200 for a range: some servers do not know ranges; the bytes before the asked ones are read and dropped."""
+    length = headers.get("content-length")
+    if length is not None and length != str(asked.size_bytes):
+        captive = "text/html" in content_type
+        code = "E_CAPTIVE_PORTAL" if captive else "E_CONTENT_CHANGED"
+        return TryAgain(code, f"the server sent {length} bytes, the listing says {asked.size_bytes}")
+    if length is None and "text/html" in content_type:
+        return TryAgain("E_CAPTIVE_PORTAL", "a web page came instead of the file")
+    return TakeBody(skip=asked.start, length=asked.end - asked.start)
+
+
+def _strip_etag(etag: str) -> str:
+    return etag.removeprefix("W/").strip('"')
+
+
+def _clean(text: str) -> str:
+    """A header's text as it may stand in a log line."""
+    return "".join(c if c.isprintable() else "?" for c in text[:300])

@@ -1,0 +1,148 @@
+"""The event bus: stamps each event, folds it into the status, keeps the durable ones, and hands out lines.
+
+One place gives `seq`; readers can lag, and then get a gap mark and a fresh snapshot instead of silence. Each event is
+encoded once and the bytes are shared. The bus runs on the event loop's thread alone: between a snapshot and the
+subscription there is no await, so nothing can slip between them. Logging is just one more subscriber.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections import deque
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+
+import msgspec
+
+from qwen_api import events as e
+from qwen_api.status import Status, encode_status, fold
+from qwen_daemon.ports import Clock
+
+RING_EVENTS = 5000  # durable events kept for readers that reconnect
+QUEUE_LINES = 2000  # lines a reader may lag behind before it gets a gap and a snapshot
+BOOKMARK_S = 5.0  # heartbeat when nothing happens
+FEATURES = ("pause", "retry", "verify", "loaders")
+
+
+class Bus:
+    """Publish events; subscribe to lines."""
+
+    def __init__(self, clock: Clock, server: str) -> None:
+        self.epoch = secrets.token_hex(4)
+        self.status = Status()
+        self._clock = clock
+        self._server = server
+        self._seq = 0
+        self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_EVENTS)
+        self._evicted_seq = 0
+        self._readers: set[_Reader] = set()
+        self._listeners: list[Callable[[e.Event], None]] = []
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+        return self._seq
+
+    def listen(self, listener: Callable[[e.Event], None]) -> None:
+        """Call `listener` with every stamped event; it must not block or raise."""
+        self._listeners.append(listener)
+
+    def publish(self, event: e.Event) -> int:
+        """Stamp, fold and hand out; returns its seq."""
+        self._seq += 1
+        stamped: e.Event = msgspec.structs.replace(event, seq=self._seq, ts=self._clock.utc())
+        self.status = fold(self.status, stamped)
+        line = e.encode_line(stamped)
+        if e.is_durable(stamped):
+            if len(self._ring) == RING_EVENTS:
+                self._evicted_seq = self._ring[0][0]
+            self._ring.append((self._seq, line))
+        key = "" if e.is_durable(stamped) else _progress_key(stamped)
+        for reader in self._readers:
+            reader.put(key, line)
+        for listener in self._listeners:
+            listener(stamped)
+        return self._seq
+
+    async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncIterator[bytes]:
+        """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens."""
+        with self._reading() as reader:
+            for line in self._greeting(since if epoch == self.epoch else None):
+                yield line
+            while follow:
+                try:
+                    async with asyncio.timeout(BOOKMARK_S):
+                        await reader.wait()
+                except TimeoutError:
+                    yield e.encode_line(e.Bookmark(seq=self._seq))
+                    continue
+                if reader.lagged:
+                    first, last = reader.restart(self._seq)
+                    yield e.encode_line(e.Gap(first=first, last=last))
+                    yield self._snapshot()
+                for line in reader.take():
+                    yield line
+
+    @contextmanager
+    def _reading(self) -> Iterator[_Reader]:
+        reader = _Reader(self._seq)
+        self._readers.add(reader)
+        try:
+            yield reader
+        finally:
+            self._readers.discard(reader)
+
+    def _greeting(self, since: int | None) -> list[bytes]:
+        hello = e.Hello(v=e.WIRE_VERSION, epoch=self.epoch, server=self._server, seq=self._seq, features=FEATURES)
+        lines = [e.encode_line(hello), self._snapshot()]
+        if since is not None and since < self._evicted_seq:
+            lines.append(e.encode_line(e.Gap(first=since + 1, last=self._evicted_seq)))
+        if since is not None:
+            lines.extend(line for seq, line in self._ring if seq > since)
+        return [*lines, e.encode_line(e.Live(seq=self._seq))]
+
+    def _snapshot(self) -> bytes:
+        state = msgspec.Raw(encode_status(self.status))
+        return e.encode_line(e.Snapshot(seq=self._seq, ts=self._clock.utc(), state=state))
+
+
+class _Reader:
+    """One subscriber's queue: durable lines in order, progress lines replaced by newer ones of the same file."""
+
+    def __init__(self, seq: int) -> None:
+        self.lagged = False
+        self._seq = seq
+        self._lines: dict[object, bytes] = {}
+        self._ready = asyncio.Event()
+
+    def put(self, progress_key: str, line: bytes) -> None:
+        if self.lagged:
+            return
+        if len(self._lines) >= QUEUE_LINES:
+            self.lagged = True
+        elif progress_key:
+            self._lines.pop(progress_key, None)  # the newer one goes to the end: seq stays increasing
+            self._lines[progress_key] = line
+        else:
+            self._lines[object()] = line
+        self._ready.set()
+
+    async def wait(self) -> None:
+        await self._ready.wait()
+
+    def take(self) -> list[bytes]:
+        self._ready.clear()
+        lines = list(self._lines.values())
+        self._lines.clear()
+        return lines
+
+    def restart(self, seq: int) -> tuple[int, int]:
+        """Forget what is queued; returns the first and last seq that this reader may have missed."""
+        first, self._seq, self.lagged = self._seq + 1, seq, False
+        self.take()
+        return first, seq
+
+
+def _progress_key(event: e.Event) -> str:
+    return f"{event.model}/{event.path}" if isinstance(event, e.FileProgress) else e.type_of(event)

@@ -1,0 +1,208 @@
+"""The wanted files of one commit, one by one: hash what is there unproven, fetch what is not, retry, publish, seal.
+
+Each file has its own tries; the count of files in flight is one budget for the whole daemon. A file counts as verified
+only after it is published and durable. The round (what a model needs as a whole) stands in engine.round.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from qwen_api import events as e
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_daemon.core.attempts import Again, Attempts, GiveUp, after_trouble
+from qwen_daemon.core.backoff import ATTEMPTS_MAX
+from qwen_daemon.core.digest import algorithm_of
+from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain, TryLater
+from qwen_daemon.core.plan import Found, Step
+from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.cancel import wait
+from qwen_daemon.engine.download import Download, Source
+from qwen_daemon.engine.transfers import Transfers
+from qwen_daemon.ports import Blobs, Clock, Ledger, Locks, Origin, Seals, Store
+
+LOCKED_PAUSE_S = 5.0  # how often a file that another program is downloading is looked at again
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """The ports onto what is stored."""
+
+    store: Store
+    blobs: Blobs
+    ledger: Ledger
+    seals: Seals
+    locks: Locks
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What all models share: files in flight, and files being hashed."""
+
+    files: asyncio.Semaphore
+    hashes: asyncio.Semaphore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """A file that could not be had in this round."""
+
+    path: str
+    code: str
+    detail: str
+    needs_human: bool
+
+
+@dataclass
+class Files:
+    """Works on the files of one commit; `failures` says what could not be had."""
+
+    manifest: Manifest
+    model: str
+    disk: Disk
+    origin: Origin
+    clock: Clock
+    budget: Budget
+    transfers: Transfers
+    publish: Callable[[e.Event], int]
+    hurry: asyncio.Event  # set by "retry now": every wait between tries ends
+    verified: Callable[[WantedFile], None]
+    failures: list[Failure] = field(default_factory=list)
+
+    async def link(self, step: Step) -> None:
+        """The blob is here and sealed; only the snapshot's name for it is missing."""
+        await self._announce(step.file, await self.disk.store.publish(self.manifest, step.file, None))
+
+    async def hash(self, step: Step, found: Found) -> bool:
+        """Hash a file that is here without proof; True if it is right (then it is sealed), False if not."""
+        file, started_s = step.file, self.clock.monotonic_s()
+        async with self.budget.hashes:
+            with self.transfers.watch(file, verifying=True) as transfer:
+
+                def progress(done_bytes: int) -> None:
+                    transfer.position = done_bytes  # written in the hashing thread, only ever read elsewhere
+
+                digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
+        if digest != file.etag:
+            await self.disk.seals.seal(file.etag, None)
+            self.publish(
+                e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
+            )
+            return False
+        part, known = await self.disk.ledger.spans(file.etag, file.size_bytes)
+        if not known or part is not None:
+            await self.disk.ledger.forget(file.etag)
+            await self.disk.ledger.record(file.etag, file.size_bytes, None, spans)
+        seal = await self.disk.store.publish(self.manifest, file, None)
+        await self.disk.seals.seal(file.etag, seal)
+        await self._announce(file, seal, duration_s=self.clock.monotonic_s() - started_s)
+        return True
+
+    async def fetch(self, steps: list[Step], found: Found) -> None:
+        """Fetch one content (the steps differ in path only) with its tries; a failure is noted, not raised.
+
+        Raises MakeRoom when the disk is full: that concerns the whole job.
+        """
+        file, attempts, started_s = steps[0].file, Attempts(), self.clock.monotonic_s()
+        attempt = 1
+        while True:
+            received_before = self.transfers.received_bytes(file.path)
+            try:
+                async with self.budget.files:
+                    await self._try(file, found, attempt)
+                break
+            except MakeRoom:
+                raise
+            except Trouble as trouble:
+                received = self.transfers.received_bytes(file.path) - received_before
+                decision = after_trouble(attempts, trouble, received_bytes=received, dice=self.clock.dice())
+            if not isinstance(decision, Again):
+                self._fail(steps, decision)
+                return
+            attempts, attempt = decision.attempts, decision.attempt
+            await self._wait(file, decision, trouble)
+        for step in steps:
+            seal = await self.disk.store.publish(self.manifest, step.file, None)
+            await self._announce(step.file, seal, duration_s=self.clock.monotonic_s() - started_s)
+
+    async def _try(self, file: WantedFile, found: Found, attempt: int) -> None:
+        async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
+            if not held:
+                raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
+            name, spans = await self._start_from(file, found)
+            self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
+            part = await self.disk.store.open_part(self.manifest.repo, file, name)
+            try:
+                if part.name != name:
+                    spans = ()
+                source = Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
+                with self.transfers.watch(file) as transfer:
+                    download = Download(source, part, self.disk.ledger, self.clock, transfer)
+                    digest = await download.run(spans, lambda kept: self._resumed(file, kept))
+            finally:
+                await part.close()
+            await self._judge(file, digest, part.name)
+
+    async def _start_from(self, file: WantedFile, found: Found) -> tuple[str | None, tuple[Span, ...]]:
+        """The part of an earlier try; or a copy of the damaged published file, of which good spans are on record."""
+        name, spans = await self.disk.ledger.spans(file.etag, file.size_bytes)
+        if name is not None or not spans:
+            return name, spans
+        copy = await self.disk.blobs.copy_for_repair(self.manifest.repo, file, found) if found.seal else None
+        if copy is None:
+            await self.disk.ledger.forget(file.etag)
+            return None, ()
+        await self.disk.ledger.record(file.etag, file.size_bytes, copy, ())
+        return copy, spans
+
+    async def _judge(self, file: WantedFile, digest: str, part: str) -> None:
+        """The whole file is here: publish it, or throw away what the network lied about."""
+        if digest != file.etag:
+            await self.disk.ledger.forget(file.etag)
+            self.publish(
+                e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
+            )
+            raise TryAgain("E_CORRUPT", "the bytes that came do not have the Hub's hash")
+        seal = await self.disk.store.publish(self.manifest, file, part)
+        await self.disk.ledger.record(file.etag, file.size_bytes, None, ())
+        await self.disk.seals.seal(file.etag, seal)
+
+    async def _announce(self, file: WantedFile, _durable: object, *, duration_s: float = 0.0) -> None:
+        self.publish(
+            e.FileVerified(
+                model=self.model,
+                path=file.path,
+                size_bytes=file.size_bytes,
+                algorithm=algorithm_of(file),
+                received_bytes=self.transfers.received_bytes(file.path),
+                duration_s=round(duration_s, 3),
+            )
+        )
+        self.verified(file)
+
+    async def _wait(self, file: WantedFile, again: Again, trouble: Trouble) -> None:
+        self.publish(
+            e.FileRetry(
+                model=self.model,
+                path=file.path,
+                attempt=again.attempt,
+                attempts_max=ATTEMPTS_MAX,
+                retry_at=self.clock.utc(again.delay_s),
+                code=trouble.code,
+                detail=trouble.detail,
+            )
+        )
+        await wait(self.hurry, again.delay_s)
+
+    def _resumed(self, file: WantedFile, kept_bytes: int) -> None:
+        self.publish(e.FileResumed(model=self.model, path=file.path, kept_bytes=kept_bytes, size_bytes=file.size_bytes))
+
+    def _fail(self, steps: list[Step], decision: GiveUp) -> None:
+        for step in steps:
+            path = step.file.path
+            self.failures.append(
+                Failure(path=path, code=decision.code, detail=decision.detail, needs_human=decision.needs_human)
+            )
+            self.publish(e.FileFailed(model=self.model, path=path, code=decision.code, detail=decision.detail))

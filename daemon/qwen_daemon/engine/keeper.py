@@ -1,0 +1,231 @@
+"""One wanted model, for ever: a round, then wait for whatever makes another one worth it.
+
+What wakes it: a change on disk, a timer, a command, a signal, the end of a wait. Pausing cancels the round (what is
+recorded stays); a followed branch that moves is told, or followed, or never asked about, as the policy says.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qwen_api import events as e
+from qwen_api.commands import AddModel
+from qwen_api.manifest import Manifest
+from qwen_api.models import ModelRef
+from qwen_daemon.core.backoff import round_delay_s
+from qwen_daemon.core.errors import MakeRoom, Trouble
+from qwen_daemon.engine.cancel import beside, wait
+from qwen_daemon.engine.round import CODE_SUFFIXES, PICKLE_SUFFIXES, Outcome, Round, World, has_suffix
+
+DISK_RETRY_S = 30.0  # how often a full disk is looked at again
+FAR_S = 365 * 24 * 3600.0  # "until something happens"
+
+
+class Watch(Protocol):
+    """Tells of changes under folders."""
+
+    def changes(self, folders: Sequence[Path]) -> AsyncIterator[frozenset[str]]:
+        """Paths that changed, in batches, for ever."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rhythm:
+    """How often a complete model is looked at: the disk, and the Hub's branch. Seconds."""
+
+    check_s: float
+    hub_s: float
+
+
+class Keeper:
+    """Keeps one model as it is wanted."""
+
+    def __init__(
+        self,
+        world: World,
+        watch: Watch,
+        watched: Callable[[Manifest], Sequence[Path]],
+        rhythm: Rhythm,
+        ref: ModelRef,
+        wanted: AddModel,
+    ) -> None:
+        self.ref = ref
+        self.wanted = wanted
+        self.manifest: Manifest | None = None
+        self.complete = False
+        self.settled = asyncio.Event()  # set whenever a round has ended and its outcome is told
+        self.outcome: Outcome | None = None
+        self._world = world
+        self._watch = watch
+        self._watched = watched
+        self._rhythm = rhythm
+        self._paused = False
+        self._distrust = False
+        self._reason = "start"
+        self._failed_rounds = 0
+        self._woken = asyncio.Event()
+        self._hurry = asyncio.Event()
+        self._scope: asyncio.Timeout | None = None
+        self._hub_asked_s = world.clock.monotonic_s()
+
+    async def run(self) -> None:
+        """Never returns; cancel it to stop."""
+        while True:
+            delay_s = await self._round()
+            self.settled.set()
+            await self._wait(delay_s)
+
+    def wake(self, reason: str, *, distrust: bool = False) -> None:
+        """Look again soon; a round under way is not disturbed, another follows it."""
+        self._reason, self._distrust = reason, self._distrust or distrust
+        self.settled.clear()
+        self._woken.set()
+
+    def retry(self) -> None:
+        """Cut every wait short."""
+        self._hurry.set()
+        self._failed_rounds = 0
+        self.wake("command")
+
+    def pause(self) -> None:
+        """Stop fetching until resumed."""
+        self._paused = True
+        self._interrupt("command")
+
+    def resume(self) -> None:
+        """Go on after a pause."""
+        self._paused = False
+        self.wake("command")
+
+    def change(self, wanted: AddModel) -> None:
+        """Other patterns or another policy from now on."""
+        self.wanted = wanted
+        self._interrupt("command")
+
+    def _interrupt(self, reason: str) -> None:
+        self.wake(reason)
+        if self._scope is not None:
+            self._scope.reschedule(asyncio.get_running_loop().time())
+
+    async def _round(self) -> float:
+        """One round, told; returns how long to wait for the next if nothing happens."""
+        if self._paused:
+            self._say("paused")
+            return FAR_S
+        reason, distrust = self._reason, self._distrust
+        self._reason, self._distrust = "timer", False
+        if not self.complete:
+            self._say("checking")
+        this = Round(
+            world=self._world,
+            ref=self.ref,
+            wanted=self.wanted,
+            reason=reason,
+            distrust=distrust,
+            hurry=self._hurry,
+        )
+        self._woken.clear()
+        try:
+            async with asyncio.timeout(None) as self._scope:
+                outcome = await this.run(self.manifest)
+        except TimeoutError:  # interrupted: paused or changed
+            self.complete = False
+            return 0.0
+        except MakeRoom as full:
+            return self._told_full(full)
+        finally:
+            self._scope = None
+        return self._told(outcome)
+
+    def _told_full(self, full: MakeRoom) -> float:
+        self.complete = False
+        self.outcome = Outcome(complete=False, manifest=self.manifest, code=full.code, detail=full.detail)
+        self._say("waiting", full.code, full.detail, DISK_RETRY_S)
+        return DISK_RETRY_S
+
+    def _told(self, outcome: Outcome) -> float:
+        self.outcome = outcome
+        self.manifest = outcome.manifest or self.manifest
+        if outcome.complete and outcome.manifest is not None:
+            self._failed_rounds = 0
+            self._tell_complete(outcome.manifest)
+            return self._rhythm.check_s
+        self.complete = False
+        if outcome.needs_human:
+            self._say("failed", outcome.code, outcome.detail)
+            return FAR_S
+        self._failed_rounds += 1
+        delay_s = round_delay_s(self._failed_rounds)
+        self._say("waiting", outcome.code, outcome.detail, delay_s)
+        return delay_s
+
+    def _tell_complete(self, manifest: Manifest) -> None:
+        known = self._world_status_complete()
+        if self.complete and known:
+            return  # it was and still is: nothing to tell
+        self.complete = True
+        self._world.publish(
+            e.ModelComplete(
+                model=self.ref.key,
+                repo=manifest.repo,
+                commit=manifest.commit,
+                path=str(self._world.listings.snapshot(manifest)),
+                files=len(manifest.files),
+                size_bytes=manifest.size_bytes,
+                has_code=has_suffix(manifest, CODE_SUFFIXES),
+                has_pickle=has_suffix(manifest, PICKLE_SUFFIXES),
+            )
+        )
+
+    async def _wait(self, delay_s: float) -> None:
+        """Until something wakes this model."""
+        if self._woken.is_set():
+            return
+        async with beside(self._watch_disk()), beside(self._watch_hub()):
+            await wait(self._woken, delay_s)
+
+    async def _watch_disk(self) -> None:
+        if not self.complete or self.manifest is None:
+            return
+        async for paths in self._watch.changes(self._watched(self.manifest)):
+            self._changed_paths = paths
+            self.wake("change")
+
+    async def _watch_hub(self) -> None:
+        """Ask now and then whether the branch moved."""
+        if not self.complete or self.ref.is_pinned or self.wanted.follow == "pin" or self._world.offline:
+            return
+        clock = self._world.clock
+        while True:
+            await clock.sleep(max(0.0, self._hub_asked_s + self._rhythm.hub_s - clock.monotonic_s()))
+            self._hub_asked_s = clock.monotonic_s()
+            try:
+                commit = await self._world.hub.resolve(self.ref)
+            except Trouble:
+                continue  # the model here is complete whatever the Hub's health; asked again next time
+            if self.manifest is not None and commit != self.manifest.commit:
+                await self._moved(commit)
+
+    async def _moved(self, commit: str) -> None:
+        assert self.manifest is not None
+        self._world.publish(
+            e.ModelMoved(
+                model=self.ref.key,
+                commit=self.manifest.commit,
+                new_commit=commit,
+                follow=self.wanted.follow,
+            )
+        )
+        if self.wanted.follow == "auto":
+            await self._world.desires.set_commit(self.ref.key, commit)
+            self.complete = False
+            self.wake("moved")
+
+    def _say(self, state: e.ModelState, code: str = "", detail: str = "", retry_in_s: float | None = None) -> None:
+        retry_at = "" if retry_in_s is None else self._world.clock.utc(retry_in_s)
+        self._world.publish(
+            e.ModelStateChanged(model=self.ref.key, state=state, code=code, detail=detail, retry_at=retry_at)
+        )

@@ -1,0 +1,60 @@
+"""Room on the disk: a model's fetch begins only if everything still to come fits, with a reserve left over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from qwen_api import events as e
+from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.ports import Blobs
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Claim:
+    needed_bytes: int
+    moved_bytes: Callable[[], int]
+
+
+class Room:
+    """Claims of all models on one file system. `reserve_bytes` is left free for everything else."""
+
+    def __init__(self, blobs: Blobs, path: str, reserve_bytes: int, publish: Callable[[e.Event], int]) -> None:
+        self._blobs = blobs
+        self._path = path
+        self._reserve_bytes = reserve_bytes
+        self._publish = publish
+        self._claims: dict[str, _Claim] = {}
+        self._told: tuple[str, int] | None = None
+
+    async def claim(self, model: str, needed_bytes: int, moved_bytes: Callable[[], int]) -> int:
+        """Claim room; returns the free bytes. Raises MakeRoom, with the numbers, if it does not fit.
+
+        `moved_bytes` tells how much of the claim is on disk already and so is in the free bytes' count.
+        """
+        self._claims.pop(model, None)
+        free_bytes = await self._blobs.free_bytes()
+        claimed_bytes = sum(max(0, c.needed_bytes - c.moved_bytes()) for c in self._claims.values())
+        short_bytes = needed_bytes + claimed_bytes + self._reserve_bytes - free_bytes
+        fits = needed_bytes == 0 or short_bytes <= 0
+        self._tell("ok" if fits else "full", free_bytes, needed_bytes + claimed_bytes)
+        if not fits:
+            raise MakeRoom(
+                "E_DISK_FULL",
+                f"needs {needed_bytes} bytes on {self._path}, {free_bytes} are free, {claimed_bytes} claimed by other "
+                f"models, {self._reserve_bytes} kept in reserve: {short_bytes} too few",
+                needed_bytes=needed_bytes,
+                free_bytes=free_bytes,
+            )
+        if needed_bytes:
+            self._claims[model] = _Claim(needed_bytes=needed_bytes, moved_bytes=moved_bytes)
+        return free_bytes
+
+    def release(self, model: str) -> None:
+        """The model's fetch ended."""
+        self._claims.pop(model, None)
+
+    def _tell(self, state: e.DiskState, free_bytes: int, needed_bytes: int) -> None:
+        if (state, needed_bytes) != self._told:
+            self._told = (state, needed_bytes)
+            self._publish(e.DiskChanged(path=self._path, state=state, free_bytes=free_bytes, needed_bytes=needed_bytes))

@@ -1,0 +1,323 @@
+"""One round for one model: resolve, list, check, plan, make room, fetch, finish. Ends complete or says why not.
+
+A round changes nothing that another round cannot take up; it can be cancelled anywhere. When to run the next one is
+the keeper's business (engine.keeper).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+from qwen_api import events as e
+from qwen_api.commands import AddModel
+from qwen_api.manifest import BadManifest, Manifest, WantedFile, read_tree
+from qwen_api.models import ModelRef
+from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.attempts import Again, Attempts, after_trouble
+from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain, TryLater
+from qwen_daemon.core.plan import Found, Plan, Step, make_plan
+from qwen_daemon.core.spans import recorded_bytes
+from qwen_daemon.engine.cancel import beside, together, wait
+from qwen_daemon.engine.files import Budget, Disk, Failure, Files
+from qwen_daemon.engine.room import Room
+from qwen_daemon.engine.transfers import Transfers
+from qwen_daemon.ports import Clock, Desires, Hub, Origin
+
+CODE_SUFFIXES = (".py", ".so", ".sh")
+PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".msgpack")
+
+
+T = TypeVar("T")
+
+
+class Listings(Protocol):
+    """The copies of the Hub's knowledge that the cache keeps."""
+
+    async def listed(self, repo: str, commit: str) -> bytes | None:
+        """The bytes of trees/<commit>.json, if it is there."""
+
+    async def ref(self, ref: ModelRef) -> str | None:
+        """The commit that the cache has for this revision, if any."""
+
+    def snapshot(self, manifest: Manifest) -> Path:
+        """The folder that loaders are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """Everything a round needs, the same for every model."""
+
+    hub: Hub
+    origin: Origin
+    disk: Disk
+    listings: Listings
+    desires: Desires
+    clock: Clock
+    budget: Budget
+    room: Room
+    publish: Callable[[e.Event], int]
+    select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
+    offline: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a round ended. `manifest` is the commit's, if it got that far."""
+
+    complete: bool
+    manifest: Manifest | None
+    code: str = ""
+    detail: str = ""
+    needs_human: bool = False
+
+
+@dataclass
+class Round:
+    """One go at one model."""
+
+    world: World
+    ref: ModelRef
+    wanted: AddModel
+    reason: str
+    distrust: bool  # hash every file, seals or not
+    hurry: asyncio.Event
+
+    async def run(self, last: Manifest | None) -> Outcome:
+        """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
+        manifest: Manifest | None = None
+        try:
+            commit = await self._commit()
+            manifest = await self._manifest(commit, last)
+            return await self._complete(manifest)
+        except MakeRoom:
+            raise
+        except Trouble as trouble:
+            return Outcome(
+                complete=False,
+                manifest=manifest,
+                code=trouble.code,
+                detail=trouble.detail,
+                needs_human=isinstance(trouble, AskHuman),
+            )
+
+    async def _commit(self) -> str:
+        """The commit this model is at: as recorded; else asked of the Hub; else, offline, what the cache says."""
+        world = self.world
+        if self.ref.is_pinned:
+            return self.ref.revision
+        known = await world.desires.commit_of(self.ref.key)
+        if known is not None:
+            return known
+        if world.offline:
+            commit = await world.listings.ref(self.ref)
+            if commit is None:
+                raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache does not know this revision")
+        else:
+            try:
+                commit = await self._patiently(lambda: world.hub.resolve(self.ref))
+            except TryAgain:
+                commit = await world.listings.ref(self.ref)
+                if commit is None:
+                    raise
+                return commit  # not recorded: the Hub is asked again next time
+        await world.desires.set_commit(self.ref.key, commit)
+        return commit
+
+    async def _manifest(self, commit: str, last: Manifest | None) -> Manifest:
+        world, source = self.world, "cache"
+        whole: Manifest | None = None
+        raw = await world.listings.listed(self.ref.repo, commit)
+        if raw is not None:
+            with suppress(BadManifest):  # damaged: ask the Hub again
+                whole = read_tree(self.ref.repo, commit, raw)
+        if whole is None:
+            if world.offline:
+                raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache has no listing of this commit")
+            source = "hub"
+            whole = await self._patiently(lambda: world.hub.list_files(self.ref.repo, commit))
+            await world.disk.store.begin(whole)
+        manifest = world.select(whole, self.wanted.include, self.wanted.exclude)
+        if not manifest.files:
+            raise AskHuman("E_NOTHING_WANTED", "the patterns leave no file of this repository")
+        if manifest != last:
+            world.publish(
+                e.ModelResolved(
+                    model=self.ref.key,
+                    commit=commit,
+                    files=tuple(
+                        e.ListedFile(path=f.path, size_bytes=f.size_bytes, etag=f.etag) for f in manifest.files
+                    ),
+                    size_bytes=manifest.size_bytes,
+                    source="hub" if source == "hub" else "cache",
+                )
+            )
+        return manifest
+
+    async def _complete(self, manifest: Manifest) -> Outcome:
+        world = self.world
+        found = await world.disk.store.find(manifest)
+        plan = await self._plan(manifest, found)
+        world.publish(_checked(self.ref.key, manifest, self.reason, plan))
+        if plan.is_done:
+            return await self._finish(manifest)
+        await world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
+        self._say("downloading" if plan.of("fetch") else "checking")
+        transfers = Transfers(self.ref.key, world.clock, world.publish)
+        files = self._files(manifest, transfers, plan)
+        async with beside(transfers.tell()):
+            await self._work(files, plan, found)
+        if files.failures:
+            return _failed(manifest, files.failures)
+        return await self._finish(manifest)
+
+    async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
+        for step in plan.of("link"):
+            await files.link(step)
+        damaged = await together(self._hash(files, step, found[step.file.path]) for step in plan.of("hash"))
+        steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
+        contents: dict[str, list[Step]] = {}
+        for step in steps:
+            contents.setdefault(step.file.etag, []).append(step)
+        firsts = [group[0] for group in contents.values()]
+        fetch_bytes = sum(step.fetch_bytes or step.file.size_bytes for step in firsts)
+        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moving_bytes)
+        try:
+            if firsts:
+                self._say("downloading")
+                self.world.publish(
+                    e.ModelPlanned(
+                        model=self.ref.key,
+                        fetch_files=len(steps),
+                        fetch_bytes=fetch_bytes,
+                        kept_bytes=sum(step.kept_bytes for step in firsts),
+                        free_bytes=free_bytes,
+                        verify_files=len(plan.of("hash")),
+                    )
+                )
+            await together(files.fetch(group, found[group[0].file.path]) for group in contents.values())
+        finally:
+            self.world.room.release(self.ref.key)
+
+    async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
+        if await files.hash(step, found):
+            return None
+        return Step(file=step.file, action="fetch", finding="corrupt")
+
+    async def _finish(self, manifest: Manifest) -> Outcome:
+        world = self.world
+        path = await world.disk.store.finish(manifest, self.ref)
+        seals = await world.disk.seals.seals([f.etag for f in manifest.files])
+        await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals))
+        return Outcome(complete=True, manifest=manifest)
+
+    async def _plan(self, manifest: Manifest, found: dict[str, Found]) -> Plan:
+        disk = self.world.disk
+        seals = await disk.seals.seals([f.etag for f in manifest.files])
+        kept = {}
+        for file in manifest.files:
+            if seals.get(file.etag) is None or found[file.path].seal is None:
+                part, spans = await disk.ledger.spans(file.etag, file.size_bytes)
+                kept[file.etag] = recorded_bytes(spans) if part else 0
+        return make_plan(manifest, found, seals, kept, distrust=self.distrust)
+
+    def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
+        world = self.world
+        components = manifest.components()
+        left = {name: {f.path for f in files} for name, files in components.items()}
+        for step in plan.of("keep"):
+            left[step.file.component].discard(step.file.path)
+
+        def verified(file: WantedFile) -> None:
+            mine = left[file.component]
+            if file.path not in mine:
+                return
+            mine.discard(file.path)
+            if not mine:
+                self._component_complete(manifest, file.component, components[file.component])
+
+        return Files(
+            manifest=manifest,
+            model=self.ref.key,
+            disk=world.disk,
+            origin=world.origin,
+            clock=world.clock,
+            budget=world.budget,
+            transfers=transfers,
+            publish=world.publish,
+            hurry=self.hurry,
+            verified=verified,
+        )
+
+    def _component_complete(self, manifest: Manifest, name: str, files: tuple[WantedFile, ...]) -> None:
+        self.world.publish(
+            e.ComponentComplete(
+                model=self.ref.key,
+                component=name,
+                path=str(self.world.listings.snapshot(manifest)),
+                files=len(files),
+                size_bytes=sum(f.size_bytes for f in files),
+            )
+        )
+
+    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Ask the Hub with the same tries as a file has."""
+        attempts = Attempts()
+        while True:
+            try:
+                return await ask()
+            except Trouble as trouble:
+                decision = after_trouble(attempts, trouble, received_bytes=0, dice=self.world.clock.dice())
+                if not isinstance(decision, Again):
+                    raise
+                if isinstance(trouble, TryLater):
+                    retry_at = self.world.clock.utc(trouble.after_s)
+                    self.world.publish(e.HubThrottled(origin="api", retry_at=retry_at))
+            attempts = decision.attempts
+            await wait(self.hurry, decision.delay_s)
+
+    def _say(self, state: e.ModelState) -> None:
+        self.world.publish(e.ModelStateChanged(model=self.ref.key, state=state))
+
+
+def _checked(model: str, manifest: Manifest, reason: str, plan: Plan) -> e.ModelChecked:
+    findings = [step.finding for step in plan.steps]
+    return e.ModelChecked(
+        model=model,
+        commit=manifest.commit,
+        reason=reason,
+        files=plan.checked_files(),
+        missing=findings.count("missing"),
+        incomplete=sum(findings.count(kind) for kind in ("short", "long", "empty")),
+        corrupt=findings.count("corrupt"),
+        missing_bytes=plan.fetch_bytes,
+    )
+
+
+def _failed(manifest: Manifest, failures: list[Failure]) -> Outcome:
+    """What the model's state says of its failed files: the one that needs a human first, and how many there are."""
+    first = min(failures, key=lambda failure: (not failure.needs_human, failure.path))
+    detail = f"{first.path}: {first.detail}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "")
+    return Outcome(complete=False, manifest=manifest, code=first.code, detail=detail, needs_human=first.needs_human)
+
+
+def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Seal]) -> Ready:
+    return Ready(
+        repo=manifest.repo,
+        revision=ref.revision,
+        commit=manifest.commit,
+        path=str(path),
+        verified="sha256",
+        seals={f.path: seals[f.etag] for f in manifest.files if f.etag in seals},
+        has_code=has_suffix(manifest, CODE_SUFFIXES),
+        has_pickle=has_suffix(manifest, PICKLE_SUFFIXES),
+    )
+
+
+def has_suffix(manifest: Manifest, suffixes: tuple[str, ...]) -> bool:
+    """True when a wanted file ends in one of these."""
+    return any(f.path.lower().endswith(suffixes) for f in manifest.files)

@@ -1,0 +1,163 @@
+"""Floor 2: what the engine needs of the world, as Protocols of at most five methods. Their docstrings are the contract.
+
+Every method raises only the Troubles of core.errors (and is free to be cancelled at any await, leaving nothing
+half-done that a restart would trust). The shell holds the real ones; tests may bring others that pass the same suite.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
+from pathlib import Path
+from typing import Protocol
+
+from qwen_api.commands import AddModel
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.models import ModelRef
+from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.plan import Found
+from qwen_daemon.core.spans import Span
+
+
+class Clock(Protocol):
+    """Time and dice, so that the engine owns neither."""
+
+    def monotonic_s(self) -> float:
+        """Seconds that never run backwards; for every timeout, rate and order."""
+
+    def utc(self, in_s: float = 0.0) -> str:
+        """The wall clock (plus so many seconds) as RFC 3339 UTC with milliseconds; only to be shown to people."""
+
+    def dice(self) -> float:
+        """A random number in [0, 1)."""
+
+    async def sleep(self, seconds: float) -> None:
+        """Wait."""
+
+
+class Hub(Protocol):
+    """The Hub's knowledge: which commit a revision is, and which files a commit has."""
+
+    async def resolve(self, ref: ModelRef) -> str:
+        """The commit (40 hex) that `ref` names now. AskHuman if it is gated, private or not there."""
+
+    async def list_files(self, repo: str, commit: str) -> Manifest:
+        """Every file of the commit with its size and hash. AskHuman(E_LISTING) if the listing cannot be trusted."""
+
+
+class Origin(Protocol):
+    """Where bytes come from."""
+
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+        """Open bytes [start, end) of the file as an async context manager that gives chunks in order.
+
+        The chunks together are at most `end - start` bytes, are the right ones (see core.verdict), and may end early
+        only by raising a Trouble; what was given before stays good. Leaving the context closes the connection.
+        """
+
+
+Body = AbstractAsyncContextManager[AsyncIterator[bytes]]
+
+
+class Part(Protocol):
+    """A file being written, beside the place where it will be published."""
+
+    name: str
+
+    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        """Write all of `data` at `offset`. MakeRoom when the disk is full, TryAgain(E_DISK_IO) otherwise."""
+
+    async def read(self, offset: int, length: int) -> bytes:
+        """Read up to `length` bytes; fewer at the end of what was written."""
+
+    async def sync(self) -> None:
+        """Return only when everything written is durable. After a failure the part must be closed and re-read."""
+
+    async def close(self) -> None:
+        """Give the handle back; what was not synced is in no one's promise."""
+
+
+class Store(Protocol):
+    """The layout on disk: the HF cache's, later others'. Paths never leave this port except snapshot paths."""
+
+    async def find(self, manifest: Manifest) -> dict[str, Found]:
+        """What is on disk of each wanted file, without reading content."""
+
+    async def begin(self, manifest: Manifest) -> None:
+        """Write the commit's listing (trees/<commit>.json) before anything of the commit is published."""
+
+    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
+        """Open the part `name` of an earlier try for reading and writing, or a fresh one if None or gone."""
+
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+        """Make the verified part (or, if None, the verified blob) the snapshot's file, durably; returns its seal."""
+
+    async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
+        """All wanted files are published: point the revision at the commit, durably. Returns the snapshot folder."""
+
+
+class Blobs(Protocol):
+    """Reading what is already published, apart from Store so that both stay small."""
+
+    async def digest(
+        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
+    ) -> tuple[str, tuple[Span, ...]]:
+        """Hash the published file: its hash in the file's algorithm and the spans of its bytes, in one pass."""
+
+    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
+        """Copy a damaged published file into a fresh part (name returned) so that its good spans can be kept."""
+
+    async def free_bytes(self) -> int:
+        """Room for this user on the cache's file system."""
+
+    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        """Remove the snapshot and the blobs that only it uses; returns bytes freed."""
+
+
+class Locks(Protocol):
+    """The lock huggingface_hub takes while it downloads a blob."""
+
+    def hold(self, repo: str, etag: str) -> AbstractAsyncContextManager[bool]:
+        """Hold the lock; gives False at once when another process has it. Correctness never depends on it."""
+
+
+class Ledger(Protocol):
+    """What was recorded as durable: spans of parts and blobs. A hint: losing it costs time, never correctness."""
+
+    async def spans(self, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+        """The part's name (None once it is published or gone) and the recorded spans of this content."""
+
+    async def record(self, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        """Add spans. Called only after their data is durable; returns only when the record is durable."""
+
+    async def forget(self, etag: str, offsets: Sequence[int] | None = None) -> None:
+        """Drop the spans at these offsets, or everything known of this content."""
+
+
+class Seals(Protocol):
+    """Which published files were verified, and looked how."""
+
+    async def seals(self, etags: Sequence[str]) -> Mapping[str, Seal]:
+        """The seals on record."""
+
+    async def seal(self, etag: str, seal: Seal | None) -> None:
+        """Record a seal, or break it (None)."""
+
+
+class Desires(Protocol):
+    """Which models were asked for by command, and which commit each wanted model is at."""
+
+    async def desired(self) -> dict[str, AddModel]:
+        """By model key."""
+
+    async def desire(self, key: str, model: AddModel | None) -> None:
+        """Want it from now on, or no more (None)."""
+
+    async def commit_of(self, key: str) -> str | None:
+        """The commit this model is at, if it was ever resolved."""
+
+    async def set_commit(self, key: str, commit: str | None) -> None:
+        """Stay at this commit across restarts."""
+
+    async def set_ready(self, key: str, ready: Ready | None) -> None:
+        """Write the ready file, or remove it."""

@@ -1,0 +1,78 @@
+"""Writes that are complete or absent (write beside, fsync, rename, fsync the folder), and what a failed one means.
+
+Synchronous on purpose: callers run it in a thread. The order is that of LWN's "Ensuring data reaches disk": a rename
+is durable only when its folder was synced, and a new folder only when its parent was.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+from pathlib import Path
+
+from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
+
+_FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+def make_folder(folder: Path, *, mode: int = 0o777) -> None:
+    """mkdir -p, each new name made durable in its parent."""
+    missing = []
+    while not folder.exists():
+        missing.append(folder)
+        folder = folder.parent
+    for new in reversed(missing):
+        new.mkdir(mode=mode, exist_ok=True)
+        sync_folder(new.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames, links and removals in the folder durable."""
+    handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_file(path: Path, content: bytes) -> None:
+    """Replace `path` with `content`, atomically and durably."""
+    make_folder(path.parent)
+    beside = path.with_name(f".qwen-{secrets.token_hex(4)}.tmp")
+    try:
+        with beside.open("xb") as out:
+            out.write(content)
+            out.flush()
+            os.fsync(out.fileno())
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+    sync_folder(path.parent)
+
+
+def replace_link(path: Path, target: str) -> None:
+    """Make `path` a symbolic link to `target` (relative text), atomically; the folder still has to be synced."""
+    make_folder(path.parent)
+    beside = path.with_name(f".qwen-{secrets.token_hex(4)}.tmp")
+    beside.symlink_to(target)
+    try:
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+def translate(error: OSError) -> Trouble:
+    """Which trouble a failed file operation is."""
+    detail = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'EIO')})"
+    if error.errno in _FULL:
+        return MakeRoom("E_DISK_FULL", detail)
+    if error.errno == errno.EROFS:
+        return MakeRoom("E_READ_ONLY", detail)
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return AskHuman("E_PERMISSION", f"{detail}: {error.filename}")
+    if error.errno == errno.EFBIG:
+        return AskHuman("E_FILE_TOO_BIG", detail)
+    return TryAgain("E_DISK_IO", detail)

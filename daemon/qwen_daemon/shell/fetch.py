@@ -1,0 +1,201 @@
+"""Bytes from the Hub and its CDN: the only module that makes requests with aiohttp.
+
+Each read is one bounded Range request. Redirects are followed by hand: the token goes to the configured endpoint's
+origin and nowhere else, a signed CDN address is kept per file until the CDN refuses it, and https never becomes http.
+Which answer is acceptable is core.verdict's decision.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import ssl
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from urllib.parse import quote, urljoin, urlsplit
+
+import aiohttp
+from yarl import URL
+
+from qwen_api.manifest import WantedFile
+from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
+from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, judge
+from qwen_daemon.ports import Body
+
+HOPS_MAX = 5  # the Hub uses one or two
+HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
+SIGNED_MAX = 1000  # addresses kept; more files than this are never in flight
+READ_BUFFER_BYTES = 1 << 20  # aiohttp's 64 KiB costs a wake-up per packet; 4 MiB doubles memory for nothing
+
+
+@dataclass(frozen=True, kw_only=True)
+class FetchConfig:
+    """What the configuration decides about requests. `token` reads the current token at each request."""
+
+    endpoint: str
+    token: Callable[[], str | None]
+    user_agent: str
+    connect_timeout_s: float
+    read_timeout_s: float
+    connections_max: int
+
+
+class HttpOrigin:
+    """ports.Origin over aiohttp. Use as an async context manager; it owns the connection pool."""
+
+    def __init__(self, config: FetchConfig, *, on_throttled: Callable[[str, float], None]) -> None:
+        self._config = config
+        self._on_throttled = on_throttled
+        self._hub = _origin(config.endpoint)
+        self._signed: dict[str, str] = {}
+        self._gate_open_at_s = 0.0
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> HttpOrigin:
+        config = self._config
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=config.connections_max, ttl_dns_cache=60),
+            timeout=aiohttp.ClientTimeout(
+                total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
+            ),
+            auto_decompress=False,
+            read_bufsize=READ_BUFFER_BYTES,
+            trust_env=True,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            headers={"Accept-Encoding": "identity", "User-Agent": config.user_agent},
+        )
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+        """See ports.Origin."""
+        asked = Asked(start=start, end=end, size_bytes=file.size_bytes, etag=file.etag, commit=commit)
+        return self._read(f"{self._config.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}", asked)
+
+    @asynccontextmanager
+    async def _read(self, resolve_url: str, asked: Asked) -> AsyncIterator[AsyncIterator[bytes]]:
+        response: aiohttp.ClientResponse | None = None
+        try:
+            response, take = await self._open(resolve_url, asked)
+            yield _chunks(response, take)
+        except TryLater as trouble:
+            self._shut_gate(trouble.after_s)
+            raise
+        except ResolveAgain:
+            self._signed.pop(resolve_url, None)
+            raise
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            raise translate(error) from error
+        finally:
+            if response is not None:
+                response.close()  # a body that was not read to its end cannot be reused anyway
+
+    async def _open(self, resolve_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
+        url = self._signed.get(resolve_url, resolve_url)
+        for _ in range(HOPS_MAX):
+            if _origin(url) == self._hub:
+                await self._wait_for_gate()
+            response = await self._get(url, asked)
+            verdict = judge(asked, self._answer(url, response))
+            if isinstance(verdict, TakeBody):
+                return response, verdict
+            response.close()
+            if isinstance(verdict, Trouble):
+                raise verdict
+            url = self._follow(url, verdict)
+            if _origin(url) != self._hub:
+                self._remember(resolve_url, url)
+        raise TryAgain("E_REDIRECT", f"more than {HOPS_MAX} redirects")
+
+    def _remember(self, resolve_url: str, signed: str) -> None:
+        if len(self._signed) >= SIGNED_MAX:
+            self._signed.pop(next(iter(self._signed)))
+        self._signed[resolve_url] = signed
+
+    async def _get(self, url: str, asked: Asked) -> aiohttp.ClientResponse:
+        assert self._session is not None, "used outside its context"
+        headers = {"Range": f"bytes={asked.start}-{asked.end - 1}"}
+        token = self._config.token() if _origin(url) == self._hub else None
+        if token:
+            headers["Authorization"] = f"Bearer {token}"
+        async with asyncio.timeout(HEADERS_TIMEOUT_S):
+            # encoded=True: a signed address must reach the server byte for byte.
+            return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
+
+    def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
+        headers = {name.lower(): value for name, value in response.headers.items()}
+        return Answer(status=response.status, headers=headers, from_hub=_origin(url) == self._hub)
+
+    def _follow(self, url: str, verdict: Follow) -> str:
+        target = urljoin(url, verdict.location)
+        parts = urlsplit(target)
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
+            raise TryAgain("E_REDIRECT", "redirected to an address that is not plain http(s)")
+        if urlsplit(url).scheme == "https" and parts.scheme != "https":
+            raise TryAgain("E_REDIRECT", "redirected from https to http")
+        if _is_private(parts.hostname) and not _is_private(urlsplit(self._config.endpoint).hostname or ""):
+            raise TryAgain("E_REDIRECT", "redirected into a private network")
+        return target
+
+    async def _wait_for_gate(self) -> None:
+        loop = asyncio.get_running_loop()
+        # In a loop: another answer may move the gate while this one sleeps.
+        while (wait_s := self._gate_open_at_s - loop.time()) > 0:  # noqa: ASYNC110 - a deadline, not a condition
+            await asyncio.sleep(wait_s)
+
+    def _shut_gate(self, after_s: float) -> None:
+        opens_at_s = asyncio.get_running_loop().time() + after_s
+        if opens_at_s > self._gate_open_at_s:
+            self._gate_open_at_s = opens_at_s
+            self._on_throttled(self._config.endpoint, after_s)
+
+
+async def _chunks(response: aiohttp.ClientResponse, take: TakeBody) -> AsyncIterator[bytes]:
+    """The asked bytes of the body: `skip` dropped, never more than `length`, TryAgain if fewer came."""
+    skip, left = take.skip, take.length
+    while left > 0:
+        chunk = await response.content.readany()
+        if not chunk:
+            raise TryAgain("E_CUT_SHORT", f"the connection ended {left} bytes early")
+        if skip:
+            dropped = min(skip, len(chunk))
+            skip, chunk = skip - dropped, chunk[dropped:]
+            if not chunk:
+                continue
+        chunk = chunk[:left]
+        left -= len(chunk)
+        yield chunk
+
+
+def translate(error: BaseException) -> Trouble:
+    """Which trouble a failed request is. The foreign message is not repeated: it may hold a signed address."""
+    kind = type(error).__name__
+    if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
+        return AskHuman("E_TLS", f"the server's certificate is not trusted ({kind})")
+    if isinstance(error, (aiohttp.SocketTimeoutError, TimeoutError)):
+        return TryAgain("E_STALLED", "no byte came in time")
+    if isinstance(error, aiohttp.ClientConnectorDNSError):
+        return TryAgain("E_DNS", "the host's name could not be looked up")
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return TryAgain("E_CUT_SHORT", "the connection ended in the middle of the file")
+    if isinstance(error, OSError) and error.strerror:
+        return TryAgain("E_NETWORK", f"{error.strerror} ({kind})")
+    return TryAgain("E_NETWORK", kind)
+
+
+def _origin(url: str) -> tuple[str, str, int]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _is_private(host: str) -> bool:
+    if host == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False

@@ -1,0 +1,153 @@
+"""What the Hub knows of a repository, through huggingface_hub: the only module of the daemon that imports it.
+
+Its calls block, so each runs in a thread; its exceptions are translated at the door. The listing is turned into a
+Manifest, which refuses hostile names, sizes and hashes as a whole.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import logging
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+import huggingface_hub
+from huggingface_hub import HfApi, RepoFile
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported lazily, which mypy does not see
+    build_hf_headers,
+    filter_repo_objects,
+)
+
+from qwen_api.manifest import FILES_MAX, BadManifest, Manifest, WantedFile, make_manifest
+from qwen_api.models import ModelRef, is_commit
+from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
+from qwen_daemon.core.verdict import Answer, judge_refusal
+
+ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own retries of each
+
+T = TypeVar("T")
+
+
+class HubApi:
+    """ports.Hub over huggingface_hub. `token` reads the current token at each call; None asks anonymously."""
+
+    def __init__(self, endpoint: str, token: Callable[[], str | None]) -> None:
+        self._endpoint = endpoint
+        self._token = token
+
+    async def resolve(self, ref: ModelRef) -> str:
+        """See ports.Hub."""
+
+        def ask(api: HfApi) -> str | None:
+            return api.model_info(ref.repo, revision=ref.revision, timeout=30.0).sha
+
+        commit = await self._call(ask)
+        if commit is None or not is_commit(commit):
+            raise AskHuman("E_LISTING", "the Hub gave no commit for this revision")
+        return commit
+
+    async def list_files(self, repo: str, commit: str) -> Manifest:
+        """See ports.Hub."""
+
+        def ask(api: HfApi) -> Manifest:
+            entries = api.list_repo_tree(repo, revision=commit, recursive=True)
+            return make_manifest(repo, commit, _bounded(_wanted(e) for e in entries if isinstance(e, RepoFile)))
+
+        return await self._call(ask)
+
+    async def _call(self, ask: Callable[[HfApi], T]) -> T:
+        api = HfApi(endpoint=self._endpoint, token=self._token() or False)
+        try:
+            async with asyncio.timeout(ANSWER_TIMEOUT_S):
+                return await asyncio.to_thread(ask, api)
+        except BadManifest as error:
+            raise AskHuman("E_LISTING", str(error)) from error
+        except Exception as error:
+            # huggingface_hub promises no closed set of exceptions (httpx2's, its own, ValueError for bad answers).
+            raise translate(error) from error
+
+
+def select(manifest: Manifest, include: Sequence[str], exclude: Sequence[str]) -> Manifest:
+    """The files that `hf download --include ... --exclude ...` would take, by its own code."""
+    if not include and not exclude:
+        return manifest
+    paths = filter_repo_objects(
+        [f.path for f in manifest.files], allow_patterns=list(include) or None, ignore_patterns=list(exclude) or None
+    )
+    return manifest.keep(paths)
+
+
+def user_agent() -> str:
+    """The User-Agent of our own requests, in huggingface_hub's form."""
+    version = importlib.metadata.version("qwen-daemon")
+    headers = build_hf_headers(token=False, library_name="qwen-daemon", library_version=version)
+    return str(headers["user-agent"])
+
+
+def read_token(env: Mapping[str, str]) -> str | None:
+    """The token now: systemd's credential `hf-token` (unless it is the word anonymous), else huggingface_hub's own."""
+    folder = env.get("CREDENTIALS_DIRECTORY")
+    if folder and (credential := Path(folder) / "hf-token").is_file():
+        token = credential.read_text().strip()
+        return token if token and token != "anonymous" else None  # noqa: S105 - the unit file's stand-in for "none"
+    return huggingface_hub.get_token()
+
+
+def quiet() -> None:
+    """huggingface_hub's own log lines and bars are not the daemon's."""
+    huggingface_hub.utils.logging.set_verbosity(logging.ERROR)
+
+
+def translate(error: Exception) -> Trouble:
+    """Which trouble a failed call is. Foreign messages are cut: they may hold addresses."""
+    if isinstance(error, TimeoutError):
+        return TryAgain("E_TIMEOUT", "the Hub did not answer in time")
+    if isinstance(error, GatedRepoError):
+        return AskHuman("E_GATED", "access to this repository must be granted on the Hub first")
+    if isinstance(error, DisabledRepoError):
+        return AskHuman("E_DISABLED", "the Hub has disabled this repository")
+    if isinstance(error, RevisionNotFoundError):
+        return AskHuman("E_REVISION_NOT_FOUND", "the repository has no such revision")
+    if isinstance(error, RepositoryNotFoundError):
+        return AskHuman("E_NOT_FOUND", "no such repository, or it is private and the token may not see it")
+    if isinstance(error, HfHubHTTPError) and error.response is not None:
+        headers = {name.lower(): value for name, value in error.response.headers.items()}
+        return judge_refusal(Answer(status=error.response.status_code, headers=headers, from_hub=True))
+    kind = type(error).__name__
+    if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
+        return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
+    return TryAgain("E_NETWORK", f"the Hub could not be reached ({kind})")
+
+
+def _wanted(entry: RepoFile) -> WantedFile:
+    xet_hash = entry.xet_hash
+    return WantedFile(
+        path=entry.path,
+        size_bytes=entry.lfs.size if entry.lfs else entry.size,
+        git_sha1=entry.blob_id,
+        sha256=entry.lfs.sha256 if entry.lfs else None,
+        xet_hash=xet_hash if isinstance(xet_hash, str) and len(xet_hash) == 64 and xet_hash.isalnum() else None,
+    )
+
+
+def _bounded(files: Iterable[WantedFile]) -> list[WantedFile]:
+    """At most FILES_MAX files, and never the same page twice (a server whose cursor runs in circles)."""
+    taken: list[WantedFile] = []
+    seen: set[str] = set()
+    for file in files:
+        if file.path in seen:
+            raise BadManifest(f"the listing names {file.path!r} twice")
+        if len(taken) == FILES_MAX:
+            raise BadManifest(f"the listing has more than {FILES_MAX} files")
+        seen.add(file.path)
+        taken.append(file)
+    return taken

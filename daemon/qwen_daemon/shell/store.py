@@ -1,0 +1,274 @@
+"""The Hub cache on disk, exactly as huggingface_hub 2.4 lays it out: blobs/, snapshots/, trees/, refs/.
+
+Publishing order, so that a crash at any point leaves something true: trees/<commit>.json first; the part is synced,
+renamed over blobs/<etag>, its folder synced; then the relative link under snapshots/<commit>/; refs/<revision> last.
+Parts are called `.qwen-<etag>-<random>.part`, a name that neither `hf download` (*.incomplete) nor `hf cache prune`
+touches. A blob that is a link into the shared store is read and may be replaced as a link, never written through.
+What is on record about all this is the ledger's; what to do is the engine's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from qwen_api import places
+from qwen_api.manifest import Manifest, WantedFile, write_tree
+from qwen_api.models import ModelRef, is_commit
+from qwen_api.seals import Seal, take_seal
+from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.core.plan import Found
+from qwen_daemon.core.spans import Span
+from qwen_daemon.shell import durable
+from qwen_daemon.shell.digest import digest_file
+from qwen_daemon.shell.part import PartFile
+
+PART_NAME = re.compile(r"\.qwen-([0-9a-f]{40}|[0-9a-f]{64})-[0-9a-f]{8}\.part")
+STRAY_AGE_S = 7 * 24 * 3600  # an unknown part this old belongs to nobody who still runs
+_CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the folder (bford.info/cachedir)
+    b"Signature: 8a477f597d28d172789f06886806bc55\n"
+    b"# This file is a cache directory tag created by huggingface_hub.\n"
+    b"# For information about cache directory tags, see:\n#\thttps://bford.info/cachedir/\n"
+)
+
+T = TypeVar("T")
+
+
+class HubCache:
+    """ports.Store and ports.Blobs over the cache directory `cache`."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    async def find(self, manifest: Manifest) -> dict[str, Found]:
+        """See ports.Store."""
+        return await _in_thread(self._find, manifest)
+
+    async def begin(self, manifest: Manifest) -> None:
+        """See ports.Store."""
+        await _in_thread(self._begin, manifest)
+
+    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
+        """See ports.Store."""
+        blobs = self._blobs(repo)
+        if name is not None and PART_NAME.fullmatch(name) is None:
+            name = None  # a ledger is a hint; a name of another shape is never opened
+        await _in_thread(durable.make_folder, blobs)
+        return await PartFile.open(blobs / (name or _new_part_name(file.etag)))
+
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+        """See ports.Store."""
+        return await _in_thread(self._publish, manifest, file, part)
+
+    async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
+        """See ports.Store."""
+        return await _in_thread(self._finish, manifest, ref)
+
+    async def digest(
+        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
+    ) -> tuple[str, tuple[Span, ...]]:
+        """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
+        return await digest_file(self._current(repo, file), file, progress)
+
+    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
+        """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
+        name = _new_part_name(file.etag)
+        try:
+            await _in_thread(_copy, self._current(repo, file), self._blobs(repo) / name)
+        except MakeRoom:
+            return None
+        return name
+
+    async def free_bytes(self) -> int:
+        """See ports.Blobs."""
+        return await _in_thread(self._free_bytes)
+
+    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        """See ports.Blobs."""
+        return await _in_thread(self._remove, manifest, keep_etags)
+
+    async def drop_part(self, repo: str, name: str) -> None:
+        """Remove a part that nothing will resume."""
+        await _in_thread((self._blobs(repo) / name).unlink, True)
+
+    async def sweep(self, known_parts: frozenset[str]) -> list[str]:
+        """Remove parts that no ledger record names and nobody wrote to for STRAY_AGE_S; returns their names."""
+        return await _in_thread(self._sweep, known_parts)
+
+    async def listed(self, repo: str, commit: str) -> bytes | None:
+        """The bytes of trees/<commit>.json, if it is there."""
+        return await _in_thread(_read, places.tree_file(self._cache, repo, commit))
+
+    async def ref(self, ref: ModelRef) -> str | None:
+        """The commit that refs/<revision> names, if it is there; a commit names itself."""
+        if ref.is_pinned:
+            return ref.revision
+        raw = await _in_thread(_read, places.ref_file(self._cache, ref.repo, ref.revision))
+        text = (raw or b"").decode(errors="replace").strip()
+        return text if is_commit(text) else None
+
+    def snapshot(self, manifest: Manifest) -> Path:
+        """The folder that loaders are given."""
+        return places.snapshot_dir(self._cache, manifest.repo, manifest.commit)
+
+    def watched(self, manifest: Manifest) -> tuple[Path, ...]:
+        """The folders whose changes can concern this commit."""
+        return (self.snapshot(manifest), self._blobs(manifest.repo))
+
+    def _blobs(self, repo: str) -> Path:
+        return places.repo_dir(self._cache, repo) / "blobs"
+
+    def _named(self, manifest: Manifest, file: WantedFile) -> Path:
+        return self.snapshot(manifest) / file.path
+
+    def _find(self, manifest: Manifest) -> dict[str, Found]:
+        return {file.path: self._find_one(manifest, file) for file in manifest.files}
+
+    def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
+        named, blob = self._named(manifest, file), self._blobs(manifest.repo) / file.etag
+        seal = _seal_of(named)
+        if seal is None or not _is_inside(named, self._cache):
+            return Found(linked=False, seal=_seal_of(blob))
+        # A plain file in the snapshot (HF_HUB_DISABLE_SYMLINKS) is its own blob; a link must lead to the blob.
+        is_ours = not named.is_symlink() or os.path.realpath(named) == os.path.realpath(blob)
+        return Found(linked=True, seal=seal) if is_ours else Found(linked=False, seal=_seal_of(blob))
+
+    def _current(self, repo: str, file: WantedFile) -> Path:
+        """The file behind what `_find` found: the blob, else the plain file of any snapshot that names it."""
+        blob = self._blobs(repo) / file.etag
+        if blob.exists():
+            return blob
+        snapshots = places.repo_dir(self._cache, repo) / "snapshots"
+        plain = [folder / file.path for folder in sorted(snapshots.iterdir()) if (folder / file.path).is_file()]
+        return plain[-1] if plain else blob
+
+    def _begin(self, manifest: Manifest) -> None:
+        durable.make_folder(self._cache)
+        tag = self._cache / "CACHEDIR.TAG"
+        if not tag.exists():
+            durable.write_file(tag, _CACHE_TAG)
+        tree = places.tree_file(self._cache, manifest.repo, manifest.commit)
+        content = write_tree(manifest)
+        if _read(tree) != content:
+            durable.write_file(tree, content)
+
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+        blobs = self._blobs(manifest.repo)
+        blob, named = blobs / file.etag, self._named(manifest, file)
+        if part is not None:
+            (blobs / part).replace(blob)
+            durable.sync_folder(blobs)
+        if blob.exists():
+            target = os.path.relpath(blob, named.parent)
+            if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
+                self._clear_way(named, self.snapshot(manifest))
+                durable.replace_link(named, target)
+                durable.sync_folder(named.parent)
+        return take_seal(named)
+
+    def _clear_way(self, named: Path, snapshot: Path) -> None:
+        """A file or a link where a folder must be, or a folder where the file must be, is moved aside."""
+        for step in [*reversed(named.parents), named]:
+            if step == snapshot or snapshot not in step.parents:
+                continue
+            is_wrong = (
+                step.is_dir() and not step.is_symlink()
+                if step == named
+                else (step.is_symlink() or (step.exists() and not step.is_dir()))
+            )
+            if is_wrong:
+                step.rename(step.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
+
+    def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
+        if not ref.is_pinned:
+            path = places.ref_file(self._cache, ref.repo, ref.revision)
+            content = manifest.commit.encode()  # 40 bytes, no newline: one would break huggingface_hub's reader
+            if _read(path) != content:
+                durable.write_file(path, content)
+        return self.snapshot(manifest)
+
+    def _free_bytes(self) -> int:
+        folder = self._cache
+        while not folder.exists():
+            folder = folder.parent
+        return shutil.disk_usage(folder).free
+
+    def _sweep(self, known_parts: frozenset[str]) -> list[str]:
+        oldest_s = time.time() - STRAY_AGE_S
+        strays = [
+            part
+            for part in self._cache.glob("models--*/blobs/.qwen-*.part")
+            if part.name not in known_parts and part.stat().st_mtime < oldest_s
+        ]
+        for stray in strays:
+            stray.unlink(missing_ok=True)
+        return [stray.name for stray in strays]
+
+    def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        snapshots = places.repo_dir(self._cache, manifest.repo) / "snapshots"
+        shutil.rmtree(self.snapshot(manifest), ignore_errors=True)
+        used = {
+            os.path.basename(os.readlink(link))  # noqa: PTH115, PTH119 - the text of the link
+            for link in snapshots.rglob("*")
+            if link.is_symlink()
+        }
+        freed = 0
+        for etag in {f.etag for f in manifest.files} - used - keep_etags:
+            blob = self._blobs(manifest.repo) / etag
+            if blob.exists() and not blob.is_symlink():
+                freed += blob.stat().st_size
+            blob.unlink(missing_ok=True)
+        for ref in (places.repo_dir(self._cache, manifest.repo) / "refs").rglob("*"):
+            if ref.is_file() and _read(ref) == manifest.commit.encode():
+                ref.unlink()
+        return freed
+
+
+async def _in_thread(work: Callable[..., T], *args: object) -> T:
+    try:
+        return await asyncio.to_thread(work, *args)
+    except OSError as error:
+        raise durable.translate(error) from error
+
+
+def _new_part_name(etag: str) -> str:
+    return f".qwen-{etag}-{secrets.token_hex(4)}.part"
+
+
+def _seal_of(path: Path) -> Seal | None:
+    try:
+        return take_seal(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            return None
+        raise
+
+
+def _is_inside(path: Path, cache: Path) -> bool:
+    """The file behind the path lies in this cache: a link planted to lead elsewhere is not ours."""
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache))
+
+
+def _read(path: Path) -> bytes | None:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _copy(source: Path, target: Path) -> None:
+    try:
+        shutil.copyfile(source, target)
+    except OSError as error:
+        target.unlink(missing_ok=True)
+        raise durable.translate(error) from error

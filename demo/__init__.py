@@ -1,0 +1,1 @@
+"""What demonstrations, tests and benchmarks need and an installation does not."""
