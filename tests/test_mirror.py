@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_daemon.mirror import tree
 from qwen_daemon.mirror.answers import is_local_name, printable
 from qwen_daemon.mirror.command import is_loopback, main
 from qwen_daemon.mirror.pace import PIECE_BYTES, Pace

@@ -93,7 +93,7 @@ def json_error(text: bytes) -> str:
     """What is wrong with a JSON text, in words; "" when Python's own parser takes it (NaN included, as loaders do)."""
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         try:
             json.loads(text)
         except (ValueError, RecursionError) as error:

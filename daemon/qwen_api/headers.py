@@ -82,7 +82,7 @@ def parse_header(raw: bytes, size_bytes: int) -> Header:
     try:
         tensors = _decode(raw)
         data_bytes = _data_bytes(tensors)
-    except (msgspec.MsgspecError, UnicodeError, _BadHeader) as error:
+    except (msgspec.MsgspecError, UnicodeError, RecursionError, _BadHeader) as error:
         return Header(cause="bad_header", detail=str(error))
     offset = LENGTH_BYTES + len(raw)
     cause, detail = _compare(offset + data_bytes, size_bytes)

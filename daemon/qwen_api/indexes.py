@@ -6,6 +6,7 @@ hub_utils.py) and transformers 5 (utils/hub.py).
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import msgspec
@@ -100,7 +101,7 @@ def read_weights_index(text: bytes) -> WeightsIndex:
     total = metadata.get("total_size")
     return WeightsIndex(
         shards={name: frozenset(tensors) for name, tensors in sorted(shards.items())},
-        total_size_bytes=int(total) if isinstance(total, int | float) else None,
+        total_size_bytes=_whole(total),
     )
 
 
@@ -121,13 +122,21 @@ def read_config(text: bytes) -> Config:
     )
 
 
+def _whole(number: object) -> int | None:
+    """Some writers give total_size as 1.0e9; NaN and infinities are no size."""
+    if isinstance(number, float):
+        return int(number) if number.is_integer() else None
+    return number if isinstance(number, int) else None
+
+
 def _read_object(text: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(text, type=dict[str, Any])
-    except msgspec.MsgspecError as error:
-        raise BadIndex("bad_index", str(error)) from error
-    except UnicodeError as error:
+        raw = json.loads(text)  # as both libraries read it: NaN and Infinity included
+    except (ValueError, RecursionError) as error:
         raise BadIndex("bad_json", str(error)) from error
+    if not isinstance(raw, dict):
+        raise BadIndex("bad_index", f"it is a {type(raw).__name__}, not an object")
+    return raw
 
 
 def _is_unsafe(name: str) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -161,3 +162,25 @@ class Desires(Protocol):
 
     async def set_ready(self, key: str, ready: Ready | None) -> None:
         """Write the ready file, or remove it."""
+
+
+class Listings(Protocol):
+    """The copies of the Hub's knowledge that the cache keeps, and where a snapshot is."""
+
+    async def listed(self, repo: str, commit: str) -> bytes | None:
+        """The bytes of trees/<commit>.json, if it is there."""
+
+    async def ref(self, ref: ModelRef) -> str | None:
+        """The commit that the cache has for this revision, if any."""
+
+    def snapshot(self, manifest: Manifest) -> Path:
+        """The folder that loaders are given."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Structure:
+    """What a look inside the files says, beyond their hashes. `problem` is empty if a loader can use them."""
+
+    problem: str
+    has_code: bool
+    has_pickle: bool

@@ -41,3 +41,11 @@ class MakeRoom(Trouble):
     def __init__(self, code: str, detail: str = "", *, needed_bytes: int = 0, free_bytes: int = 0) -> None:
         super().__init__(code, detail)
         self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
+
+
+class UnknownModel(LookupError):
+    """No such model is wanted."""
+
+
+class Configured(ValueError):
+    """The configuration wants this model; a command cannot undo that."""

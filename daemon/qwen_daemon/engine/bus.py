@@ -37,6 +37,7 @@ class Bus:
         self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_EVENTS)
         self._evicted_seq = 0
         self._readers: set[_Reader] = set()
+        self._closed = False
         self._listeners: list[Callable[[e.Event], None]] = []
 
     @property
@@ -65,12 +66,18 @@ class Bus:
             listener(stamped)
         return self._seq
 
+    def close(self) -> None:
+        """End every stream once its reader has had what was published before."""
+        self._closed = True
+        for reader in self._readers:
+            reader.wake()
+
     async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncIterator[bytes]:
         """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens."""
         with self._reading() as reader:
             for line in self._greeting(since if epoch == self.epoch else None):
                 yield line
-            while follow:
+            while follow and not self._closed:
                 try:
                     async with asyncio.timeout(BOOKMARK_S):
                         await reader.wait()
@@ -83,6 +90,8 @@ class Bus:
                     yield self._snapshot()
                 for line in reader.take():
                     yield line
+            for line in reader.take():
+                yield line
 
     @contextmanager
     def _reading(self) -> Iterator[_Reader]:
@@ -126,6 +135,9 @@ class _Reader:
             self._lines[progress_key] = line
         else:
             self._lines[object()] = line
+        self._ready.set()
+
+    def wake(self) -> None:
         self._ready.set()
 
     async def wait(self) -> None:

@@ -115,10 +115,11 @@ class Files:
                 break
             except MakeRoom:
                 raise
-            except Trouble as trouble:
-                received = self.transfers.received_bytes(file.path) - received_before
-                decision = after_trouble(attempts, trouble, received_bytes=received, dice=self.clock.dice())
-            if not isinstance(decision, Again):
+            except Trouble as error:
+                trouble = error
+            received = self.transfers.received_bytes(file.path) - received_before
+            decision = after_trouble(attempts, trouble, received_bytes=received, dice=self.clock.dice())
+            if isinstance(decision, GiveUp):
                 self._fail(steps, decision)
                 return
             attempts, attempt = decision.attempts, decision.attempt

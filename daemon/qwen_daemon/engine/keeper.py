@@ -7,6 +7,7 @@ recorded stays); a followed branch that moves is told, or followed, or never ask
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,10 +20,13 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
-from qwen_daemon.engine.round import CODE_SUFFIXES, PICKLE_SUFFIXES, Outcome, Round, World, has_suffix
+from qwen_daemon.engine.round import Outcome, Round, World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
 FAR_S = 365 * 24 * 3600.0  # "until something happens"
+
+
+log = logging.getLogger(__name__)
 
 
 class Watch(Protocol):
@@ -113,6 +117,8 @@ class Keeper:
     async def _round(self) -> float:
         """One round, told; returns how long to wait for the next if nothing happens."""
         if self._paused:
+            self.complete = False
+            self._woken.clear()
             self._say("paused")
             return FAR_S
         reason, distrust = self._reason, self._distrust
@@ -126,6 +132,7 @@ class Keeper:
             reason=reason,
             distrust=distrust,
             hurry=self._hurry,
+            quiet=self.complete and reason in ("timer", "change"),
         )
         self._woken.clear()
         try:
@@ -136,6 +143,9 @@ class Keeper:
             return 0.0
         except MakeRoom as full:
             return self._told_full(full)
+        except Exception as error:  # one model's surprise must not take the others down; it is logged whole
+            log.exception("model.surprised", exc_info=error, extra={"model": self.ref.key})
+            return self._told(Outcome(complete=False, manifest=None, code="E_INTERNAL", detail=type(error).__name__))
         finally:
             self._scope = None
         return self._told(outcome)
@@ -149,22 +159,26 @@ class Keeper:
     def _told(self, outcome: Outcome) -> float:
         self.outcome = outcome
         self.manifest = outcome.manifest or self.manifest
-        if outcome.complete and outcome.manifest is not None:
+        if outcome.complete:
             self._failed_rounds = 0
-            self._tell_complete(outcome.manifest)
+            self._tell_complete(outcome)
             return self._rhythm.check_s
         self.complete = False
         if outcome.needs_human:
             self._say("failed", outcome.code, outcome.detail)
             return FAR_S
+        if outcome.code == "E_OFFLINE":
+            self._say("incomplete", outcome.code, outcome.detail)
+            return self._rhythm.check_s
         self._failed_rounds += 1
         delay_s = round_delay_s(self._failed_rounds)
         self._say("waiting", outcome.code, outcome.detail, delay_s)
         return delay_s
 
-    def _tell_complete(self, manifest: Manifest) -> None:
-        known = self._world_status_complete()
-        if self.complete and known:
+    def _tell_complete(self, outcome: Outcome) -> None:
+        manifest = outcome.manifest
+        assert manifest is not None and outcome.structure is not None, "complete without knowing of what"
+        if self.complete and not outcome.worked:
             return  # it was and still is: nothing to tell
         self.complete = True
         self._world.publish(
@@ -175,8 +189,8 @@ class Keeper:
                 path=str(self._world.listings.snapshot(manifest)),
                 files=len(manifest.files),
                 size_bytes=manifest.size_bytes,
-                has_code=has_suffix(manifest, CODE_SUFFIXES),
-                has_pickle=has_suffix(manifest, PICKLE_SUFFIXES),
+                has_code=outcome.structure.has_code,
+                has_pickle=outcome.structure.has_pickle,
             )
         )
 
@@ -191,8 +205,8 @@ class Keeper:
         if not self.complete or self.manifest is None:
             return
         async for paths in self._watch.changes(self._watched(self.manifest)):
-            self._changed_paths = paths
-            self.wake("change")
+            if paths:
+                self.wake("change")
 
     async def _watch_hub(self) -> None:
         """Ask now and then whether the branch moved."""

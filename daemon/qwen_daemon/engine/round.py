@@ -7,11 +7,11 @@ the keeper's business (engine.keeper).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 from qwen_api import events as e
 from qwen_api.commands import AddModel
@@ -26,26 +26,9 @@ from qwen_daemon.engine.cancel import beside, together, wait
 from qwen_daemon.engine.files import Budget, Disk, Failure, Files
 from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.transfers import Transfers
-from qwen_daemon.ports import Clock, Desires, Hub, Origin
-
-CODE_SUFFIXES = (".py", ".so", ".sh")
-PICKLE_SUFFIXES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".npy", ".h5", ".msgpack")
-
+from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
 
 T = TypeVar("T")
-
-
-class Listings(Protocol):
-    """The copies of the Hub's knowledge that the cache keeps."""
-
-    async def listed(self, repo: str, commit: str) -> bytes | None:
-        """The bytes of trees/<commit>.json, if it is there."""
-
-    async def ref(self, ref: ModelRef) -> str | None:
-        """The commit that the cache has for this revision, if any."""
-
-    def snapshot(self, manifest: Manifest) -> Path:
-        """The folder that loaders are given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +45,7 @@ class World:
     room: Room
     publish: Callable[[e.Event], int]
     select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
+    structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
     offline: bool
 
 
@@ -71,6 +55,8 @@ class Outcome:
 
     complete: bool
     manifest: Manifest | None
+    worked: bool = False  # something had to be hashed, linked or fetched
+    structure: Structure | None = None  # known once complete
     code: str = ""
     detail: str = ""
     needs_human: bool = False
@@ -86,6 +72,7 @@ class Round:
     reason: str
     distrust: bool  # hash every file, seals or not
     hurry: asyncio.Event
+    quiet: bool  # a routine look at a complete model: say nothing if all is well
 
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
@@ -162,9 +149,14 @@ class Round:
         world = self.world
         found = await world.disk.store.find(manifest)
         plan = await self._plan(manifest, found)
-        world.publish(_checked(self.ref.key, manifest, self.reason, plan))
         if plan.is_done:
+            if not self.quiet:
+                world.publish(_checked(self.ref.key, manifest, self.reason, plan))
             return await self._finish(manifest)
+        if self.quiet:
+            changed = tuple(step.file.path for step in plan.of("link", "hash", "fetch"))
+            world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
+        world.publish(_checked(self.ref.key, manifest, self.reason, plan))
         await world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
         self._say("downloading" if plan.of("fetch") else "checking")
         transfers = Transfers(self.ref.key, world.clock, world.publish)
@@ -173,7 +165,7 @@ class Round:
             await self._work(files, plan, found)
         if files.failures:
             return _failed(manifest, files.failures)
-        return await self._finish(manifest)
+        return replace(await self._finish(manifest), worked=True)
 
     async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
@@ -184,11 +176,14 @@ class Round:
         for step in steps:
             contents.setdefault(step.file.etag, []).append(step)
         firsts = [group[0] for group in contents.values()]
+        if firsts and self.world.offline:
+            raise TryAgain("E_OFFLINE", f"{len(steps)} files are missing or wrong, and nothing may be fetched")
         fetch_bytes = sum(step.fetch_bytes or step.file.size_bytes for step in firsts)
         free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moving_bytes)
         try:
             if firsts:
-                self._say("downloading")
+                if not plan.of("fetch"):
+                    self._say("downloading")  # a file that was here turned out wrong
                 self.world.publish(
                     e.ModelPlanned(
                         model=self.ref.key,
@@ -211,9 +206,15 @@ class Round:
     async def _finish(self, manifest: Manifest) -> Outcome:
         world = self.world
         path = await world.disk.store.finish(manifest, self.ref)
+        structure = await world.structure(self.ref, manifest)
+        if structure.problem:
+            await world.desires.set_ready(self.ref.key, None)
+            raise AskHuman(
+                "E_STRUCTURE", f"every file is as the Hub has it, but no loader can use it: {structure.problem}"
+            )
         seals = await world.disk.seals.seals([f.etag for f in manifest.files])
-        await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals))
-        return Outcome(complete=True, manifest=manifest)
+        await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals, structure))
+        return Outcome(complete=True, manifest=manifest, structure=structure)
 
     async def _plan(self, manifest: Manifest, found: dict[str, Found]) -> Plan:
         disk = self.world.disk
@@ -305,7 +306,7 @@ def _failed(manifest: Manifest, failures: list[Failure]) -> Outcome:
     return Outcome(complete=False, manifest=manifest, code=first.code, detail=detail, needs_human=first.needs_human)
 
 
-def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Seal]) -> Ready:
+def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Seal], structure: Structure) -> Ready:
     return Ready(
         repo=manifest.repo,
         revision=ref.revision,
@@ -313,11 +314,6 @@ def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Se
         path=str(path),
         verified="sha256",
         seals={f.path: seals[f.etag] for f in manifest.files if f.etag in seals},
-        has_code=has_suffix(manifest, CODE_SUFFIXES),
-        has_pickle=has_suffix(manifest, PICKLE_SUFFIXES),
+        has_code=structure.has_code,
+        has_pickle=structure.has_pickle,
     )
-
-
-def has_suffix(manifest: Manifest, suffixes: tuple[str, ...]) -> bool:
-    """True when a wanted file ends in one of these."""
-    return any(f.path.lower().endswith(suffixes) for f in manifest.files)

@@ -52,6 +52,16 @@ def write_file(path: Path, content: bytes) -> None:
     sync_folder(path.parent)
 
 
+def write_if_other(path: Path, content: bytes) -> None:
+    """`write_file`, unless the file has this content already."""
+    try:
+        if path.read_bytes() == content:
+            return
+    except (FileNotFoundError, NotADirectoryError):
+        pass  # written below
+    write_file(path, content)
+
+
 def replace_link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` (relative text), atomically; the folder still has to be synced."""
     make_folder(path.parent)

@@ -195,7 +195,8 @@ class SqliteLedger:
         if ready is None:
             await asyncio.to_thread(path.unlink, missing_ok=True)
         else:
-            await asyncio.to_thread(durable.write_file, path, msgspec.json.format(msgspec.json.encode(ready)))
+            content = msgspec.json.format(msgspec.json.encode(ready))
+            await asyncio.to_thread(durable.write_if_other, path, content)
 
     @property
     def _conn(self) -> sqlite3.Connection:

@@ -156,9 +156,7 @@ class HubCache:
         if not tag.exists():
             durable.write_file(tag, _CACHE_TAG)
         tree = places.tree_file(self._cache, manifest.repo, manifest.commit)
-        content = write_tree(manifest)
-        if _read(tree) != content:
-            durable.write_file(tree, content)
+        durable.write_if_other(tree, write_tree(manifest))
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
         blobs = self._blobs(manifest.repo)
@@ -190,9 +188,8 @@ class HubCache:
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
             path = places.ref_file(self._cache, ref.repo, ref.revision)
-            content = manifest.commit.encode()  # 40 bytes, no newline: one would break huggingface_hub's reader
-            if _read(path) != content:
-                durable.write_file(path, content)
+            # 40 bytes, no newline: one would break huggingface_hub's reader.
+            durable.write_if_other(path, manifest.commit.encode())
         return self.snapshot(manifest)
 
     def _free_bytes(self) -> int:

@@ -1,0 +1,142 @@
+"""The configuration: a TOML file, decoded and checked by msgspec into frozen structs; every limit with unit and reason.
+
+An unknown key is an error that names its path and the nearest key. Flags win over the environment, the environment
+over the file, the file over the defaults; HF_* variables keep huggingface_hub's meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Annotated, get_args, get_type_hints
+
+import msgspec
+
+from qwen_api import places
+from qwen_api.commands import AddModel
+from qwen_api.models import BadModelName, parse_model
+
+Positive = Annotated[float, msgspec.Meta(gt=0)]
+Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
+
+
+class BadConfig(ValueError):
+    """The file cannot be used; the message says where and why."""
+
+
+class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[network]"""
+
+    max_files: Count = 8  # files in flight over all models; one stream of the CDN gives about 28 MiB/s
+    connect_timeout_s: Positive = 20.0
+    read_timeout_s: Positive = 30.0  # silence on an open connection before it is cut
+
+
+class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[check]"""
+
+    disk_interval_s: Positive = 900.0  # a look at sizes and times; watchfiles tells of changes at once
+    hub_interval_s: Positive = 21600.0  # has the branch moved? one metadata request
+
+
+class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """[disk]"""
+
+    reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1_000_000_000  # left free for everything else
+
+
+class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The whole file. Paths and endpoint default to what the HF_* variables say."""
+
+    cache_dir: str = ""
+    endpoint: str = ""
+    offline: bool = False
+    network: Network = Network()
+    check: Check = Check()
+    disk: Disk = Disk()
+    models: tuple[AddModel, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What the process runs with: the file joined with environment and flags."""
+
+    config: Config
+    config_file: Path | None
+    cache_dir: Path
+    state_dir: Path
+    control_socket: Path
+    endpoint: str
+    offline: bool
+
+
+def load(env: Mapping[str, str], given: Path | None) -> tuple[Config, Path | None]:
+    """The configuration in force and where it came from (None: defaults). Raises BadConfig."""
+    if given is not None:
+        return read(given), given
+    for path in places.config_files(env):
+        if path.exists():
+            return read(path), path
+    if "QWEN_DAEMON_CONFIG" in env:
+        raise BadConfig(f"{env['QWEN_DAEMON_CONFIG']} (from QWEN_DAEMON_CONFIG) does not exist")
+    return Config(), None
+
+
+def read(path: Path) -> Config:
+    """Read one file. Raises BadConfig."""
+    try:
+        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+    except OSError as error:
+        raise BadConfig(f"{path} cannot be read: {error.strerror}") from error
+    except msgspec.ValidationError as error:
+        raise BadConfig(f"{path}: {_with_nearest_key(str(error))}") from error
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BadConfig(f"{path} is not TOML: {error}") from error
+    for index, model in enumerate(config.models):
+        try:
+            parse_model(model.model)
+        except BadModelName as error:
+            raise BadConfig(f"{path}: {error} - at `$.models[{index}].model`") from error
+    return config
+
+
+def settle(
+    config: Config,
+    config_file: Path | None,
+    env: Mapping[str, str],
+    *,
+    cache_dir: Path | None = None,
+    state_dir: Path | None = None,
+    control_socket: Path | None = None,
+) -> Settings:
+    """Join file, environment and flags."""
+    from_file = Path(config.cache_dir).expanduser() if config.cache_dir else None
+    return Settings(
+        config=config,
+        config_file=config_file,
+        cache_dir=(cache_dir or from_file or places.hub_cache(env)).absolute(),
+        state_dir=(state_dir or places.state_dir(env)).absolute(),
+        control_socket=(control_socket or places.runtime_dir(env) / places.CONTROL_SOCKET).absolute(),
+        endpoint=(env.get("HF_ENDPOINT") or config.endpoint or places.DEFAULT_ENDPOINT).rstrip("/"),
+        offline=config.offline or places.is_offline(env),
+    )
+
+
+def _with_nearest_key(message: str) -> str:
+    """msgspec says "Object contains unknown field `conection` - at `$.network`"; add what was probably meant."""
+    unknown = re.search(r"unknown field `([^`]*)`(?: - at `\$([^`]*)`)?", message)
+    if unknown is None:
+        return message
+    near = get_close_matches(unknown[1], list(_keys_at(unknown[2] or "")), n=1)
+    return f"{message}; did you mean `{near[0]}`?" if near else message
+
+
+def _keys_at(path: str) -> Iterator[str]:
+    kind: object = Config
+    for name in re.findall(r"\w+", re.sub(r"\[[^\]]*\]", "", path)):
+        hint = get_type_hints(kind).get(name) if isinstance(kind, type) else None
+        inner = [arg for arg in get_args(hint) if isinstance(arg, type)]
+        kind = inner[0] if inner else hint
+    if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
+        yield from kind.__struct_fields__

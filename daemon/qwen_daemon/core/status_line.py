@@ -1,0 +1,43 @@
+"""The one line that systemctl shows: what a person would ask first."""
+
+from __future__ import annotations
+
+from qwen_api.status import ModelStatus, Status
+from qwen_daemon.core.pace import eta_s
+
+_UNITS = ("B", "kB", "MB", "GB", "TB")
+
+
+def status_line(status: Status) -> str:
+    """For example `downloading 34.8 % 20.1/57.7 GB 84.9 MB/s ETA 7:23; 1 retrying`."""
+    models = list(status.models.values())
+    if not models:
+        return "no model is wanted; add one: qwenctl add MODEL"
+    busy = [m for m in models if m.state in ("downloading", "checking")]
+    if busy:
+        return _busy_line(busy)
+    counts = {state: sum(m.state == state for m in models) for state in dict.fromkeys(m.state for m in models)}
+    line = ", ".join(f"{count} {state}" for state, count in sorted(counts.items()))
+    troubled = next((m for m in models if m.code), None)
+    return f"{line}; {troubled.model}: {troubled.code}" if troubled else line
+
+
+def _busy_line(models: list[ModelStatus]) -> str:
+    size = sum(m.size_bytes for m in models)
+    done = sum(m.done_bytes for m in models)
+    rate = sum(m.rate_bps for m in models)
+    if not size:
+        return "checking"
+    left_s = eta_s(size - done, rate)
+    eta = f" ETA {int(left_s) // 60}:{int(left_s) % 60:02}" if left_s else ""
+    files = [f for m in models for f in m.files.values()]
+    retrying = sum(f.state in ("retrying", "stalled") for f in files)
+    trouble = f"; {retrying} retrying" if retrying else ""
+    return f"{models[0].state} {100 * done / size:.1f} % {_size(done)}/{_size(size)} {_size(rate)}/s{eta}{trouble}"
+
+
+def _size(count: int) -> str:
+    value, step = float(count), 0
+    while value >= 999.95 and step < len(_UNITS) - 1:
+        value, step = value / 1000, step + 1
+    return f"{value:.0f} {_UNITS[step]}" if step == 0 else f"{value:.1f} {_UNITS[step]}"

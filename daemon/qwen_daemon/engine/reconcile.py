@@ -1,0 +1,166 @@
+"""All wanted models: those the configuration names and those asked for by command, each with its keeper.
+
+The engine's front door for the API and the application: it turns commands into wakes and never does work itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from qwen_api import events as e
+from qwen_api.commands import AddModel
+from qwen_api.manifest import Manifest
+from qwen_api.models import parse_model
+from qwen_daemon.core.errors import Configured, UnknownModel
+from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
+from qwen_daemon.engine.round import World
+
+
+class Removing(Protocol):
+    """Frees what a model took."""
+
+    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        """Remove the snapshot and the blobs that only it uses; returns bytes freed."""
+
+
+class Engine:
+    """Wants models and keeps them. `run` must be running for anything to happen."""
+
+    def __init__(
+        self,
+        world: World,
+        watch: Watch,
+        watched: Callable[[Manifest], Sequence[Path]],
+        rhythm: Rhythm,
+        removing: Removing,
+    ) -> None:
+        self._world = world
+        self._watch = watch
+        self._watched = watched
+        self._rhythm = rhythm
+        self._removing = removing
+        self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
+        self._configured: set[str] = set()
+        self._group: asyncio.TaskGroup | None = None
+        self._started = asyncio.Event()
+
+    async def run(self) -> None:
+        """Keep every wanted model until cancelled; a cancelled download records what it has."""
+        async with asyncio.TaskGroup() as self._group:
+            for wanted in (await self._world.desires.desired()).values():
+                self._want(wanted)
+            self._started.set()
+            await asyncio.Event().wait()
+
+    async def started(self) -> None:
+        """Return once commands can be taken."""
+        await self._started.wait()
+
+    def configure(self, wanted: Sequence[AddModel]) -> None:
+        """The configuration wants exactly these (besides those wanted by command)."""
+        refs = {parse_model(model.model).key: model for model in wanted}
+        for gone in self._configured - refs.keys():
+            self._drop(gone, freed_bytes=0)
+        self._configured = set(refs)
+        for model in refs.values():
+            self._want(model)
+
+    async def add(self, wanted: AddModel) -> str:
+        """Want a model from now on, also after a restart; returns its key. Raises BadModelName."""
+        ref = parse_model(wanted.model)
+        if ref.key not in self._configured:
+            await self._world.desires.desire(ref.key, wanted)
+        self._want(wanted)
+        return ref.key
+
+    async def remove(self, key: str, *, delete_files: bool) -> None:
+        """Want it no more. Raises UnknownModel, or Configured if the configuration names it."""
+        keeper = self._keeper(key)
+        if key in self._configured:
+            raise Configured(key)
+        manifest = keeper.manifest
+        task = self._keepers[key][1]
+        task.cancel()
+        await asyncio.wait([task])
+        await self._world.desires.set_ready(key, None)
+        await self._world.desires.desire(key, None)
+        freed_bytes = 0
+        if delete_files and manifest is not None:
+            for file in manifest.files:
+                await self._world.disk.ledger.forget(file.etag)
+            freed_bytes = await self._removing.remove(manifest, self._etags_of_others(key))
+        self._drop(key, freed_bytes=freed_bytes)
+
+    def pause(self, key: str) -> None:
+        """See Keeper.pause. Raises UnknownModel, as the others do."""
+        self._keeper(key).pause()
+
+    def resume(self, key: str) -> None:
+        """See Keeper.resume."""
+        self._keeper(key).resume()
+
+    def retry(self, key: str) -> None:
+        """See Keeper.retry."""
+        self._keeper(key).retry()
+
+    def verify(self, key: str, *, full: bool) -> None:
+        """Look at the disk again; `full` hashes every file, seals or not."""
+        self._keeper(key).wake("command", distrust=full)
+
+    def recheck(self, reason: str) -> None:
+        """Look at every model again."""
+        for keeper, _ in self._keepers.values():
+            keeper.retry() if reason == "signal" else keeper.wake(reason)
+
+    def keepers(self) -> Mapping[str, Keeper]:
+        """Every wanted model's keeper, by key."""
+        return {key: keeper for key, (keeper, _) in self._keepers.items()}
+
+    def _keeper(self, key: str) -> Keeper:
+        try:
+            return self._keepers[key][0]
+        except KeyError:
+            raise UnknownModel(key) from None
+
+    def _want(self, wanted: AddModel) -> None:
+        assert self._group is not None, "the engine does not run"
+        ref = parse_model(wanted.model)
+        known = self._keepers.get(ref.key)
+        if known is not None and _same(known[0].wanted, wanted):
+            return
+        self._world.publish(
+            e.ModelAdded(
+                model=ref.key,
+                repo=ref.repo,
+                revision=ref.revision,
+                include=wanted.include,
+                exclude=wanted.exclude,
+                follow=wanted.follow,
+            )
+        )
+        if known is not None:
+            known[0].change(wanted)
+            return
+        keeper = Keeper(self._world, self._watch, self._watched, self._rhythm, ref, wanted)
+        self._keepers[ref.key] = (keeper, self._group.create_task(keeper.run()))
+
+    def _drop(self, key: str, *, freed_bytes: int) -> None:
+        known = self._keepers.pop(key, None)
+        if known is not None:
+            known[1].cancel()
+            self._world.publish(e.ModelRemoved(model=key, freed_bytes=freed_bytes))
+
+    def _etags_of_others(self, key: str) -> frozenset[str]:
+        return frozenset(
+            file.etag
+            for other, (keeper, _) in self._keepers.items()
+            if other != key and keeper.manifest is not None
+            for file in keeper.manifest.files
+        )
+
+
+def _same(a: AddModel, b: AddModel) -> bool:
+    return (a.include, a.exclude, a.follow) == (b.include, b.exclude, b.follow)

@@ -1,0 +1,134 @@
+"""Log lines, through structlog: readable on a terminal, `<N>`-prefixed logfmt for journald, JSON if asked for.
+
+Events are typed first; one subscriber turns them into lines here, so log level and wording are never part of the
+protocol. One processor redacts tokens and signed addresses in every field of every record, foreign ones included.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import sys
+from collections.abc import Mapping, MutableMapping
+from typing import Any
+
+import msgspec
+import structlog
+from structlog.types import Processor
+
+from qwen_api import events as e
+
+_SECRETS = (
+    (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_***"),
+    (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
+    (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+"), r"\1?***"),
+)
+# syslog(3) priorities, as sd-daemon(3) wants them in front of a line
+_PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
+_WARNINGS = ("file.retry", "file.stalled", "file.corrupt", "hub.throttled", "config.rejected", "model.changed")
+_NOISY = ("aiohttp.access", "asyncio", "watchfiles", "filelock", "httpx", "httpx2", "httpcore", "huggingface_hub")
+_ERRORS = ("file.failed",)
+_LONG_FIELDS = ("files",)  # lists of every file: counted, not spelled out
+
+
+def configure(env: Mapping[str, str], *, level: str = "info") -> None:
+    """Set up logging for the process: QWEN_DAEMON_LOG=json|plain|journal, else by what stderr is."""
+    form = env.get("QWEN_DAEMON_LOG") or _form_for_stderr(env)
+    shared: list[Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.format_exc_info,
+        _redact,
+    ]
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared,
+        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *_renderers(form, env)],
+    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(formatter)
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    for noisy in (
+        "aiohttp.access",
+        "asyncio",
+        "watchfiles",
+        "filelock",
+        "httpx",
+        "httpx2",
+        "httpcore",
+        "huggingface_hub",
+    ):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
+
+
+def write_event(event: e.Event) -> None:
+    """One event as one log line; progress is not logged."""
+    if not e.is_durable(event):
+        return
+    name = e.type_of(event)
+    fields = {key: _field(key, value) for key, value in msgspec.structs.asdict(event).items() if _is_said(key, value)}
+    logger = structlog.get_logger("qwen_daemon.events")
+    if name in _ERRORS or (isinstance(event, e.ModelStateChanged) and event.state == "failed"):
+        logger.error(name, **fields)
+    elif name in _WARNINGS or (isinstance(event, e.ModelStateChanged) and event.state == "waiting"):
+        logger.warning(name, **fields)
+    else:
+        logger.info(name, **fields)
+
+
+def redact(text: str) -> str:
+    """The text without tokens and without the query of any address (signatures live there)."""
+    for pattern, instead in _SECRETS:
+        text = pattern.sub(instead, text)
+    return text
+
+
+def _is_said(key: str, value: object) -> bool:
+    return key != "ts" and value not in ("", (), None)
+
+
+def _field(key: str, value: object) -> object:
+    return len(value) if key in _LONG_FIELDS and isinstance(value, tuple) else value
+
+
+def _redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+
+
+def _form_for_stderr(env: Mapping[str, str]) -> str:
+    if _is_journal(env):
+        return "journal"
+    return "plain"
+
+
+def _is_journal(env: Mapping[str, str]) -> bool:
+    """systemd sets JOURNAL_STREAM=device:inode of the stream it connected (systemd.exec(5))."""
+    found = os.fstat(sys.stderr.fileno())
+    return env.get("JOURNAL_STREAM") == f"{found.st_dev}:{found.st_ino}"
+
+
+def _renderers(form: str, env: Mapping[str, str]) -> list[Processor]:
+    if form == "json":
+        return [structlog.processors.TimeStamper(fmt="iso", utc=True), structlog.processors.JSONRenderer()]
+    if form == "journal":
+        return [_journal_line]
+    colors = sys.stderr.isatty() and not env.get("NO_COLOR")
+    return [
+        structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
+        structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, pad_level=False),
+    ]
+
+
+def _journal_line(logger: Any, name: str, event: MutableMapping[str, Any]) -> str:
+    priority = _PRIORITIES.get(str(event.pop("level", "info")), 6)
+    line = structlog.processors.LogfmtRenderer(key_order=["event"])(logger, name, event)
+    return f"<{priority}>" + str(line).replace("\n", "\\n")

@@ -1,0 +1,34 @@
+"""A look inside a complete snapshot: can a loader use it, and does it hold code or pickles?
+
+Hashes prove that the files are the Hub's; a repository whose weights are LFS pointers, or whose index names a shard
+that does not exist, is broken on the Hub itself. qwen_api.report does the judging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+
+from qwen_api import places
+from qwen_api.inventory import look
+from qwen_api.manifest import Manifest
+from qwen_api.models import ModelRef
+from qwen_api.report import make_report
+from qwen_daemon.ports import Structure
+
+
+class SnapshotStructure:
+    """The engine's `structure` over a cache."""
+
+    def __init__(self, cache: Path) -> None:
+        self._cache = cache
+
+    async def __call__(self, ref: ModelRef, manifest: Manifest) -> Structure:
+        """Look at the commit's snapshot. Files that the patterns leave out are nobody's problem."""
+        return await asyncio.to_thread(self._look, ref, manifest)
+
+    def _look(self, ref: ModelRef, manifest: Manifest) -> Structure:
+        folder = places.snapshot_dir(self._cache, manifest.repo, manifest.commit)
+        report = make_report(ref=ref, inventory=look(folder), manifest=manifest, folder=str(folder))
+        problem = "; ".join(f"{p.path or p.component}: {p.cause}" for p in report.findings[:3])
+        return Structure(problem=problem, has_code=report.has_code, has_pickle=report.has_pickle)

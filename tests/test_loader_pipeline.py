@@ -1,0 +1,257 @@
+"""The command loads a real, tiny pipeline on the CPU and edits a picture; how weights are stored is found out."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from demo import tiny_pipeline
+from qwen_api import events as e
+from qwen_loader.pipeline import DIFFUSERS_MIN, LoadFailed, load_pipeline, version_numbers
+from qwen_loader.ready import ReadyModel
+from qwen_loader.stored import BadHeader, pick_variant, stored_dtype, weight_files
+from tests.fakes.daemon import FakeDaemon
+from tests.fakes.small_model import REPO, SmallModel, folder_as_model, safetensors
+
+loader = pytest.mark.loader
+
+
+# Reading what is stored: no torch.
+
+
+@pytest.mark.parametrize(
+    ("names", "expected"),
+    [
+        (["unet/model.safetensors"], None),
+        (["unet/model.fp16.safetensors"], "fp16"),
+        (["unet/model.fp16.safetensors", "unet/model.safetensors"], None),
+        (["unet/model.fp16.safetensors", "vae/model.safetensors"], "fp16"),
+        (["unet/model.fp16-00001-of-00002.safetensors", "vae/m.fp16.safetensors", "vae/m.bf16.safetensors"], "fp16"),
+        (["unet/diffusion_pytorch_model-00001-of-00005.safetensors"], None),
+        (["single_file.fp16.safetensors"], None),
+        ([], None),
+    ],
+)
+def test_a_variant_is_picked_only_where_nothing_plain_is(names: list[str], expected: str | None) -> None:
+    """diffusers finds `fp16` weights only if it is told to look for them."""
+    assert expected == pick_variant(names)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected"),
+    [
+        ([("BF16", 8)], "bfloat16"),
+        ([("F32", 8), ("BF16", 80)], "bfloat16"),
+        ([("F16", 80), ("F32", 8)], "float16"),
+        ([("F8_E4M3", 80)], "bfloat16"),
+        ([("I64", 800), ("F32", 8)], "float32"),
+        ([], "float32"),
+    ],
+)
+def test_the_dtype_is_that_of_most_bytes(tmp_path: Path, stored: list[tuple[str, int]], expected: str) -> None:
+    """One for the whole pipeline: its parts hand tensors to each other."""
+    (tmp_path / "vae").mkdir()
+    for number, (dtype, count) in enumerate(stored):
+        header = {"w": {"dtype": dtype, "shape": [count], "data_offsets": [0, 0]}, "__metadata__": {"format": "pt"}}
+        text = json.dumps(header).encode()
+        (tmp_path / "vae" / f"m-{number}.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    assert expected == stored_dtype(weight_files(tmp_path, None))
+
+
+def test_only_the_weights_that_will_be_read_count(tmp_path: Path) -> None:
+    """With a variant, a component's plain weights stay unread."""
+    for name in ("unet/m.safetensors", "unet/m.fp16.safetensors", "vae/m.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(safetensors(b"\0" * 8, "F16" if "fp16" in name else "F32"))
+    found = [path.relative_to(tmp_path).as_posix() for path in weight_files(tmp_path, "fp16")]
+    assert found == ["unet/m.fp16.safetensors", "vae/m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"<html>", b"\0" * 64, b"\x02\0\0\0\0\0\0\0[]", b'\x08\0\0\0\0\0\0\0{"w": 1}']
+)
+def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) -> None:
+    """Before torch is imported."""
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(BadHeader):
+        stored_dtype([tmp_path / "w.safetensors"])
+
+
+@pytest.mark.parametrize(
+    ("version", "is_refused"), [("0.42.0", True), ("0.9.9", True), ("0.42.1", False), ("1.0.dev0", False)]
+)
+def test_old_diffusers_is_known_by_its_number(version: str, is_refused: bool) -> None:
+    """As numbers, not as text."""
+    assert is_refused == (version_numbers(version) < DIFFUSERS_MIN)
+
+
+# The real thing.
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_pipeline.build(tmp_path_factory.mktemp("tiny") / "model", size="22mb")
+
+
+@pytest.fixture
+def model(tiny: Path, tmp_path: Path) -> SmallModel:
+    return folder_as_model(tmp_path / "hub", tiny).write()
+
+
+@pytest.fixture
+def picture(tmp_path: Path) -> Path:
+    from PIL import Image
+
+    path = tmp_path / "in.png"
+    Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(path)
+    return path
+
+
+def start(model: SmallModel, *arguments: str, **more: str) -> subprocess.Popen[str]:
+    home = model.cache.parent
+    env = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(home),
+        "XDG_RUNTIME_DIR": str(home / "run"),
+        "HF_HUB_CACHE": str(model.cache),
+        "OMP_NUM_THREADS": "2",
+        **more,
+    }
+    command = [sys.executable, "-m", "qwen_loader", REPO, *arguments]
+    return subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def edit_options(picture: Path, output: Path) -> tuple[str, ...]:
+    prompt = "Make the sky orange."
+    return ("--edit", str(picture), "--prompt", prompt, "--output", str(output), "--steps", "2", "--size", "64")
+
+
+@loader
+def test_loads_and_edits_from_a_bare_disk(model: SmallModel, picture: Path, tmp_path: Path) -> None:
+    """Every file hashed, the stored dtype kept, the picture of the asked size, and no part file left."""
+    from PIL import Image
+
+    output = tmp_path / "out" / "edited.png"
+    output.parent.mkdir()
+    with start(model, *edit_options(picture, output), "--json") as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    said = json.loads(out)
+    expected = {"state": "ready", "source": "disk", "verified": "sha256", "device": "cpu", "dtype": "bfloat16"}
+    assert {name: said[name] for name in expected} == expected
+    assert said["picture"] == str(output)
+    assert said["path"] == str(model.folder)
+    assert [output] == list(output.parent.iterdir())
+    with Image.open(output) as edited:
+        assert edited.size == (64, 64)
+        assert edited.convert("L").getextrema() not in ((0, 0), (255, 255))
+
+
+@loader
+def test_waits_for_the_daemon_loads_and_stays(model: SmallModel) -> None:
+    """The daemon hears waiting, each component, ready, gone; a signal ends it in order."""
+    runtime = model.cache.parent / "run" / "qwen-daemon"
+    model.write_ready(runtime)
+    with FakeDaemon(runtime, *model.wanted_events(), bookmark_s=0.2) as daemon, start(model, "--keep") as process:
+        assert process.stderr is not None
+        assert process.stdout is not None
+        assert process.stderr.readline().startswith("waiting: 0 % 0.0/")
+        daemon.say(*model.complete_events())
+        assert process.stdout.readline() == f"{model.folder}\n"
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        seen = 0
+        while not any(s.state == "ready" for s in daemon.status.loaders.values()):
+            seen = len(daemon.wait_for_commands(seen + 1))
+        (shown,) = daemon.status.loaders.values()
+        assert (shown.model, shown.pid, shown.device) == (model.ref.key, process.pid, "cpu")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 0
+        process.stderr.read()
+        (shown,) = daemon.status.loaders.values()
+        assert shown.state == "gone"
+
+
+@loader
+def test_a_signal_in_the_middle_of_loading_ends_it(model: SmallModel) -> None:
+    """torch cannot be asked to stop; the process can."""
+    with start(model) as process:
+        assert process.stderr is not None
+        assert any(line.startswith("loading: ") for line in process.stderr)
+        process.send_signal(signal.SIGTERM)
+        process.stderr.read()
+        assert process.wait(60) in (143, 0)  # 0: it was done before the signal came
+
+
+@loader
+def test_the_fallback_is_marked_unverified(model: SmallModel) -> None:
+    """The daemon gave up, the user insists: diffusers is let loose (here it has no network) and all is told."""
+    runtime = model.cache.parent / "run" / "qwen-daemon"
+    gated = e.ModelStateChanged(model=model.ref.key, state="failed", code="E_GATED", detail="terms not accepted")
+    with FakeDaemon(runtime, *model.wanted_events(), gated) as daemon:
+        # What the Hub would give is what lies in the cache; offline, diffusers takes it from there.
+        with start(model, "--fallback", "hub", HF_HUB_OFFLINE="1") as process:
+            out, err = process.communicate(timeout=100)
+        told = [c.body for c in daemon.commands if c.verb == "loader"]
+    assert process.returncode == 0, err
+    assert "UNVERIFIED, because the daemon gave up: terms not accepted" in err
+    assert out == f"{REPO} (unverified)\n"
+    assert any(b"unverified, from the Hub: E_GATED" in body for body in told)
+
+
+@loader
+def test_a_wrong_shard_is_never_loaded(model: SmallModel, picture: Path, tmp_path: Path) -> None:
+    """diffusers would load it and paint another picture without a word."""
+    shard = next(path for path in model.contents if path.startswith("transformer/") and "00002" in path)
+    blob = model.file(shard)
+    content = bytearray(blob.read_bytes())
+    content[len(content) // 2 :] = bytes(len(content) - len(content) // 2)
+    blob.write_bytes(content)
+    output = tmp_path / "edited.png"
+    with start(model, *edit_options(picture, output), "--timeout", "0", "--json") as process:
+        out, _ = process.communicate(timeout=100)
+    assert json.loads(out)["error"]["missing"] == [shard]
+    assert process.returncode == 10
+    assert not output.exists()
+
+
+@loader
+def test_fp16_only_weights_are_found(tiny: Path, tmp_path: Path) -> None:
+    """A folder with nothing but a variant loads as that variant."""
+    folder = tmp_path / "variant"
+    shutil.copytree(tiny, folder)
+    vae = folder / "vae"
+    (vae / "diffusion_pytorch_model.safetensors").rename(vae / "diffusion_pytorch_model.fp16.safetensors")
+    seen: list[tuple[str, int]] = []
+    ready = ReadyModel(repo=REPO, commit="", path=str(folder), verified="sha256", source="disk")
+    before = {name: os.environ.get(name) for name in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE")}
+    try:
+        pipeline = load_pipeline(ready, device="cpu", progress=lambda *step: seen.append(step))
+        assert {"HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"} <= set(os.environ)
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+    assert str(pipeline.dtype) == "torch.bfloat16"
+    assert {name for name, _ in seen} == {"processor", "scheduler", "text_encoder", "tokenizer", "transformer", "vae"}
+    assert sorted(loaded_bytes for _, loaded_bytes in seen) == [loaded_bytes for _, loaded_bytes in seen]
+
+
+@loader
+def test_a_gpu_that_is_not_there_is_said_so(model: SmallModel) -> None:
+    """Before a byte of the weights is read."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    ready = ReadyModel(repo=REPO, commit="", path=str(model.folder), verified="sha256", source="disk")
+    with pytest.raises(LoadFailed) as raised:
+        load_pipeline(ready, device="cuda")
+    assert raised.value.code == "E_NO_GPU"
