@@ -159,9 +159,9 @@ class Client:
 class Follower:
     """Follow the event stream for ever: iterate it for lines and Disconnected notes; `status` is always current.
 
-    `find` gives the socket each time (a restarted daemon may be another one). `since` and `epoch` ask for the backlog
-    of durable events behind that point. Iterate in one thread; `close()` from any thread ends the iteration. `raw` is
-    the last yielded line as the daemon wrote it.
+    `find` gives the socket each time (a restarted daemon may be another one). `since` asks for the backlog of durable
+    events behind that number (0: all that are kept); after a reconnection the backlog is asked for by itself. Iterate
+    in one thread; `close()` from any thread ends the iteration. `raw` is the last yielded line as the daemon wrote it.
     """
 
     def __init__(self, find: Callable[[], Path], *, since: int | None = None, epoch: str = "") -> None:
@@ -231,7 +231,9 @@ class Follower:
             connection.close()
 
     def _query(self) -> str:
-        known = {} if self._since is None or not self.epoch else {"since": self._since, "epoch": self.epoch}
+        known: dict[str, str | int] = {} if self._since is None else {"since": self._since}
+        if self.epoch:
+            known["epoch"] = self.epoch
         return urlencode(known)
 
     def _take(self, raw: bytes) -> Line:

@@ -124,7 +124,7 @@ class ModelChecked(_ModelEvent, frozen=True, kw_only=True, tag="model.checked"):
     files: tuple[CheckedFile, ...]
     missing: int = 0
     incomplete: int = 0
-    corrupt: int = 0
+    unverified: int = 0
     missing_bytes: int = 0
 
 

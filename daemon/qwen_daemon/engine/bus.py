@@ -75,7 +75,9 @@ class Bus:
     async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncIterator[bytes]:
         """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens."""
         with self._reading() as reader:
-            for line in self._greeting(since if epoch == self.epoch else None):
+            # A reader of another epoch has seen nothing of this one: all of it is news to it.
+            seen = since if since is None or epoch in ("", self.epoch) else 0
+            for line in self._greeting(seen):
                 yield line
             while follow and not self._closed:
                 try:

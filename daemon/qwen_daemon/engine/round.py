@@ -29,6 +29,7 @@ from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
 
 T = TypeVar("T")
+LOOKS_MAX = 5  # a folder that changes faster than it is verified is not called complete
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,26 +147,36 @@ class Round:
         return manifest
 
     async def _complete(self, manifest: Manifest) -> Outcome:
-        world = self.world
-        found = await world.disk.store.find(manifest)
-        plan = await self._plan(manifest, found)
-        if plan.is_done:
-            if not self.quiet:
-                world.publish(_checked(self.ref.key, manifest, self.reason, plan))
-            return await self._finish(manifest)
-        if self.quiet:
+        """Look, work, and look again, until a look finds nothing to do: what was seen last decides."""
+        distrust = self.distrust
+        for looks in range(LOOKS_MAX):
+            found = await self.world.disk.store.find(manifest)
+            plan = await self._plan(manifest, found, distrust)
+            self._tell_plan(manifest, plan, first=looks == 0)
+            if plan.is_done:
+                return replace(await self._finish(manifest), worked=looks > 0)
+            failures = await self._carry_out(manifest, plan, found)
+            if failures:
+                return _failed(manifest, failures)
+            distrust = False
+        raise TryAgain("E_DISK_CHANGING", "files of this model are being changed while they are verified")
+
+    def _tell_plan(self, manifest: Manifest, plan: Plan, *, first: bool) -> None:
+        if plan.is_done and (self.quiet or not first):
+            return
+        if self.quiet or not first:
             changed = tuple(step.file.path for step in plan.of("link", "hash", "fetch"))
-            world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
-        world.publish(_checked(self.ref.key, manifest, self.reason, plan))
-        await world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
+            self.world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
+        self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
+
+    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> list[Failure]:
+        await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
         self._say("downloading" if plan.of("fetch") else "checking")
-        transfers = Transfers(self.ref.key, world.clock, world.publish)
+        transfers = Transfers(self.ref.key, self.world.clock, self.world.publish)
         files = self._files(manifest, transfers, plan)
         async with beside(transfers.tell()):
             await self._work(files, plan, found)
-        if files.failures:
-            return _failed(manifest, files.failures)
-        return replace(await self._finish(manifest), worked=True)
+        return files.failures
 
     async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
@@ -216,7 +227,7 @@ class Round:
         await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals, structure))
         return Outcome(complete=True, manifest=manifest, structure=structure)
 
-    async def _plan(self, manifest: Manifest, found: dict[str, Found]) -> Plan:
+    async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
         seals = await disk.seals.seals([f.etag for f in manifest.files])
         kept = {}
@@ -224,7 +235,7 @@ class Round:
             if seals.get(file.etag) is None or found[file.path].seal is None:
                 part, spans = await disk.ledger.spans(file.etag, file.size_bytes)
                 kept[file.etag] = recorded_bytes(spans) if part else 0
-        return make_plan(manifest, found, seals, kept, distrust=self.distrust)
+        return make_plan(manifest, found, seals, kept, distrust=distrust)
 
     def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
         world = self.world
@@ -294,7 +305,7 @@ def _checked(model: str, manifest: Manifest, reason: str, plan: Plan) -> e.Model
         files=plan.checked_files(),
         missing=findings.count("missing"),
         incomplete=sum(findings.count(kind) for kind in ("short", "long", "empty")),
-        corrupt=findings.count("corrupt"),
+        unverified=findings.count("unverified"),
         missing_bytes=plan.fetch_bytes,
     )
 

@@ -1,0 +1,78 @@
+# Everything a newcomer needs: `make run` shows the whole job, `make test` checks everything. `make help` lists the rest.
+SHELL := /bin/sh
+PYTHON ?= python3
+VENV ?= .venv
+MODEL ?=
+PYTEST_ARGS ?=
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/pip --disable-pip-version-check
+SOURCES := daemon monitor loader demo tests benchmarks
+# What `make test` calls besides Python, and the Debian package that has it.
+TEST_TOOLS := curl:curl tmux:tmux strace:strace systemd-analyze:systemd
+SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap
+
+.PHONY: help run test lint test-system test-long install-user docs clean python-ok tools-test tools-system
+
+help:  ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
+
+run: $(VENV)/.run  ## the whole job on an embedded default; MODEL=qwen-image-edit does it on the real Hub
+	@$(BIN)/python -m demo $(MODEL)
+
+test: tools-test $(VENV)/.test lint  ## everything that needs no root, in under 10 minutes
+	$(BIN)/python -m pytest -m "not system and not long" $(PYTEST_ARGS)
+
+lint: $(VENV)/.test
+	$(BIN)/ruff check $(SOURCES)
+	$(BIN)/ruff format --check $(SOURCES)
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+test-system: tools-test tools-system $(VENV)/.test  ## needs root and Debian packages: a real systemd
+	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs root: sudo make test-system" >&2; exit 1; }
+	$(BIN)/python -m pytest -m system $(PYTEST_ARGS)
+
+test-long: $(VENV)/.test  ## hours; by hand
+	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+install-user:  ## the daemon as a service of this user, in its own environment
+	sh systemd/install.sh --user
+
+docs: $(VENV)/.test  ## write what is generated: docs/events.md
+	$(BIN)/python docs/generate.py
+
+clean:  ## remove what make made here
+	rm -rf $(VENV) var .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch first, from the pinned version, and torchvision without its dependencies: that way a CPU build of torch that is
+# already here (or that PIP_FIND_LINKS names) is kept instead of gigabytes of CUDA.
+$(VENV)/.run: pyproject.toml constraints.txt | python-ok
+	@[ -x $(BIN)/python ] || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a minute; the first time also downloads)"
+	@$(PIP) install --quiet -c constraints.txt torch
+	@$(PIP) install --quiet --no-deps -c constraints.txt torchvision
+	@$(PIP) install --quiet -c constraints.txt -e ".[monitor,loader]"
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.run
+	@$(PIP) install --quiet -c constraints.txt -e ".[monitor,loader,dev]"
+	@touch $@
+
+python-ok:
+	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): sudo apt install python3" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than 3.11: install a newer one and run: make PYTHON=python3.12 ..." >&2; exit 1; }
+	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || \
+	  { echo "python3-venv is missing: sudo apt install python3-venv" >&2; exit 1; }
+
+tools-test:
+	@$(call need,$(TEST_TOOLS))
+
+tools-system:
+	@$(call need,$(SYSTEM_TOOLS))
+
+need = missing=""; for pair in $(1); do \
+	command -v "$${pair%%:*}" >/dev/null || missing="$$missing $${pair\#\#*:}"; done; \
+	[ -z "$$missing" ] || { echo "missing tools: sudo apt install$$missing" >&2; exit 1; }
