@@ -1,0 +1,26 @@
+"""Loads a verified model: waits until the daemon says complete, then opens the pipeline from local files only.
+
+For programs: `wait_ready` (or `await wait_ready_async`), then `load_pipeline` or a loader of their own on
+`ReadyModel.path`. Importing this package imports neither torch nor diffusers; `load_pipeline` does, when called.
+"""
+
+from qwen_loader.gate import Policy, Waiting
+from qwen_loader.hook import wait_ready, wait_ready_async
+from qwen_loader.pipeline import LoadFailed, edit, load_pipeline
+from qwen_loader.presence import Presence
+from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout
+
+__all__ = [
+    "LoadFailed",
+    "ModelUnavailable",
+    "NotReady",
+    "Policy",
+    "Presence",
+    "ReadyModel",
+    "ReadyTimeout",
+    "Waiting",
+    "edit",
+    "load_pipeline",
+    "wait_ready",
+    "wait_ready_async",
+]

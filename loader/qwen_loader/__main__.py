@@ -1,0 +1,233 @@
+"""qwen-loader: waits for a verified model, then loads it, edits a picture with it, or becomes another command.
+
+Standard output carries the result only (a path, or one JSON object), standard error everything else. The main thread
+attends to signals, prints and reports; `job` does the work in a thread of its own; torch is imported only there.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from queue import Empty, SimpleQueue
+
+import msgspec
+
+from qwen_api.commands import LoaderReport
+from qwen_api.snapshots import snapshot_parts
+from qwen_loader import words
+from qwen_loader.arguments import Asked, UsageError, read_arguments
+from qwen_loader.gate import Waiting
+from qwen_loader.job import Failure, Loaded, Loading, News, Outcome, run_job
+from qwen_loader.pipeline import LoadFailed
+from qwen_loader.presence import Presence
+from qwen_loader.ready import NotReady, ReadyModel
+from qwen_loader.ticker import Ticker
+from qwen_loader.wait import Wait
+
+ENDING_S = 2.0  # how long the waiting thread may take to end after a signal; loading is not waited for
+
+_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+_IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and what is ignored stays so over exec
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code, or never where it becomes COMMAND."""
+    try:
+        asked = read_arguments(sys.argv[1:] if argv is None else argv)
+    except UsageError as error:
+        _print_error("E_USAGE", "the command line cannot be followed", str(error), "qwen-loader --help")
+        return words.EXIT_USAGE
+    with Presence(asked.name, asked.ref.key, socket=asked.socket) as presence:
+        return _Attendant(asked, presence).attend()
+
+
+class _Attendant:
+    """Stays in the main thread: hears the job and the signals, prints, reports, and decides the exit code."""
+
+    def __init__(self, asked: Asked, presence: Presence) -> None:
+        self._asked = asked
+        self._presence = presence
+        # SimpleQueue.put is reentrant: the one thing a signal handler may safely call.
+        self._inbox: SimpleQueue[News | signal.Signals] = SimpleQueue()
+        self._wait = Wait(
+            asked.ref,
+            timeout_s=asked.timeout_s,
+            on_event=self._inbox.put,
+            socket=asked.socket,
+            policy=asked.policy,
+            cache_dir=asked.cache_dir,
+        )
+        self._job = threading.Thread(target=run_job, args=(asked, self._wait, self._inbox.put), name="job", daemon=True)
+        self._ticker = Ticker(_print, time.monotonic)
+
+    def attend(self) -> int:
+        for number in _SIGNALS:
+            signal.signal(number, lambda received, _: self._inbox.put(signal.Signals(received)))
+        self._presence.say(LoaderReport(state="waiting"))
+        self._job.start()
+        while True:
+            match self._next():
+                case signal.Signals() as received:
+                    return self._interrupted(received)
+                case Waiting() as waiting:
+                    doing = "checking" if waiting.phase == "hashing" else "waiting"
+                    self._ticker.tell(f"{doing}: {waiting.text}", about=waiting.why, fix=waiting.fix)
+                case Loading() as loading:
+                    self._begin(loading)
+                case Loaded() as loaded:
+                    line = f"loading: {loaded.component}, {words.size_text(loaded.loaded_bytes)}"
+                    self._ticker.tell(words.printable(line), about="loading")
+                    self._presence.say(
+                        LoaderReport(state="loading", component=loaded.component, loaded_bytes=loaded.loaded_bytes)
+                    )
+                case Failure() as failure:
+                    return self._failed(failure.error)
+                case Outcome() as outcome:
+                    return self._done(outcome)
+
+    def _next(self) -> News | signal.Signals:
+        while True:
+            try:
+                return self._inbox.get(timeout=self._ticker.due_in_s())
+            except Empty:
+                self._ticker.print_due()
+
+    # Each kind of news.
+
+    def _begin(self, loading: Loading) -> None:
+        detail = f"{loading.ready.source}, {loading.ready.verified}"
+        if loading.fallback is not None:
+            detail = f"unverified, from the Hub: {loading.fallback.code}"
+            why = words.printable(loading.fallback.why)
+            _print(f"warning: {self._asked.ref} is loaded from the Hub, UNVERIFIED, because the daemon gave up: {why}")
+        if not self._asked.command:
+            self._presence.say(LoaderReport(state="loading", detail=detail))
+
+    def _done(self, outcome: Outcome) -> int:
+        if self._asked.command:
+            return self._become(outcome.ready)
+        self._print_result(outcome)
+        if not self._asked.keep:
+            return words.EXIT_OK
+        detail = "unverified, from the Hub" if outcome.ready.source == "hub" else ""
+        self._presence.say(
+            LoaderReport(state="ready", device=outcome.device, vram_bytes=outcome.vram_bytes, detail=detail)
+        )
+        _print("ready: holding the pipeline until a signal")
+        while not isinstance(self._inbox.get(), signal.Signals):
+            pass
+        return words.EXIT_OK
+
+    def _failed(self, error: BaseException) -> int:
+        code, why, fix = "E_INTERNAL", f"{type(error).__name__}: {error}", "run it again with --debug and report it"
+        if isinstance(error, NotReady | LoadFailed):
+            code, why, fix = error.code, error.why, error.fix
+        elif isinstance(error, OSError):
+            code, fix = "E_IO", "check the paths and the disk"
+        missing = error.missing if isinstance(error, NotReady) else ()
+        self._presence.leave("failed", f"{code}: {why}")
+        if missing and words.names_text(missing) not in why:
+            why = f"{why}: {words.names_text(missing)}"
+        _print_error(code, f"{self._asked.ref} is not ready", why, fix)
+        if self._asked.debug:
+            traceback.print_exception(error)
+        if self._asked.json:
+            problem = {"code": code, "why": why, "fix": fix, "missing": missing}
+            _print_json({"model": str(self._asked.ref), "state": "failed", "error": problem})
+        return words.exit_code(code)
+
+    def _interrupted(self, received: signal.Signals) -> int:
+        code = words.EXIT_SIGNAL + received
+        self._wait.close()
+        self._job.join(ENDING_S)
+        if self._job.is_alive():  # inside torch, which cannot be asked to stop
+            self._presence.leave("gone", received.name)
+            sys.stdout.flush()
+            os._exit(code)
+        return code
+
+    def _become(self, ready: ReadyModel) -> int:
+        self._presence.leave("gone", f"became {self._asked.command[0]}")
+        self._job.join()
+        environment = command_environment(os.environ.copy(), ready)
+        # From here on a signal is COMMAND's: it is held back until COMMAND's own disposition is in force.
+        signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
+        received = self._signal_in_inbox()
+        if received is not None:
+            return words.EXIT_SIGNAL + received
+        for number in (*_SIGNALS, *_IGNORED_BY_PYTHON):
+            signal.signal(number, signal.SIG_DFL)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
+        command = self._asked.command
+        try:
+            os.execvpe(command[0], command, environment)  # noqa: S606  # the user's own command, no shell
+        except FileNotFoundError:
+            _print_error(
+                "E_NO_COMMAND", f"{command[0]!r} cannot be run", "no such command", "check the part after '--'"
+            )
+            return words.EXIT_NO_COMMAND
+        except OSError as error:
+            _print_error("E_CANNOT_RUN", f"{command[0]!r} cannot be run", str(error), "check its permissions")
+            return words.EXIT_CANNOT_RUN
+
+    def _signal_in_inbox(self) -> signal.Signals | None:
+        while True:
+            try:
+                news = self._inbox.get_nowait()
+            except Empty:
+                return None
+            if isinstance(news, signal.Signals):
+                return news
+
+    # Printing.
+
+    def _print_result(self, outcome: Outcome) -> None:
+        ready = outcome.ready
+        if self._asked.json:
+            _print_json(
+                {
+                    "model": str(self._asked.ref),
+                    "state": "ready",
+                    **msgspec.to_builtins(ready),
+                    "device": outcome.device,
+                    "dtype": outcome.dtype,
+                    "picture": str(outcome.picture) if outcome.picture else "",
+                    "wait_s": round(outcome.wait_s, 3),
+                    "load_s": round(outcome.load_s, 3),
+                    "edit_s": round(outcome.edit_s, 3),
+                }
+            )
+            return
+        unverified = " (unverified)" if ready.source == "hub" else ""
+        sys.stdout.write(f"{outcome.picture or ready.path or ready.repo}{unverified}\n")
+        sys.stdout.flush()
+
+
+def command_environment(environment: dict[str, str], ready: ReadyModel) -> dict[str, str]:
+    """COMMAND's environment: offline, the snapshot's path, and the cache it lies in, so that repository ids work."""
+    parts = snapshot_parts(Path(ready.path))
+    cache = {"HF_HUB_CACHE": str(parts.cache)} if parts is not None else {}
+    return {**environment, **cache, "HF_HUB_OFFLINE": "1", "QWEN_MODEL_PATH": ready.path}
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _print_error(code: str, what: str, why: str, fix: str) -> None:
+    _print(words.error_text(code, what, why, fix))
+
+
+def _print_json(value: dict[str, object]) -> None:
+    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
+    sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

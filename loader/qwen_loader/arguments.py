@@ -1,0 +1,184 @@
+"""The command line of qwen-loader: what may be asked, refused before anything is waited for."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, NoReturn, get_args
+
+from qwen_api.models import BadModelName, ModelRef, parse_model
+from qwen_loader import words
+from qwen_loader.gate import Policy
+from qwen_loader.pipeline import STEPS_MIN, Device, Dtype
+
+SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
+PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
+
+_EXAMPLES = """examples:
+  qwen-loader qwen-image-edit                           wait, load on the GPU, print the path
+  qwen-loader qwen-image-edit --keep                    the same, and hold it until a signal
+  qwen-loader qwen-image-edit --edit cat.png --prompt "Give the cat a red hat" --output hat.png
+  qwen-loader org/name@v1 -- python serve.py            wait, then become that command: HF_HUB_OFFLINE=1, and the
+                                                        verified files are in $QWEN_MODEL_PATH
+  qwen-loader qwen-image-edit --timeout 0 --json        is it ready, right now?
+
+exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 token or licence, 6 network, 9 disk full, 10 wrong content,
+69 no daemon and nothing on the disk, 75 timeout, 126/127 COMMAND cannot run/not found, 130/143 signals, 1 other"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit:
+    """One picture to edit."""
+
+    image: Path
+    prompt: str
+    output: Path
+    steps: int | None
+    size_px: int | None
+    seed: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """What the command line asks for."""
+
+    ref: ModelRef
+    device: Device
+    dtype: Dtype
+    timeout_s: float | None
+    fallback: Literal["hub", "none"]
+    edit: Edit | None
+    policy: Policy
+    cache_dir: Path | None
+    socket: Path | None
+    json: bool
+    name: str
+    keep: bool
+    debug: bool
+    command: tuple[str, ...]
+
+
+class UsageError(ValueError):
+    """The command line cannot be followed; the message says why."""
+
+
+def read_arguments(argv: Sequence[str]) -> Asked:
+    """Read the command line (without the program's name). Raises UsageError; SystemExit(0) after --help."""
+    own, separator, command = _split(argv)
+    given = _parser().parse_args(own)
+    if separator and not command:
+        raise UsageError("nothing stands behind '--'")
+    for name in ("edit", "json", "keep"):
+        if command and getattr(given, name):
+            raise UsageError(f"--{name} is for qwen-loader's own loading, and COMMAND takes its place")
+    if command and given.fallback == "hub":
+        raise UsageError("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files")
+    try:
+        ref = parse_model(given.model, revision=given.revision)
+    except BadModelName as error:
+        raise UsageError(str(error)) from error
+    return Asked(
+        ref=ref,
+        device=given.device,
+        dtype=given.dtype,
+        timeout_s=given.timeout,
+        fallback=given.fallback,
+        edit=_read_edit(given),
+        policy=Policy(allow_code=given.allow_code, allow_pickle=given.allow_pickle),
+        cache_dir=given.cache_dir,
+        socket=given.socket,
+        json=given.json,
+        name=given.name or f"qwen-loader-{os.getpid()}",
+        keep=given.keep,
+        debug=given.debug,
+        command=tuple(command),
+    )
+
+
+def _split(argv: Sequence[str]) -> tuple[list[str], bool, list[str]]:
+    if "--" not in argv:
+        return list(argv), False, []
+    at = list(argv).index("--")
+    return list(argv[:at]), True, list(argv[at + 1 :])
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(
+        prog="qwen-loader",
+        usage="qwen-loader MODEL [options]\n       qwen-loader MODEL [options] -- COMMAND [ARGUMENT ...]",
+        description="Wait until a model is complete and verified, then load it from local files only.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", metavar="MODEL", help="an alias (qwen-image-edit), org/name or org/name@revision")
+    waiting = parser.add_argument_group("waiting")
+    waiting.add_argument("--revision", metavar="REVISION", help="a branch, a tag or a commit (default: main)")
+    waiting.add_argument("--timeout", metavar="S", type=_seconds, help="give up after S seconds; 0: look once")
+    waiting.add_argument("--socket", metavar="PATH", type=Path, help="the daemon's control socket")
+    waiting.add_argument("--cache-dir", metavar="DIR", type=Path, help="the Hub cache looked at without a daemon")
+    waiting.add_argument("--name", metavar="NAME", help="this loader's name in the monitor (default: qwen-loader-PID)")
+    waiting.add_argument("--allow-code", action="store_true", help="let in repositories that bring code")
+    waiting.add_argument("--allow-pickle", action="store_true", help="let in pickled weights (they are never read)")
+    loading = parser.add_argument_group("loading")
+    loading.add_argument("--device", choices=get_args(Device), default="auto", help="default: cuda if there is one")
+    loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help="default: as stored")
+    loading.add_argument(
+        "--fallback",
+        choices=("hub", "none"),
+        default="none",
+        help="hub: when the daemon gives up, let diffusers fetch the model itself, unverified (default: none)",
+    )
+    loading.add_argument("--keep", action="store_true", help="hold the pipeline until a signal")
+    editing = parser.add_argument_group("editing one picture")
+    editing.add_argument("--edit", metavar="IN.png", type=Path, help="the picture")
+    editing.add_argument("--prompt", metavar="TEXT", help="what to do with it")
+    editing.add_argument("--output", metavar="OUT.png", type=Path, help="where the result goes")
+    editing.add_argument("--steps", metavar="N", type=int, help=f"at least {STEPS_MIN} (default: the pipeline's)")
+    editing.add_argument("--size", metavar="N", type=int, help="side in pixels (default: the pipeline's)")
+    editing.add_argument("--seed", metavar="N", type=int, default=0, help="of the noise (default: %(default)s)")
+    output = parser.add_argument_group("output")
+    output.add_argument("--json", action="store_true", help="one JSON object on standard output")
+    output.add_argument("--debug", action="store_true", help="show tracebacks")
+    return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 <= seconds < float("inf"):
+        raise ValueError(text)
+    return seconds
+
+
+def _read_edit(given: argparse.Namespace) -> Edit | None:
+    if given.edit is None:
+        for name in ("prompt", "output", "steps", "size"):
+            if getattr(given, name) is not None:
+                raise UsageError(f"--{name} needs --edit IN.png")
+        return None
+    if given.prompt is None or given.output is None:
+        raise UsageError("--edit needs --prompt TEXT and --output OUT.png")
+    if given.steps is not None and given.steps < STEPS_MIN:
+        raise UsageError(f"--steps {given.steps}: at least {STEPS_MIN} are needed; with one, the picture is black")
+    if given.size is not None and given.size < SIZE_MIN_PX:
+        raise UsageError(f"--size {given.size}: at least {SIZE_MIN_PX} pixels are needed")
+    if not os.access(given.edit, os.R_OK) or not given.edit.is_file():
+        raise UsageError(f"{words.printable(str(given.edit))} is not a picture that can be read")
+    if given.output.suffix.lower() not in PICTURE_ENDINGS or not given.output.parent.is_dir():
+        raise UsageError(f"--output must end in {', '.join(PICTURE_ENDINGS)} and lie in a folder that exists")
+    return Edit(
+        image=given.edit,
+        prompt=given.prompt,
+        output=given.output,
+        steps=given.steps,
+        size_px=given.size,
+        seed=given.seed,
+    )

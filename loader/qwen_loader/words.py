@@ -1,0 +1,116 @@
+"""What the loader says to people, and the exit code that goes with each error code. Pure tables and formatting.
+
+The daemon speaks in codes; the loader needs only the few sentences that tell why a GPU process does not start. The
+monitor has the full table, in two languages; neither may import the other.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Sequence
+
+from qwen_api.events import ModelState
+
+STATES: dict[ModelState, str] = {
+    "queued": "the daemon has not looked at it yet",
+    "checking": "the daemon compares the disk with the listing",
+    "downloading": "the daemon downloads it",
+    "complete": "the daemon is about to say where it is",
+    "incomplete": "files are missing, and the daemon may not fetch them",
+    "paused": "somebody paused it",
+    "waiting": "something failed; the daemon will try again",
+    "failed": "the daemon gave up",
+}
+
+# MODEL stands for the model that was asked for.
+FIXES: dict[str, str] = {
+    "E_AUTH": "give the daemon a valid token",
+    "E_GATED": "accept the terms on the model's page, give the daemon that account's token, then: qwenctl retry MODEL",
+    "E_FORBIDDEN": "give the daemon a token that may read this repository",
+    "E_NOT_FOUND": "check the spelling; for a private repository give the daemon a token",
+    "E_REVISION_NOT_FOUND": "check the part behind '@', or leave it out for main",
+    "E_DISK_FULL": "free some room on the daemon's disk; the download goes on by itself",
+    "E_OFFLINE": "unset HF_HUB_OFFLINE in the daemon's environment, or bring the files by other means",
+}
+
+EXIT_OK, EXIT_OTHER, EXIT_USAGE, EXIT_NOT_FOUND, EXIT_INCOMPLETE, EXIT_AUTH, EXIT_NETWORK = range(7)
+EXIT_DISK_FULL, EXIT_CHECKSUM = 9, 10
+EXIT_NO_DAEMON, EXIT_TIMEOUT, EXIT_CANNOT_RUN, EXIT_NO_COMMAND = 69, 75, 126, 127
+EXIT_SIGNAL = 128  # and the signal's number, as a shell tells it
+
+_EXITS: dict[str, int] = {
+    "E_USAGE": EXIT_USAGE,
+    "E_NOT_FOUND": EXIT_NOT_FOUND,
+    "E_REVISION_NOT_FOUND": EXIT_NOT_FOUND,
+    "E_FILE_NOT_FOUND": EXIT_NOT_FOUND,
+    "E_UNKNOWN_MODEL": EXIT_NOT_FOUND,
+    "E_MODEL_REMOVED": EXIT_NOT_FOUND,
+    "E_INCOMPLETE": EXIT_INCOMPLETE,
+    "E_OFFLINE": EXIT_INCOMPLETE,
+    "E_AUTH": EXIT_AUTH,
+    "E_GATED": EXIT_AUTH,
+    "E_FORBIDDEN": EXIT_AUTH,
+    **dict.fromkeys(
+        ("E_NETWORK", "E_DNS", "E_TLS", "E_PROXY", "E_TIMEOUT", "E_STALLED", "E_HTTP", "E_CAPTIVE_PORTAL"),
+        EXIT_NETWORK,
+    ),
+    "E_DISK_FULL": EXIT_DISK_FULL,
+    "E_CORRUPT": EXIT_CHECKSUM,
+    "E_DAEMON_DOWN": EXIT_NO_DAEMON,
+    "E_SOCKET_DENIED": EXIT_NO_DAEMON,
+    "E_WAIT_TIMEOUT": EXIT_TIMEOUT,
+}
+
+_NAMES_SHOWN = 5  # of a list of files in one message; all of them are in --json
+
+
+def exit_code(code: str) -> int:
+    """The exit code of an error code; 1 for one that has none of its own."""
+    return _EXITS.get(code, EXIT_OTHER)
+
+
+def size_text(size_bytes: int) -> str:
+    """Decimal units, as the Hub's own pages show them: `30.1 GB`."""
+    value = float(size_bytes)
+    for unit in ("B", "kB", "MB", "GB"):
+        if value < 1000:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1000
+    return f"{value:.1f} TB"
+
+
+def progress_text(*, done_bytes: int, size_bytes: int, rate_bps: int = 0) -> str:
+    """`52 % 30.1/57.7 GB 84.9 MB/s`; never 100 % before the end; empty while the size is unknown."""
+    if size_bytes <= 0:
+        return ""
+    percent = 100 if done_bytes >= size_bytes else min(99, 100 * done_bytes // size_bytes)
+    whole, unit = size_text(size_bytes).split(" ")
+    scale = 1000 ** ("B", "kB", "MB", "GB", "TB").index(unit)
+    done = f"{done_bytes / scale:.1f}" if scale > 1 else str(done_bytes)
+    text = f"{percent} % {done}/{whole} {unit}"
+    return f"{text} {size_text(rate_bps)}/s" if rate_bps else text
+
+
+def files_text(count: int, what: str) -> str:
+    """`1 file missing`, `3 files missing`."""
+    return f"{count} file{'' if count == 1 else 's'} {what}"
+
+
+def names_text(names: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    shown = ", ".join(names[:_NAMES_SHOWN])
+    more = len(names) - _NAMES_SHOWN
+    return f"{shown} and {more} more" if more > 0 else shown
+
+
+def error_text(code: str, what: str, why: str, fix: str) -> str:
+    """What, why and fix on three lines, safe to print."""
+    lines = [f"error[{code}]: {what}"]
+    lines += [f"  why: {why}"] if why else []
+    lines += [f"  fix: {fix}"] if fix else []
+    return "\n".join(printable(line) for line in lines)
+
+
+def printable(text: str) -> str:
+    """Control, direction and other invisible characters as escapes: names and details come from the network."""
+    return "".join(c if c == " " or unicodedata.category(c)[0] not in "CZ" else ascii(c)[1:-1] for c in text)
