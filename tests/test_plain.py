@@ -17,7 +17,7 @@ import pytest
 from qwen_api import events as e
 from qwen_api.client import Client, DaemonRefused, Follower
 from qwen_api.models import ModelRef
-from qwen_api.status import Status
+from qwen_api.status import Status, fold
 from qwen_monitor.__main__ import can_draw, main
 from qwen_monitor.display import ASCII, UNICODE
 from qwen_monitor.plain import Plain, follow, follow_json
@@ -94,8 +94,6 @@ def test_a_summary_comes_every_thirty_seconds_while_something_is_to_do() -> None
 
 
 def status_of(events: list[e.Event]) -> Status:
-    from qwen_api.status import fold
-
     status = Status(version="1.2.3")
     for event in events:
         status = fold(status, event)
@@ -200,7 +198,7 @@ def test_the_events_socket_takes_no_commands(daemon: FakeDaemon) -> None:
     assert download.MODEL in reader.state().models
     with pytest.raises(DaemonRefused) as refusal:
         reader.pause(download.MODEL)
-    assert refusal.value.problem.code == "E_READ_ONLY"
+    assert refusal.value.problem.code == "E_READ_ONLY_SOCKET"
     assert Client(daemon.control).version().epoch == "epoch-1"
 
 
@@ -230,7 +228,7 @@ def test_once_says_each_model_and_exits_with_4_until_all_are_complete(
     daemon.say(*download.completed())
     assert main(arguments) == 0
     assert "complete 100.0% 30.1/30.1 GB, 8/8 files verified" in capsys.readouterr().out
-    assert main([*arguments, "org/other"]) == 4
+    assert main([*arguments, "org/other"]) == 3
     assert "error[E_UNKNOWN_MODEL]: org/other is not wanted by this daemon" in capsys.readouterr().err
 
 

@@ -183,7 +183,9 @@ class FakeDaemon:
             return _problem(self._refusals.popleft())
         sockname = request.transport.get_extra_info("sockname") if request.transport else ""
         if sockname == str(self.events) and request.method != "PUT":
-            problem = commands.Problem(title="this socket only answers questions", status=403, code="E_READ_ONLY")
+            problem = commands.Problem(
+                title="this socket only answers questions", status=403, code="E_READ_ONLY_SOCKET"
+            )
             return _problem(problem)
         return await self._handled(request, handler)
 

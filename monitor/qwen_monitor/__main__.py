@@ -1,0 +1,194 @@
+"""`qwen-monitor`: chooses between the screen, plain lines and JSON, and translates endings into exit codes.
+
+Textual paints even where there is no terminal, so it is imported only after all three standard streams were found to
+be one (it paints on stderr).
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import signal
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, Follower, find_socket
+from qwen_api.models import BadModelName, ModelRef, parse_model
+from qwen_api.status import Status, encode_status
+from qwen_monitor import exits
+from qwen_monitor.display import Glyphs, choose_glyphs
+from qwen_monitor.pace import Pace
+from qwen_monitor.plain import Plain, follow, follow_json
+from qwen_monitor.sentences import error_text
+from qwen_monitor.summary import model_line
+from qwen_monitor.view import View, matches
+
+REFRESH_S, REFRESH_SSH_S = 0.5, 1.0
+REFRESH_MIN_S, REFRESH_MAX_S = 0.5, 60.0
+STREAMS = ("stdin", "stdout", "stderr")
+
+_EXAMPLES = """\
+examples:
+  qwen-monitor                            every model, on the whole terminal
+  qwen-monitor qwen-image-edit            one model (alias, org/name or org/name@revision)
+  qwen-monitor --once && start-my-app     exit code 0: complete, 4: not yet, 69: no daemon
+  qwen-monitor --plain >> download.log    a line for each event, a summary every 30 s
+  qwen-monitor --json | jq 'select(.type == "file.retry")'
+
+keys: q quit, p pause or resume, r retry now, v verify, / filter, a all files, Tab next model, ? help
+"""
+
+
+class Signalled(BaseException):
+    """A signal asked to end; raised from its handler wherever the program waits."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    arguments = _parser().parse_args(argv)
+    try:
+        wanted = parse_model(arguments.model) if arguments.model else None
+    except BadModelName as error:
+        print(error_text("E_USAGE", "no such model name", str(error)), file=sys.stderr)
+        return exits.USAGE
+    glyphs = choose_glyphs(os.environ, sys.stdout.encoding, arguments.ascii)
+    find = partial(find_socket, os.environ, arguments.socket)
+    try:
+        return _chosen(arguments, find, wanted, glyphs)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        return 0
+
+
+def _chosen(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:
+    if arguments.once:
+        return _once(find, wanted, glyphs, as_json=arguments.json)
+    if not arguments.plain and not arguments.json and can_draw(os.environ, _terminals()):
+        if importlib.util.find_spec("textual"):
+            return _on_screen(arguments, find, wanted, glyphs)
+        print("plain lines; for the whole screen: pip install 'qwen-daemon[monitor]'", file=sys.stderr)
+    return _as_lines(arguments, find, wanted, glyphs)
+
+
+def can_draw(env: Mapping[str, str], terminals: Mapping[str, bool]) -> bool:
+    """True if all of STREAMS are terminals and TERM names one that can move its cursor."""
+    return all(terminals.get(name, False) for name in STREAMS) and env.get("TERM", "") not in ("", "dumb")
+
+
+def _terminals() -> dict[str, bool]:
+    streams = {"stdin": sys.stdin, "stdout": sys.stdout, "stderr": sys.stderr}
+    return {name: stream is not None and stream.isatty() for name, stream in streams.items()}
+
+
+def _on_screen(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:
+    if arguments.no_wait:
+        try:
+            find()
+        except DaemonUnreachable as error:
+            return _no_daemon(error)
+    from qwen_monitor.monitor import Monitor, watch  # 0.2 s and 20 MB that lines do not need
+
+    slow = "SSH_CONNECTION" in os.environ
+    view = View(wanted=wanted, read_only=arguments.read_only)
+    refresh_s = arguments.refresh or (REFRESH_SSH_S if slow else REFRESH_S)
+    code, lines = watch(Monitor(Follower(find), find, view=view, glyphs=glyphs, refresh_s=refresh_s))
+    print("\n".join(lines))
+    return code
+
+
+def _as_lines(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:
+    follower, plain = Follower(find), Plain(glyphs=glyphs, wanted=wanted)
+    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+        signal.signal(number, _raise_signalled)
+    try:
+        if arguments.json:
+            return follow_json(follower, plain, sys.stdout.buffer, sys.stderr, no_wait=arguments.no_wait)
+        no_wait: bool = arguments.no_wait
+        return follow(follower, plain, sys.stdout, sys.stderr, no_wait=no_wait, monotonic=time.monotonic, wall=_now)
+    except Signalled as ended:
+        if not arguments.json:
+            print("\n".join(plain.summary(follower.status, _now())), flush=True)
+        return ended.exit_code
+
+
+def _once(find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs, *, as_json: bool) -> int:
+    try:
+        status = Client(find()).state()
+    except DaemonUnreachable as error:
+        return _no_daemon(error)
+    except DaemonRefused as error:
+        problem = error.problem
+        print(error_text(problem.code, problem.title, problem.detail, problem.fix), file=sys.stderr)
+        return exits.DAEMON_DOWN
+    if as_json:
+        sys.stdout.buffer.write(encode_status(status) + b"\n")
+    return _report(status, wanted, glyphs, silent=as_json)
+
+
+def _report(status: Status, wanted: ModelRef | None, glyphs: Glyphs, *, silent: bool) -> int:
+    models = [m for m in status.models.values() if matches(m, wanted)]
+    if not models:
+        what = f"{wanted} is not wanted by this daemon" if wanted else "no model is wanted by this daemon"
+        fix = f"ask for it with: qwenctl add {wanted or 'MODEL'}"
+        print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
+        return exits.NOT_FOUND if wanted else exits.INCOMPLETE
+    for model in models:
+        if not silent:
+            print(model_line(model, Pace(), glyphs))
+    return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
+
+
+def _no_daemon(error: DaemonUnreachable) -> int:
+    print(error_text(error.code, "cannot reach the daemon", error.why, error.fix), file=sys.stderr)
+    return exits.DAEMON_DOWN
+
+
+def _raise_signalled(number: int, _frame: FrameType | None) -> NoReturn:
+    raise Signalled(number)
+
+
+def _now() -> datetime:
+    return datetime.now(UTC).astimezone()
+
+
+def _refresh(text: str) -> float:
+    seconds = float(text)
+    if not REFRESH_MIN_S <= seconds <= REFRESH_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text} is not between {REFRESH_MIN_S} and {REFRESH_MAX_S:.0f} seconds")
+    return seconds
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="qwen-monitor",
+        description="Watch qwen-daemon download, verify and serve models.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="show only this model")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's control socket")
+    form = parser.add_argument_group("form (chosen by itself when the output is no terminal)")
+    form.add_argument("--plain", action="store_true", help="one line for each event, a summary every 30 s")
+    form.add_argument("--json", action="store_true", help="the event stream as it comes; with --once the state")
+    form.add_argument("--once", action="store_true", help="print one line for each model and exit (0, 4 or 69)")
+    form.add_argument("--ascii", action="store_true", help="no signs beyond ASCII")
+    form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help="draw every SECONDS (0.5; over SSH 1)")
+    parser.add_argument("--no-wait", action="store_true", help="exit 69 when there is no daemon, instead of waiting")
+    parser.add_argument("--read-only", action="store_true", help="keys that command the daemon do nothing")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

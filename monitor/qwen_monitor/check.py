@@ -1,0 +1,234 @@
+"""`qwenctl check` and the disk side of `status`: is this model or folder complete, and what would make it so.
+
+Works with no daemon and no network. What should be there comes from the cached listing, else from the Hub (a process
+of the daemon's package), else from the model's own files; `qwen_api.report` decides, `report_text` says it.
+"""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+
+import msgspec
+
+from qwen_api import places
+from qwen_api.inventory import (
+    Inventory,
+    Snapshot,
+    explain_mismatch,
+    find_snapshot,
+    listing_beside,
+    look,
+)
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.models import ModelRef, is_commit, is_repo
+from qwen_api.report import Report, make_report
+from qwen_api.snapshots import snapshot_parts
+from qwen_monitor import exits
+from qwen_monitor.console import Console
+from qwen_monitor.display import safe
+from qwen_monitor.exits import Refusal
+from qwen_monitor.hash_run import HashJob, hash_all
+from qwen_monitor.listing import ask_hub, cached_listing
+from qwen_monitor.patterns import keep_wanted
+from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
+
+# Answers of the Hub that no other source of knowledge can contradict, if nothing of the model is here.
+_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED")
+
+
+class Wish(msgspec.Struct, frozen=True, kw_only=True):
+    """What was asked for: a model in a cache or a folder, which of its files, and how deep to look."""
+
+    cache: Path
+    ref: ModelRef | None = None
+    folder: Path | None = None
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    full: bool = False
+    may_ask_hub: bool = True
+    names_cache: bool = False  # --cache-dir was given, so the command to repeat must give it too
+
+
+class Subject(msgspec.Struct, frozen=True, kw_only=True):
+    """What was found to compare: a folder (it need not exist) and perhaps the listing it should match."""
+
+    folder: Path
+    commit: str = ""
+    manifest: Manifest | None = None
+
+
+def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
+    """Look at the disk and compare. Raises Refusal if there is nothing to compare with at all."""
+    subject = _find_subject(wish, console)
+    manifest = subject.manifest
+    if manifest is not None:
+        manifest = keep_wanted(manifest, wish.include, wish.exclude)
+    elif wish.include or wish.exclude:
+        console.hint("no listing is known, so --include and --exclude are not applied")
+    inventory = look(subject.folder)
+    hashes = _hashes(manifest, inventory, console) if wish.full else {}
+    report = make_report(
+        ref=wish.ref,
+        inventory=inventory,
+        manifest=manifest,
+        hashes=hashes,
+        explanations=_explanations(manifest, inventory, hashes),
+        folder=subject.folder,
+        commit=subject.commit,
+    )
+    return report, _advice(report, wish)
+
+
+def print_check(
+    report: Report, advice: Advice, console: Console, *, all_files: bool = False, short: bool = False
+) -> int:
+    """The report on stdout; the exit code: 0 complete, 4 not."""
+    if console.as_json:
+        console.json(msgspec.to_builtins(report) | {"advice": advice})
+    else:
+        signs = EMOJI if console.emoji else WORDS
+        console.data(report_lines(report, advice, signs=signs, glyphs=console.glyphs, all_files=all_files, short=short))
+    return exits.OK if report.complete else exits.INCOMPLETE
+
+
+def _find_subject(wish: Wish, console: Console) -> Subject:
+    if wish.folder is not None:
+        return _find_folder(wish, wish.folder, console)
+    assert wish.ref is not None, "a wish names a model or a folder"
+    found = find_snapshot(wish.cache, wish.ref)
+    if found is not None and found.manifest is not None:
+        _say_how_found(found, console)
+        return Subject(folder=found.folder, commit=found.commit, manifest=found.manifest)
+    if found is not None:
+        if found.listing_error:
+            console.hint(f"the cached listing cannot be used: {safe(found.listing_error)}")
+        pinned = ModelRef(repo=wish.ref.repo, revision=found.commit)
+        return Subject(folder=found.folder, commit=found.commit, manifest=_ask(pinned, wish, console, is_here=True))
+    manifest = _ask(wish.ref, wish, console, is_here=False)
+    if manifest is None:
+        return Subject(folder=places.repo_dir(wish.cache, wish.ref.repo) / "snapshots" / wish.ref.revision)
+    folder = places.snapshot_dir(wish.cache, wish.ref.repo, manifest.commit)
+    return Subject(folder=folder, commit=manifest.commit, manifest=manifest)
+
+
+def _find_folder(wish: Wish, folder: Path, console: Console) -> Subject:
+    """A folder given by its path. `--model` says what it should be; else its own bookkeeping or its path may."""
+    if not folder.is_dir():
+        raise Refusal("E_NOT_FOUND", f"{folder} is not a folder", "there is nothing at this path", "check the path")
+    parts = snapshot_parts(folder)
+    if wish.ref is not None:
+        manifest = cached_listing(wish.cache, wish.ref) or _ask(wish.ref, wish, console, is_here=True)
+    else:
+        manifest = listing_beside(folder)
+        if manifest is None and parts is not None and is_repo(parts.repo) and is_commit(parts.commit):
+            manifest = _ask(ModelRef(repo=parts.repo, revision=parts.commit), wish, console, is_here=True)
+    return Subject(folder=folder, commit=manifest.commit if manifest else "", manifest=manifest)
+
+
+def _ask(ref: ModelRef, wish: Wish, console: Console, *, is_here: bool) -> Manifest | None:
+    """The Hub's listing, or None with a hint why not; a refusal that settles the matter is raised."""
+    if not wish.may_ask_hub:
+        return None
+    try:
+        return ask_hub(ref, console.env)
+    except Refusal as error:
+        if error.code in _FINAL and not is_here:
+            raise
+        why = f" ({safe(error.why)})" if error.why else ""
+        console.hint(f"no listing from the Hub: {safe(error.what)}{why}")
+        return None
+
+
+def _say_how_found(found: Snapshot, console: Console) -> None:
+    if found.found_by == "newest":
+        console.hint(f"the cache does not say which commit is main; the newest snapshot is {found.commit[:8]}")
+
+
+def _hashes(manifest: Manifest | None, inventory: Inventory, console: Console) -> Mapping[str, str]:
+    if manifest is None:
+        console.hint("no listing is known, so there are no hashes to compare with")
+        return {}
+    found = inventory.by_path()
+    return hash_all(
+        [
+            _job(file, Path(inventory.folder))
+            for file in manifest.files
+            if (here := found.get(file.path)) and here.size_bytes == file.size_bytes and here.cause != "not_a_file"
+        ],
+        console,
+    )
+
+
+def _job(file: WantedFile, folder: Path) -> HashJob:
+    return HashJob(
+        path=file.path,
+        file=folder / file.path,
+        size_bytes=file.size_bytes,
+        algorithm="sha256" if file.sha256 else "git-sha1",
+    )
+
+
+def _explanations(manifest: Manifest | None, inventory: Inventory, hashes: Mapping[str, str]) -> dict[str, str]:
+    """For every hash that is wrong, what a closer look at the file shows."""
+    wanted = manifest.by_path() if manifest else {}
+    found: dict[str, str] = {}
+    for path, digest in hashes.items():
+        if digest != wanted[path].etag:
+            try:
+                found[path] = explain_mismatch(Path(inventory.folder) / path)
+            except OSError:
+                continue
+    return found
+
+
+def _advice(report: Report, wish: Wish) -> Advice:
+    if report.complete:
+        return Advice()
+    place = wish.folder or wish.cache
+    return Advice(
+        command=_command(report, wish),
+        fetch_bytes=fetch_bytes(report) if report.source == "listing" else None,
+        free_bytes=free_bytes(place),
+        place=str(place),
+    )
+
+
+def fetch_bytes(report: Report) -> int:
+    """Bytes that a download would fetch at most: what the daemon kept of unfinished ones is not fetched again."""
+    return sum(
+        max(0, p.expected_bytes - (p.found_bytes if p.cause == "unfinished_download" else 0))
+        for p in report.findings
+        if p.expected_bytes is not None
+    )
+
+
+def free_bytes(place: Path) -> int | None:
+    """Room on the file system that `place` is on, or will be on."""
+    for folder in (place, *place.absolute().parents):
+        try:
+            return shutil.disk_usage(folder).free
+        except OSError:
+            continue
+    return None
+
+
+def _command(report: Report, wish: Wish) -> str:
+    """The exact command that makes it complete; "" for a folder of which nobody knows the repository."""
+    ref = wish.ref
+    parts = snapshot_parts(wish.folder) if wish.folder is not None else None
+    cache = wish.cache if wish.names_cache else None
+    if parts is not None and is_repo(parts.repo):
+        ref, cache = ModelRef(repo=parts.repo, revision=parts.commit), parts.cache
+    elif wish.folder is not None:
+        return ""  # a plain folder is not the cache, which is all that a download fills
+    if ref is None:
+        return ""
+    words = ["qwenctl", "download", ref.repo]
+    words += ["--revision", ref.revision] if ref.revision != "main" else []
+    words += [word for pattern in wish.include for word in ("--include", pattern)]
+    words += [word for pattern in wish.exclude for word in ("--exclude", pattern)]
+    words += ["--cache-dir", str(cache)] if cache is not None else []
+    return shlex.join(words)

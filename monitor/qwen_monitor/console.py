@@ -1,0 +1,92 @@
+"""Where a command writes and what it may assume of the terminal: data to stdout, progress and hints to stderr.
+
+Every command gets a `Console` instead of reaching for sys and os, so that what it prints can be followed from its
+arguments. Sentences come from `sentences`; names are made safe by whoever puts them into a line.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TextIO
+
+import msgspec
+
+from qwen_api import places
+from qwen_monitor.display import Glyphs, choose_glyphs
+from qwen_monitor.exits import Refusal
+from qwen_monitor.sentences import error_text
+
+_CLEAR_LINE = "\r\x1b[K"
+
+
+class Console:
+    """Standard streams, environment and the signs that may be used on them. `quiet` drops hints and progress."""
+
+    def __init__(
+        self,
+        env: Mapping[str, str],
+        out: TextIO,
+        err: TextIO,
+        *,
+        as_json: bool = False,
+        emoji: bool = False,
+        ascii_only: bool = False,
+        quiet: bool = False,
+    ) -> None:
+        self.env = env
+        self.as_json = as_json
+        self.quiet = quiet
+        self.err = err
+        self.is_terminal = err.isatty() and env.get("TERM", "") not in ("", "dumb")
+        self.asks = sys.stdin is not None and sys.stdin.isatty() and err.isatty()
+        self.glyphs: Glyphs = choose_glyphs(env, out.encoding, ascii_only)
+        self.err_glyphs: Glyphs = choose_glyphs(env, err.encoding, ascii_only)
+        self.emoji = emoji or (out.isatty() and not self.glyphs.is_ascii)
+        self._out = out
+        self._has_progress = False
+
+    def data(self, lines: Iterable[str]) -> None:
+        """Lines that the command was asked for."""
+        self.end_progress()
+        self._out.writelines(f"{line}\n" for line in lines)
+        self._out.flush()
+
+    def json(self, value: object) -> None:
+        """One JSON document; structs and mappings of them."""
+        self.data([msgspec.json.encode(value).decode()])
+
+    def hint(self, text: str) -> None:
+        """A remark beside the data."""
+        if not self.quiet:
+            self.end_progress()
+            self.err.write(f"{text}\n")
+            self.err.flush()
+
+    def progress(self, text: str) -> None:
+        """The line that is rewritten in place; only for a terminal."""
+        if self.is_terminal and not self.quiet:
+            self.err.write(f"{_CLEAR_LINE}{text}")
+            self.err.flush()
+            self._has_progress = True
+
+    def end_progress(self) -> None:
+        """Wipe the rewritten line so that the next line stands alone."""
+        if self._has_progress:
+            self.err.write(_CLEAR_LINE)
+            self.err.flush()
+            self._has_progress = False
+
+    def refuse(self, error: Refusal) -> None:
+        """The three lines of an error; with --json the same on stdout as `{"error": ...}`."""
+        self.end_progress()
+        self.err.write(error_text(error.code, error.what, error.why, error.fix, self.err_glyphs) + "\n")
+        self.err.flush()
+        if self.as_json:
+            facts = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
+            self.json({"error": facts})
+
+    def cache(self, given: Path | None) -> Path:
+        """The Hub cache that was named, or the one of the environment."""
+        return given.expanduser().absolute() if given else places.hub_cache(self.env)

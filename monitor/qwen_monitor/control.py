@@ -1,0 +1,185 @@
+"""`qwenctl`: one-shot commands. Reads the arguments, calls the one module that a command needs, ends with its code.
+
+Everything heavy is imported by the command that uses it. Errors have three lines on stderr (what, why, fix); data
+goes to stdout, progress and hints to stderr; Ctrl-C ends with 130 after everything begun was put away.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from collections.abc import Sequence
+from types import FrameType
+from typing import TYPE_CHECKING, NoReturn
+
+from qwen_monitor.control_arguments import UsageError, parse
+
+if TYPE_CHECKING:  # importing these costs more than all that --help needs
+    import argparse
+    from pathlib import Path
+
+    from qwen_api.models import ModelRef
+    from qwen_monitor.console import Console
+
+EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command; returns the exit code."""
+    try:
+        try:
+            arguments = parse(sys.argv[1:] if argv is None else argv)
+        except UsageError as error:
+            return _usage(error)
+        return _run(arguments)
+    except KeyboardInterrupt:
+        return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        return 0
+
+
+def _usage(error: UsageError) -> int:
+    from qwen_monitor.sentences import error_text
+
+    print(error_text("E_USAGE", "the command cannot be understood", error.why, error.fix), file=sys.stderr)
+    return EXIT_USAGE
+
+
+def _run(arguments: argparse.Namespace) -> int:
+    from qwen_api.client import DaemonRefused, DaemonUnreachable
+    from qwen_api.models import BadModelName
+    from qwen_monitor.console import Console
+    from qwen_monitor.exits import Ended, Refusal, exit_code_of, refusal_of
+
+    console = Console(
+        os.environ,
+        sys.stdout,
+        sys.stderr,
+        as_json=arguments.json,
+        emoji=arguments.emoji,
+        ascii_only=arguments.ascii,
+        quiet=getattr(arguments, "quiet", False),
+    )
+    _hear_signals()
+    try:
+        return _command(arguments, console)
+    except Refusal as error:
+        refusal = error
+    except DaemonRefused as error:
+        refusal = refusal_of(error.problem)
+    except DaemonUnreachable as error:
+        refusal = Refusal(error.code, "the daemon cannot be reached", error.why, error.fix)
+    except BadModelName as error:
+        refusal = Refusal("E_USAGE", "no such model name", str(error), _path_hint(arguments))
+    except (KeyboardInterrupt, Ended) as ended:
+        console.end_progress()
+        return ended.exit_code if isinstance(ended, Ended) else EXIT_INTERRUPTED
+    console.refuse(refusal)
+    return exit_code_of(refusal.code)
+
+
+def _command(arguments: argparse.Namespace, console: Console) -> int:
+    command: str = arguments.command
+    if command == "check":
+        return _check(arguments, console)
+    if command in ("download", "add"):
+        return _fetch(arguments, console)
+    if command in ("status", "ls", "version"):
+        from qwen_monitor import control_status
+
+        if command == "status":
+            return control_status.status(arguments, _maybe_ref(arguments.model), console)
+        return control_status.ls(arguments, console) if command == "ls" else control_status.version(arguments, console)
+    from qwen_monitor import control_orders
+
+    if command == "events":
+        return control_orders.events(arguments, _maybe_ref(arguments.model), console)
+    ref = _ref(arguments.model)
+    if command == "rm":
+        return control_orders.remove(arguments, ref, console)
+    if command == "wait":
+        return control_orders.wait(arguments, ref, console)
+    return control_orders.order(arguments, arguments.command, ref, console)
+
+
+def _check(arguments: argparse.Namespace, console: Console) -> int:
+    from qwen_monitor.check import Wish, check, print_check
+    from qwen_monitor.exits import Refusal
+
+    subject, model = arguments.subject, arguments.model
+    folder = _as_path(subject) if subject else None
+    if folder is None and subject and model:
+        raise Refusal("E_USAGE", "two models were given", f"{subject!r} and {model!r}", "for a folder write ./folder")
+    name = model if folder is not None else subject or model
+    if folder is None and not name:
+        raise Refusal(
+            "E_USAGE", "no model and no folder was given", fix="qwenctl check MODEL, or: qwenctl check ./folder"
+        )
+    wish = Wish(
+        cache=console.cache(arguments.cache_dir),
+        ref=_ref(name, arguments.revision) if name else None,
+        folder=folder,
+        include=tuple(arguments.include),
+        exclude=tuple(arguments.exclude),
+        full=arguments.verify == "full",
+        names_cache=arguments.cache_dir is not None,
+    )
+    report, advice = check(wish, console)
+    return print_check(report, advice, console, all_files=arguments.all)
+
+
+def _fetch(arguments: argparse.Namespace, console: Console) -> int:
+    from qwen_monitor import control_download
+    from qwen_monitor.exits import Refusal
+
+    if arguments.command == "add":
+        return control_download.add(arguments, _ref(arguments.model, arguments.revision), console)
+    words: list[str] = arguments.words
+    name = arguments.model or (words[0] if words else "")
+    if not name:
+        raise Refusal("E_USAGE", "no model was given", fix="qwenctl download MODEL")
+    arguments.files = words if arguments.model else words[1:]
+    return control_download.download(arguments, _ref(name, arguments.revision), console)
+
+
+def _ref(text: str, revision: str | None = None) -> ModelRef:
+    from qwen_api.models import parse_model
+
+    return parse_model(text, revision=revision)
+
+
+def _maybe_ref(text: str | None) -> ModelRef | None:
+    return _ref(text) if text else None
+
+
+def _as_path(text: str) -> Path | None:
+    """A path is written as one: ./dir, ../dir, ~/dir, /dir, `.` or `..`; anything else names a model."""
+    from pathlib import Path
+
+    if text in (".", "..") or text.startswith(("./", "../", "/", "~/")):
+        return Path(text).expanduser()
+    return None
+
+
+def _path_hint(arguments: argparse.Namespace) -> str:
+    from pathlib import Path
+
+    name = getattr(arguments, "subject", "") or ""
+    return f"for the folder write ./{name}" if name and Path(name).is_dir() else ""
+
+
+def _hear_signals() -> None:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _raise_ended)
+
+
+def _raise_ended(number: int, _frame: FrameType | None) -> NoReturn:
+    from qwen_monitor.exits import Ended
+
+    raise Ended(number)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

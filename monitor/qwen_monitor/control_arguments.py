@@ -1,0 +1,240 @@
+"""What can be written behind `qwenctl`: commands, flags, help and examples; and what was probably meant by a typo.
+
+Only argparse is imported here, so that `--help` and a mistyped flag answer at once. Flags that `hf download` has too
+are spelled and meant as there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+_DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
+_DURATION_MAX_S = 30 * 86_400.0  # threading's own limit is far above; a longer wait is a typing error
+_UNIT_S = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+
+EXAMPLES = """\
+examples:
+  qwenctl check qwen-image-edit                   is it complete? which file is missing, and why
+  qwenctl check ./my-folder --verify full         a plain folder, every byte of it
+  qwenctl download qwen-image-edit                fetch what is missing, resume what was begun
+  qwenctl status --json | jq '.models[].missing'  what is not there yet
+  qwenctl wait qwen-image-edit && start-my-app    start when every byte is verified
+
+MODEL is an alias (qwen-image-edit), org/name, or org/name@revision.
+exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 access, 6 network, 7 stopped, 9 disk full, 10 corrupt,
+            69 no daemon, 75 wait timed out, 130 Ctrl-C
+"""
+
+
+class UsageError(Exception):
+    """What was written cannot be understood; `why` and `fix` are for people."""
+
+    def __init__(self, why: str, fix: str) -> None:
+        super().__init__(why)
+        self.why, self.fix = why, fix
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(message, f"see: {self.prog} --help")
+
+
+_Build = Callable[[argparse.ArgumentParser], None]
+
+
+def parse(argv: Sequence[str]) -> argparse.Namespace:
+    """Read the arguments; `.command` names the command. Raises UsageError, and SystemExit for --help."""
+    parser, commands = _parser()
+    if not argv:
+        raise UsageError("no command was given", "see: qwenctl --help")
+    if not argv[0].startswith("-") and argv[0] not in commands:
+        near = _near(argv[0], list(commands))
+        raise UsageError(
+            f"there is no command {argv[0]!r}", (near and f"did you mean: qwenctl {near}") or "qwenctl --help"
+        )
+    arguments, rest = parser.parse_known_args(argv)
+    if rest:
+        raise _unknown(rest[0], commands[arguments.command])
+    return arguments
+
+
+def duration_s(text: str) -> float:
+    """Seconds in `90`, `45s`, `30m`, `2h`, `1h30m`, `1d`."""
+    found = _DURATION.fullmatch(text.strip())
+    seconds = sum(float(n) * _UNIT_S[unit] for unit, n in found.groupdict().items() if n) if found else 0.0
+    if not found or not text.strip() or seconds > _DURATION_MAX_S:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a duration up to 30 days such as 90, 45s, 30m or 1h30m")
+    return seconds
+
+
+def _unknown(word: str, parser: argparse.ArgumentParser) -> UsageError:
+    if not word.startswith("-"):
+        return UsageError(f"{word!r} is one argument too many", f"see: {parser.prog} --help")
+    options = [o for action in parser._actions for o in action.option_strings]
+    near = _near(word.partition("=")[0], options)
+    return UsageError(
+        f"{parser.prog} has no option {word!r}", f"did you mean: {near}" if near else f"{parser.prog} --help"
+    )
+
+
+def _near(word: str, words: Sequence[str]) -> str:
+    from difflib import get_close_matches  # 5 ms that only a typo needs
+
+    return next(iter(get_close_matches(word, words, n=1, cutoff=0.6)), "")
+
+
+def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    parser = _Parser(
+        prog="qwenctl",
+        description="Check, download and command Hugging Face Hub models; the daemon does the work.",
+        epilog=EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
+    made: dict[str, argparse.ArgumentParser] = {}
+    for name, (purpose, examples, build) in _COMMANDS.items():
+        made[name] = commands.add_parser(
+            name,
+            help=purpose,
+            description=purpose[0].upper() + purpose[1:] + ".",
+            epilog=f"examples:\n{examples}" if examples else None,
+            formatter_class=argparse.RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        build(made[name])
+        _add_common(made[name])
+    return parser, made
+
+
+def _add_common(parser: argparse.ArgumentParser) -> None:
+    common = parser.add_argument_group("everywhere")
+    common.add_argument("--json", action="store_true", help="machine-readable answer on stdout; sizes in bytes")
+    common.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's control socket")
+    common.add_argument("--ascii", action="store_true", help="no signs beyond ASCII")
+    common.add_argument("--emoji", action="store_true", help="signs of the report as emoji, also into a pipe")
+
+
+def _model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="alias, org/name or org/name@revision")
+
+
+def _maybe_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", nargs="?", metavar="MODEL", help="alias, org/name or org/name@revision (default: all)")
+
+
+def _choice_of_files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--revision", help="branch, tag or commit (default: main)")
+    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="only these files; repeatable")
+    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="not these files; repeatable")
+
+
+def _cache(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
+
+
+def _check(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("subject", metavar="MODEL|PATH", nargs="?", help="a model in the cache, or a folder as ./dir")
+    parser.add_argument("--model", metavar="MODEL", help="the model; with PATH: compare the folder with its listing")
+    parser.add_argument(
+        "--verify",
+        choices=("sizes", "full"),
+        default="sizes",
+        help="sizes: names, sizes, headers (default); full: hash every byte",
+    )
+    _choice_of_files(parser)
+    _cache(parser)
+    parser.add_argument("--all", action="store_true", help="list every file, good ones too")
+
+
+def _download(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="MODEL [FILE ...]", help="the model, and files if not all of them")
+    parser.add_argument("--model", metavar="MODEL", help="the model, if not given first")
+    _choice_of_files(parser)
+    _cache(parser)
+    parser.add_argument("--token", help="access token (better: HF_TOKEN, which other users cannot see)")
+    parser.add_argument("--dry-run", action="store_true", help="list the files to fetch and their sizes; fetch nothing")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress; the snapshot's path at the end")
+
+
+def _add(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _choice_of_files(parser)
+
+
+def _rm(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("--delete-files", action="store_true", help="delete its files from the cache as well")
+    parser.add_argument("-y", "--yes", action="store_true", help="do not ask")
+
+
+def _verify(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("--quick", action="store_true", help="hash only what was touched since it was verified")
+
+
+def _wait(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("--timeout", type=duration_s, metavar="TIME", help="give up after 90, 45s, 30m or 2h (exit 75)")
+    parser.add_argument("--for", dest="goal", choices=("complete",), default="complete", help="what to wait for")
+    parser.add_argument("--no-wait", action="store_true", help="exit 69 at once when there is no daemon")
+    parser.add_argument("-q", "--quiet", action="store_true", help="no progress")
+
+
+def _events(parser: argparse.ArgumentParser) -> None:
+    _maybe_model(parser)
+    parser.add_argument(
+        "--types", type=lambda text: tuple(text.split(",")), default=(), metavar="GLOBS", help="such as file.*,model.*"
+    )
+    parser.add_argument("--since", type=int, metavar="SEQ", help="begin with the durable events after SEQ")
+    parser.add_argument("--no-follow", action="store_true", help="print what has happened so far, then exit")
+
+
+def _nothing(parser: argparse.ArgumentParser) -> None:
+    del parser
+
+
+_COMMANDS: dict[str, tuple[str, str, _Build]] = {
+    "check": (
+        "say what is missing or broken of a model or a folder, and why (needs no daemon)",
+        "  qwenctl check qwen-image-edit\n"
+        "  qwenctl check Qwen/Qwen-Image-Edit-2511 --verify full\n"
+        "  qwenctl check ./models/qwen --model qwen-image-edit --json",
+        _check,
+    ),
+    "download": (
+        "bring a model to complete and print its path",
+        "  qwenctl download qwen-image-edit\n"
+        "  qwenctl download Qwen/Qwen-Image --exclude '*.md' --dry-run\n"
+        "  MODEL_PATH=$(qwenctl download --quiet qwen-image-edit)",
+        _download,
+    ),
+    "add": ("have the daemon keep a model complete from now on", "  qwenctl add qwen-image-edit", _add),
+    "rm": ("have the daemon want a model no more", "  qwenctl rm qwen-image-2512 --delete-files", _rm),
+    "ls": ("list the models that the daemon keeps", "", _nothing),
+    "status": (
+        "how complete the models are (without a daemon: what the disk shows)",
+        "  qwenctl status\n  qwenctl status qwen-image-edit --json | jq -r '.models[].missing[]'",
+        _maybe_model,
+    ),
+    "pause": ("stop fetching a model; what is recorded stays", "", _model),
+    "resume": ("go on after a pause", "", _model),
+    "retry": ("cut every wait short and try failed files now", "", _model),
+    "verify": ("have the daemon hash a model's files again", "  qwenctl verify qwen-image-edit --quick", _verify),
+    "wait": (
+        "block until a model is complete and verified; prints its path",
+        "  qwenctl wait qwen-image-edit --timeout 2h && exec start-my-app",
+        _wait,
+    ),
+    "events": (
+        "print what the daemon does, as it does it",
+        "  qwenctl events --types 'file.retry,file.failed'\n"
+        "  qwenctl events --json | jq -c 'select(.type == \"file.retry\")'",
+        _events,
+    ),
+    "version": ("versions of this program and of the daemon, and where it keeps things", "", _nothing),
+}

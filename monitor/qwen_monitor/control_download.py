@@ -1,0 +1,277 @@
+"""`qwenctl download` and `add`: bring a model to complete, by the running daemon or by a private one.
+
+Which daemon is a pure decision (`serves`); how it ended is another (`settle`). The bytes are the daemon's work; this
+module asks, follows and reports.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+
+import msgspec
+
+from qwen_api import commands, places
+from qwen_api.client import Client, DaemonUnreachable, Disconnected, find_socket
+from qwen_api.inventory import find_snapshot
+from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus
+from qwen_monitor import exits
+from qwen_monitor.check import Wish, check, fetch_bytes, free_bytes
+from qwen_monitor.console import Console
+from qwen_monitor.display import bytes_text, padded, safe
+from qwen_monitor.exits import Refusal, exit_code_of
+from qwen_monitor.follow_model import follow_model
+from qwen_monitor.host import judge_fit, read_host, weights_bytes
+from qwen_monitor.listing import ask_hub, cached_listing
+from qwen_monitor.patterns import keep_wanted
+from qwen_monitor.private_daemon import PrivateDaemon
+
+LAST_WORDS_S = 30.0  # after its stream ended, a private daemon closes its ledger
+_CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
+_TABLE_WIDTH = 80
+# The Hub's word on these is final: there is nothing that a daemon could do about them either.
+_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_LISTING")
+
+
+class Job(msgspec.Struct, frozen=True, kw_only=True):
+    """What to download. `cache` is None when the caller has no wish, so that a running daemon's own will do."""
+
+    ref: ModelRef
+    include: tuple[str, ...] = ()
+    exclude: tuple[str, ...] = ()
+    cache: Path | None = None
+    endpoint: str = ""
+    has_token: bool = False
+
+
+class Settled(msgspec.Struct, frozen=True, kw_only=True):
+    """How it ended. `code` is "" for complete."""
+
+    code: str = ""
+    detail: str = ""
+
+
+def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
+    """Run the command; the exit code. Raises Refusal."""
+    env = dict(console.env)
+    if arguments.token:
+        env["HF_TOKEN"] = arguments.token  # never argv, which everybody on the machine can read
+        console.hint("hint: --token stands in the process list; HF_TOKEN=... does not")
+    given = arguments.cache_dir.expanduser().absolute() if arguments.cache_dir else None
+    job = Job(
+        ref=ref,
+        include=(*arguments.files, *arguments.include),
+        exclude=tuple(arguments.exclude),
+        cache=given or (places.hub_cache(env) if any(env.get(v) for v in _CACHE_VARIABLES) else None),
+        endpoint=places.endpoint(env) if env.get("HF_ENDPOINT") else "",
+        has_token=bool(arguments.token),
+    )
+    if arguments.dry_run:
+        return _dry_run(job, console)
+    daemon = _running_daemon(job, arguments.socket, console)
+    warn_of_size(job.ref, job, env, console)
+    if daemon is not None:
+        return _by_running(job, daemon, console)
+    return _by_private(job, env, console)
+
+
+def add(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
+    """Ask the running daemon to want a model; the exit code. Raises Refusal and what Client raises."""
+    socket = find_socket(console.env, arguments.socket)
+    job = Job(ref=ref, include=tuple(arguments.include), exclude=tuple(arguments.exclude))
+    warn_of_size(ref, job, console.env, console)
+    accepted = Client(socket).add(_request(job))
+    if console.as_json:
+        console.json(accepted)
+    else:
+        console.data([f"{safe(str(ref), glyphs=console.glyphs)} is wanted"])
+        console.hint(f"watch it with: qwen-monitor {ref}; wait for it with: qwenctl wait {ref}")
+    return exits.OK
+
+
+def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Console) -> None:
+    """Say before the first byte that this machine cannot hold the model, if it is so."""
+    cache = job.cache or places.hub_cache(env)
+    manifest = cached_listing(cache, ref)
+    if manifest is None:
+        try:
+            manifest = ask_hub(ref, env)
+        except Refusal as error:
+            if error.code in _FINAL:
+                raise
+            return  # the daemon tries longer than a warning is worth
+    host = read_host()
+    judgement = judge_fit(
+        weights_bytes(keep_wanted(manifest, job.include, job.exclude)), host.gpu_bytes, host.ram_bytes
+    )
+    if judgement.sentence:
+        console.hint(f"warning: {judgement.sentence}")
+
+
+def serves(version: commands.Version, job: Job) -> str:
+    """Why the running daemon cannot do this job; "" if it can."""
+    if job.has_token:
+        return "it uses its own token, and --token names another"
+    if job.cache is not None and os.path.realpath(version.cache_dir) != os.path.realpath(job.cache):
+        return f"its cache is {version.cache_dir}, not {job.cache}"
+    if job.endpoint and version.endpoint.rstrip("/") != job.endpoint:
+        return f"its endpoint is {version.endpoint}, not {job.endpoint}"
+    return ""
+
+
+def settle(model: ModelStatus | None, has_news: bool, before: ModelStatus | None, job: Job) -> Settled | None:
+    """Whether the model's state ends the command; None to go on.
+
+    `before` is what the daemon knew when it was asked: a bad state of then says nothing until there is news, and a
+    complete one only if the same files were meant.
+    """
+    is_old = before is not None and not has_news
+    if model is None:
+        return Settled(code="E_STOPPED", detail="the model was removed") if has_news else None
+    if model.state == "complete":
+        same = before is not None and (before.include, before.exclude) == (job.include, job.exclude)
+        return Settled() if same or not is_old else None
+    if is_old:
+        return None
+    if model.state == "failed":
+        return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
+    if model.state == "paused":
+        return Settled(code="E_PAUSED", detail=f"go on with: qwenctl resume {job.ref}")
+    if model.state == "incomplete":
+        return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
+    return None
+
+
+def _running_daemon(job: Job, given: Path | None, console: Console) -> Path | None:
+    """The control socket of a daemon that can do the job; None if there is none."""
+    try:
+        socket = find_socket(console.env, given)
+        version = Client(socket).version()
+    except DaemonUnreachable as error:
+        if given is not None:
+            raise
+        if error.code == "E_SOCKET_DENIED":
+            console.hint(f"a daemon runs, but {safe(error.why)}; {safe(error.fix)}")
+        return None
+    why_not = serves(version, job)
+    if socket.name == places.EVENTS_SOCKET:
+        why_not = "it may only be watched here, not commanded"
+    if why_not:
+        console.hint(f"a daemon runs, but {safe(why_not)}: a private one does this download")
+        return None
+    return socket
+
+
+def _by_running(job: Job, socket: Path, console: Console) -> int:
+    client = Client(socket)
+    before = client.state().models.get(job.ref.key)
+    client.add(_request(job))
+    if before is not None and before.state == "paused":
+        client.resume(job.ref.key)
+    elif before is not None and before.state in ("waiting", "failed"):
+        client.retry(job.ref.key)
+    try:
+        settled, model = follow_model(
+            lambda: socket, job.ref, console, lambda model, has_news: settle(model, has_news, before, job)
+        )
+    except KeyboardInterrupt:
+        console.hint(f"qwen-daemon goes on; to stop it: qwenctl pause {job.ref}; to watch it: qwen-monitor {job.ref}")
+        raise
+    return _report_end(job, settled, model, console)
+
+
+def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
+    cache = job.cache or places.hub_cache(env)
+    waits = "another qwenctl download works in this cache; waiting for it to end (Ctrl-C: do not wait)"
+    with PrivateDaemon(
+        job.ref, env, cache, include=job.include, exclude=job.exclude, on_wait=lambda: console.hint(waits)
+    ) as daemon:
+        try:
+            settled, model = follow_model(
+                lambda: daemon.socket,
+                job.ref,
+                console,
+                lambda model, _: Settled() if model is not None and model.state == "complete" else None,
+                on_lost=partial(_on_lost, daemon),
+            )
+        except BaseException:
+            console.hint("stopping; what has arrived is being recorded ...")
+            daemon.stop()
+            console.hint("stopped; the same command resumes where it was")
+            raise
+        if settled is not None and settled.code:
+            return _report_private_failure(daemon, settled, console)
+        return _report_end(job, settled, model, console)
+
+
+def _on_lost(daemon: PrivateDaemon, _lost: Disconnected) -> Settled | None:
+    """The stream ended: by the child's end, which says why, or by a reader that was too slow."""
+    code = daemon.ended(LAST_WORDS_S)
+    if code is None:
+        return None
+    return Settled() if code == 0 else Settled(code="E_STOPPED")
+
+
+def _report_private_failure(daemon: PrivateDaemon, settled: Settled, console: Console) -> int:
+    complaint = daemon.complaint()
+    console.refuse(complaint)
+    code = daemon.ended()
+    known = exit_code_of(complaint.code)
+    return code if code is not None and code > 0 else known if known else exit_code_of(settled.code)
+
+
+def _report_end(job: Job, settled: Settled | None, model: ModelStatus | None, console: Console) -> int:
+    if settled is None or settled.code:
+        code = settled.code if settled else "E_STOPPED"
+        raise Refusal(code, f"{job.ref} is not complete", settled.detail if settled else "")
+    path, commit = (model.path, model.commit) if model else ("", "")
+    if not path and (found := find_snapshot(job.cache or places.hub_cache(console.env), job.ref)):
+        path, commit = str(found.folder), found.commit  # it was complete before its stream could be read
+    if console.as_json:
+        console.json({"path": path, "model": job.ref.repo, "commit": commit, "complete": True})
+    else:
+        console.data([safe(path, glyphs=console.glyphs)])
+    return exits.OK
+
+
+def _request(job: Job) -> commands.AddModel:
+    return commands.AddModel(model=str(job.ref), include=job.include, exclude=job.exclude)
+
+
+def _dry_run(job: Job, console: Console) -> int:
+    cache = job.cache or places.hub_cache(console.env)
+    wish = Wish(cache=cache, ref=job.ref, include=job.include, exclude=job.exclude)
+    report, _ = check(wish, console)
+    if report.source != "listing":
+        raise Refusal("E_OFFLINE", f"the list of files of {job.ref} is not known here", "and the Hub did not tell it")
+    wanted = {p.path for p in report.findings}
+    files = [
+        {"path": f.path, "size_bytes": f.size_bytes or 0, "fetch": f.path in wanted}
+        for component in report.components
+        for f in component.files
+    ]
+    total, free = fetch_bytes(report), free_bytes(cache)
+    if console.as_json:
+        facts = {"model": report.model, "commit": report.commit, "fetch_files": len(wanted), "fetch_bytes": total}
+        console.json({**facts, "free_bytes": free, "files": files})
+        return exits.OK
+    console.data(
+        _table([(f.path, f.size_bytes or 0) for c in report.components for f in c.files if f.path in wanted], console)
+    )
+    room = f"; {bytes_text(free)} free" if free is not None else ""
+    console.data(
+        [f"[dry-run] Will download {len(wanted)} files (out of {len(files)}) totalling {bytes_text(total)}{room}"]
+    )
+    return exits.OK
+
+
+def _table(rows: list[tuple[str, int]], console: Console) -> list[str]:
+    if not rows:
+        return []
+    room = _TABLE_WIDTH - 10
+    header = f"{padded('FILE', room)}{'SIZE':>10}"
+    return [header, *(f"{padded(safe(p, room - 1, console.glyphs), room)}{bytes_text(s):>10}" for p, s in rows)]

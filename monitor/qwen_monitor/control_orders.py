@@ -1,0 +1,166 @@
+"""`qwenctl pause|resume|retry|verify|rm|wait|events`: one command to the running daemon, or its stream.
+
+Each needs a daemon and says so when there is none (exit 69); what a refusal means is in the daemon's own words.
+"""
+
+from __future__ import annotations
+
+import argparse
+import fnmatch
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Literal
+
+import msgspec
+
+from qwen_api.client import Client, Disconnected, Follower, Line, find_socket
+from qwen_api.commands import Accepted
+from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown, type_of
+from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus
+from qwen_monitor import exits
+from qwen_monitor.console import Console
+from qwen_monitor.display import safe
+from qwen_monitor.exits import Refusal
+from qwen_monitor.follow_model import follow_model
+from qwen_monitor.plain import Plain
+
+_SHOWN_MISSING_MAX = 20
+_TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
+
+Verb = Literal["pause", "resume", "retry", "verify"]
+_DONE: dict[Verb, str] = {
+    "pause": "pauses; what is recorded stays (go on: qwenctl resume {0})",
+    "resume": "goes on (watch: qwen-monitor {0})",
+    "retry": "is tried again now (watch: qwen-monitor {0})",
+    "verify": "is being verified (wait: qwenctl wait {0})",
+}
+
+
+class _Type(msgspec.Struct, frozen=True):
+    type: str = ""
+
+
+def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Console) -> int:
+    """Give one command; the exit code."""
+    client = Client(find_socket(console.env, arguments.socket))
+    calls: dict[Verb, Callable[[str], Accepted]] = {
+        "pause": client.pause,
+        "resume": client.resume,
+        "retry": client.retry,
+        "verify": lambda key: client.verify(key, full=not arguments.quick),
+    }
+    accepted = calls[verb](ref.key)
+    if console.as_json:
+        console.json(accepted)
+    else:
+        console.hint(f"{ref} {_DONE[verb].format(ref)}")
+    return exits.OK
+
+
+def remove(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
+    """Want the model no more, and perhaps delete its files; asks first. Raises Refusal without a yes."""
+    client = Client(find_socket(console.env, arguments.socket))
+    what = f"{ref} and delete its files from the cache" if arguments.delete_files else f"{ref} (its files stay)"
+    if not arguments.yes and not _agreed(what, arguments.delete_files, console):
+        raise Refusal("E_USAGE", f"{ref} was not removed", "nobody said yes", "say yes, or give --yes")
+    accepted = client.remove(ref.key, delete_files=arguments.delete_files)
+    if console.as_json:
+        console.json(accepted)
+    else:
+        console.hint(f"{ref} is no longer wanted")
+    return exits.OK
+
+
+def wait(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
+    """Block until the model is complete; 75 after the time given, with what is missing. Raises Refusal."""
+    find = partial(find_socket, console.env, arguments.socket)
+    if arguments.no_wait:
+        find()
+    ended, model = follow_model(find, ref, console, partial(_waited, ref), timeout_s=arguments.timeout)
+    if ended is None:
+        return _timed_out(ref, model, console)
+    if console.as_json:
+        console.json({"complete": True, "model": ref.repo, "commit": ended.commit, "path": ended.path})
+    else:
+        console.data([safe(ended.path, glyphs=console.glyphs)])
+    return exits.OK
+
+
+def events(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
+    """Print the stream until Ctrl-C, or with --no-follow up to now."""
+    find = partial(find_socket, console.env, arguments.socket)
+    epoch = Client(find()).version().epoch
+    since = 0 if arguments.since is None and arguments.no_follow else arguments.since
+    follower = Follower(find, since=since, epoch=epoch)
+    plain = Plain(glyphs=console.glyphs, wanted=ref)
+    try:
+        for line in follower:
+            if isinstance(line, Live) and arguments.no_follow:
+                return exits.OK
+            if isinstance(line, Disconnected):
+                if arguments.no_follow:
+                    raise Refusal(line.code, "the daemon is gone", line.why, line.fix)
+                console.hint(f"waiting for the daemon ... ({safe(line.why)})")
+            elif _is_chosen(line, arguments.types) and plain.concerns(line, follower.status):
+                _print_event(line, plain, follower, console)
+    finally:
+        follower.close()
+    return exits.OK
+
+
+def _agreed(what: str, deletes: bool, console: Console) -> bool:
+    if not console.asks:
+        return not deletes  # a script that names the command means it; deleting needs the word
+    console.err.write(f"remove {what}? [y/N] ")
+    console.err.flush()
+    try:
+        return input().strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _waited(ref: ModelRef, model: ModelStatus | None, _has_news: bool) -> ModelStatus | None:
+    """The model once it is complete, None to go on; Refusal when waiting is of no use."""
+    if model is None:
+        raise Refusal("E_UNKNOWN_MODEL", f"the daemon was not asked for {ref}", fix=f"qwenctl add {ref}")
+    if model.state == "failed":
+        raise Refusal(model.code or "E_INCOMPLETE", f"{ref} needs a person", model.detail)
+    return model if model.state == "complete" else None
+
+
+def _timed_out(ref: ModelRef, model: ModelStatus | None, console: Console) -> int:
+    missing = sorted(f.path for f in model.files.values() if not f.is_verified) if model else []
+    if console.as_json:
+        state = model.state if model else ""
+        console.json({"complete": False, "model": ref.repo, "state": state, "missing": missing})
+    console.hint(f"{ref} is not complete yet; not verified: {len(missing) or 'no list of files yet'}")
+    for path in missing[:_SHOWN_MISSING_MAX]:
+        console.hint(f"  {safe(path, 76, console.err_glyphs)}")
+    if len(missing) > _SHOWN_MISSING_MAX:
+        console.hint(f"  and {len(missing) - _SHOWN_MISSING_MAX} more")
+    return exits.TIMED_OUT
+
+
+def _is_chosen(line: Line, types: tuple[str, ...]) -> bool:
+    if isinstance(line, _TYPES_NOT_EVENTS):
+        return False
+    if not types or isinstance(line, Gap):
+        return True
+    name = _peek(line.raw).type if isinstance(line, Unknown) else type_of(line)
+    return any(fnmatch.fnmatchcase(name, pattern) for pattern in types)
+
+
+def _print_event(line: Line, plain: Plain, follower: Follower, console: Console) -> None:
+    if console.as_json:
+        console.data([follower.raw.decode(errors="replace").rstrip("\n")])
+        return
+    console.data(plain.lines(line, follower.status, 0.0, datetime.now(UTC).astimezone()))
+
+
+def _peek(raw: bytes) -> _Type:
+    try:
+        return msgspec.json.decode(raw, type=_Type)
+    except msgspec.DecodeError:
+        return _Type()

@@ -1,0 +1,114 @@
+"""`qwenctl status`, `ls` and `version`: questions, answered by the daemon, or by the disk when there is none."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+from pathlib import Path
+
+from qwen_api.client import Client, DaemonUnreachable, find_socket
+from qwen_api.models import ModelRef, is_repo
+from qwen_api.status import ModelStatus
+from qwen_monitor import exits
+from qwen_monitor.check import Wish, check, print_check
+from qwen_monitor.console import Console
+from qwen_monitor.display import safe
+from qwen_monitor.report_text import EMOJI, WORDS
+from qwen_monitor.status_text import BriefList, brief_of_report, brief_of_status, list_lines, status_lines
+from qwen_monitor.view import matches
+
+_CACHED_MODELS_MAX = 200  # a cache with more is listed in part: each is looked at file by file
+
+
+def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
+    """Every model, or one; 0 if all of them are complete, 4 if not. Raises Refusal."""
+    try:
+        known = Client(find_socket(console.env, arguments.socket)).state().models
+    except DaemonUnreachable as error:
+        if arguments.socket is not None:
+            raise
+        console.hint(f"no daemon answers ({safe(error.code)}); this is what the disk shows")
+        return _of_disk(ref, console)
+    models = [m for m in known.values() if matches(m, ref)]
+    if ref is not None and not models:
+        console.hint(f"the daemon was not asked for {ref} (qwenctl add {ref}); this is what the disk shows")
+        return _of_disk(ref, console)
+    return _of_daemon(models, console)
+
+
+def ls(arguments: argparse.Namespace, console: Console) -> int:
+    """One line for each model that the daemon was asked for."""
+    models = Client(find_socket(console.env, arguments.socket)).state().models.values()
+    briefs = tuple(brief_of_status(m) for m in models)
+    if console.as_json:
+        console.json(BriefList(source="daemon", models=briefs))
+    else:
+        console.data(list_lines(briefs, console.glyphs))
+        if not briefs:
+            console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
+    return exits.OK
+
+
+def version(arguments: argparse.Namespace, console: Console) -> int:
+    """This program's version, and the daemon's with the places it uses."""
+    own = importlib.metadata.version("qwen-daemon")
+    try:
+        daemon = Client(find_socket(console.env, arguments.socket)).version()
+    except DaemonUnreachable as error:
+        daemon = None
+        console.hint(safe(error.why))
+    if console.as_json:
+        console.json({"qwenctl": own, "daemon": daemon})
+        return exits.OK
+    console.data([f"qwenctl {own}"])
+    if daemon is not None:
+        facts = (
+            ("pid", daemon.pid),
+            ("cache", daemon.cache_dir),
+            ("state", daemon.state_dir),
+            ("hub", daemon.endpoint),
+        )
+        console.data([f"qwen-daemon {safe(daemon.version)}"])
+        console.data(f"  {name:<5} {safe(str(value), glyphs=console.glyphs)}" for name, value in facts)
+    return exits.OK
+
+
+def _of_daemon(models: list[ModelStatus], console: Console) -> int:
+    if console.as_json:
+        console.json(BriefList(source="daemon", models=tuple(map(brief_of_status, models))))
+    signs = EMOJI if console.emoji else WORDS
+    for model in models if not console.as_json else ():
+        console.data(status_lines(model, signs, console.glyphs))
+    if not models:
+        console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
+    return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
+
+
+def _of_disk(ref: ModelRef | None, console: Console) -> int:
+    cache = console.cache(None)
+    refs = [ref] if ref is not None else _cached_models(cache)
+    # What is here is asked, not what could be: the Hub is left alone unless one model was named.
+    results = [
+        (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)) for r in refs[:_CACHED_MODELS_MAX]
+    ]
+    if console.as_json:
+        console.json(BriefList(source="disk", models=tuple(brief_of_report(report, r) for r, report, _ in results)))
+    elif ref is not None:
+        return print_check(results[0][1], results[0][2], console, short=True)
+    else:
+        console.data(list_lines([brief_of_report(report, r) for r, report, _ in results], console.glyphs))
+    if not results:
+        console.hint(f"no model in {safe(str(cache))}; fetch one: qwenctl download qwen-image-edit")
+    if len(refs) > _CACHED_MODELS_MAX:
+        console.hint(f"{len(refs) - _CACHED_MODELS_MAX} more models were not looked at")
+    return exits.OK if all(report.complete for _, report, _ in results) else exits.INCOMPLETE
+
+
+def _cached_models(cache: Path) -> list[ModelRef]:
+    """Every model repository of the cache that has a snapshot, at its default revision."""
+    try:
+        folders = sorted(p for p in cache.iterdir() if p.name.startswith("models--") and (p / "snapshots").is_dir())
+    except OSError:
+        return []
+    repos = [p.name.removeprefix("models--").replace("--", "/") for p in folders]
+    return [ModelRef(repo=repo) for repo in repos if is_repo(repo)]

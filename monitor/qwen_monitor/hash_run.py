@@ -1,0 +1,102 @@
+"""Hashes many files at once, with a progress line and a way out: what `check --verify full` waits for.
+
+Which files and which algorithm is `check`'s to say; a file's hash is `qwen_api.inventory.hash_file`'s. hashlib lets
+go of the interpreter lock, so threads are enough.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from qwen_api.inventory import hash_file
+from qwen_monitor.console import Console
+from qwen_monitor.display import duration_text, pair_text, percent_text, rate_text
+
+WORKERS_MAX = 4  # a disk reads no faster from more, and the machine has other work
+SHOWN_AFTER_S = 1.0  # a check that is over sooner needs no progress line
+REDRAW_S = 0.25
+LINE_EVERY_S = 30.0  # on a stream that cannot rewrite its line
+
+
+class HashJob(msgspec.Struct, frozen=True, kw_only=True):
+    """One file to hash: its path in the repository, where it is, and how."""
+
+    path: str
+    file: Path
+    size_bytes: int
+    algorithm: Literal["sha256", "git-sha1"]
+
+
+def hash_all(jobs: Sequence[HashJob], console: Console) -> Mapping[str, str]:
+    """The hash of every file by path; a file that cannot be read is left out. Ctrl-C ends it within a chunk."""
+    run = _Run(sum(job.size_bytes for job in jobs), console)
+    hashes: dict[str, str] = {}
+    workers = min(WORKERS_MAX, os.cpu_count() or 1)
+    with ThreadPoolExecutor(workers, thread_name_prefix="hash") as pool:
+        waiting = {pool.submit(run.hash, job): job for job in jobs}
+        try:
+            while waiting:
+                done, _ = wait(waiting, timeout=REDRAW_S, return_when=FIRST_COMPLETED)
+                for future in done:
+                    _take(future, waiting.pop(future), hashes)
+                run.show()
+        except BaseException:
+            run.stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    console.end_progress()
+    return hashes
+
+
+def _take(future: Future[str], job: HashJob, hashes: dict[str, str]) -> None:
+    try:
+        hashes[job.path] = future.result()
+    except OSError:
+        return  # the inventory already says that it cannot be read, or it has just vanished: no hash, no proof
+
+
+class _Run:
+    def __init__(self, size_bytes: int, console: Console) -> None:
+        self.stop = threading.Event()
+        self._size_bytes = size_bytes
+        self._console = console
+        self._done_bytes = 0
+        self._lock = threading.Lock()
+        self._began_s = time.monotonic()
+        self._said_s = self._began_s + SHOWN_AFTER_S - LINE_EVERY_S
+
+    def hash(self, job: HashJob) -> str:
+        return hash_file(
+            job.file,
+            algorithm=job.algorithm,
+            size_bytes=job.size_bytes,
+            progress=self._count,
+            stop=self.stop.is_set,
+        )
+
+    def show(self) -> None:
+        now_s = time.monotonic()
+        spent_s = now_s - self._began_s
+        if spent_s < SHOWN_AFTER_S:
+            return
+        rate = self._done_bytes / spent_s
+        left_s = (self._size_bytes - self._done_bytes) / rate if rate else float("inf")
+        done = f"{percent_text(self._done_bytes, self._size_bytes)} {pair_text(self._done_bytes, self._size_bytes)}"
+        text = f"hashing {done}, {rate_text(rate)}, {duration_text(left_s)} left"
+        if self._console.is_terminal:
+            self._console.progress(text)
+        elif now_s - self._said_s >= LINE_EVERY_S:
+            self._said_s = now_s
+            self._console.hint(text)
+
+    def _count(self, count: int) -> None:
+        with self._lock:
+            self._done_bytes += count

@@ -1,0 +1,235 @@
+"""The terminal view: a Textual app of one-line rows, drawn on a timer. The only module that imports Textual.
+
+It holds no knowledge of its own: `feed` says what is known, `view` what a key does, `rows` what the screen shows. A row
+is repainted only when its text changed, which keeps an idle monitor silent over SSH. The terminal is always restored:
+Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those signals are turned into a quiet exit.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import threading
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import ClassVar
+
+from textual import events
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Vertical
+from textual.content import Content
+from textual.message import Message
+from textual.widgets import Static
+
+from qwen_api.client import Follower
+from qwen_api.status import ModelStatus
+from qwen_monitor.display import Glyphs
+from qwen_monitor.feed import Feed, Picture
+from qwen_monitor.orders import Orders
+from qwen_monitor.pace import Pace
+from qwen_monitor.panes import Row, Tone
+from qwen_monitor.rows import Scene, Size, draw
+from qwen_monitor.summary import farewell
+from qwen_monitor.view import Leave, Order, Say, View, models_shown, press
+
+MESSAGE_S = 10.0  # how long the answer to a key stays
+_SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
+
+# The terminal's own eight colours, so that the user's theme holds.
+_STYLES: dict[Tone, str] = {
+    "plain": "",
+    "head": "bold",
+    "good": "ansi_green",
+    "active": "ansi_cyan",
+    "bad": "bold ansi_red",
+    "warn": "ansi_yellow",
+    "dim": "dim",
+}
+
+
+class Sheet(Vertical):
+    """As many one-line Statics as the terminal has lines."""
+
+    DEFAULT_CSS = """
+    Sheet { width: 100%; height: 100%; overflow: hidden; }
+    Sheet Static { height: 1; width: 100%; text-wrap: nowrap; }
+    """
+
+    class Fitted(Message):
+        """There is a Static for every line again, all of them blank or stale."""
+
+    @property
+    def lines(self) -> list[Static]:
+        """The Statics from top to bottom."""
+        return list(self.query_children(Static))
+
+    async def on_resize(self, event: events.Resize) -> None:
+        """Add or remove Statics."""
+        lines = self.lines
+        if missing := event.size.height - len(lines):
+            if missing > 0:
+                await self.mount_all([Static(markup=False) for _ in range(missing)])
+            else:
+                await self.remove_children(lines[missing:])
+        self.post_message(self.Fitted())
+
+
+class Monitor(App[int]):
+    """Draws `follower`'s status; `find` gives the socket that commands go to. `run()` returns the exit code."""
+
+    CSS = """
+    Screen { overflow: hidden; }
+    """
+    ENABLE_COMMAND_PALETTE = False
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("ctrl+c", "pressed('ctrl+c')", show=False, priority=True),
+        Binding("ctrl+q", "pressed('q')", show=False, priority=True),
+        Binding("tab", "pressed('tab')", show=False, priority=True),
+        Binding("shift+tab", "pressed('shift+tab')", show=False, priority=True),
+    ]
+
+    def __init__(
+        self,
+        follower: Follower,
+        find: Callable[[], Path],
+        *,
+        view: View,
+        glyphs: Glyphs,
+        refresh_s: float,
+        wall: Callable[[], datetime] = lambda: datetime.now(UTC).astimezone(),
+    ) -> None:
+        super().__init__(ansi_color=True)
+        self.theme = "ansi-dark"  # its colours are the terminal's own, whatever their real values
+        self.feed = Feed(follower, glyphs)
+        self.view = view
+        self.rows: tuple[Row, ...] = ()
+        self.repainted = 0  # rows that the last draw changed
+        self._orders = Orders(find, self.tell, glyphs)
+        self._told = threading.Condition()
+        self._message, self._message_until_s = "", 0.0
+        self._paces: dict[str, Pace] = {}
+        self._glyphs = glyphs
+        self._refresh_s = refresh_s
+        self._wall = wall
+        self._signalled: int | None = None
+        self._is_ready = False
+
+    def compose(self) -> ComposeResult:
+        """One sheet over the whole terminal."""
+        yield Sheet()
+
+    def on_load(self) -> None:
+        """Before the terminal is touched: from here on a signal ends the app in order."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.add_signal_handler(number, self._signal, number)
+
+    def on_ready(self) -> None:
+        """Start to follow and to draw."""
+        self._is_ready = True
+        if self._signalled is not None:
+            self.exit(self._signalled, return_code=self._signalled)
+            return
+        self.feed.start()
+        self.set_interval(self._refresh_s, self.draw)
+        self.draw()
+
+    def on_unmount(self) -> None:
+        """Give the signals back."""
+        loop = asyncio.get_running_loop()
+        for number in _SIGNALS:
+            loop.remove_signal_handler(number)
+
+    def on_sheet_fitted(self) -> None:
+        """Paint every row anew."""
+        self.rows = ()
+        self.draw()
+
+    def on_key(self, event: events.Key) -> None:
+        """Every key but those in BINDINGS."""
+        event.stop()
+        self._press(event.key, event.character or "")
+
+    def action_pressed(self, key: str) -> None:
+        """A key that Textual would otherwise take for itself."""
+        self._press(key, key if len(key) == 1 else "")
+
+    def tell(self, message: str) -> None:
+        """Show `message` for a while; safe from any thread."""
+        with self._told:
+            self._message, self._message_until_s = message, time.monotonic() + MESSAGE_S
+            self._told.notify_all()
+
+    def wait_for_message(self, part: str, timeout_s: float) -> bool:
+        """Block (in another thread than the app's) until a message holds `part`; False after `timeout_s`."""
+        with self._told:
+            return self._told.wait_for(lambda: part in self._message, timeout_s)
+
+    def draw(self) -> None:
+        """Repaint the rows that changed."""
+        picture = self.feed.look()
+        self._feed_paces(picture)
+        sheet = self.query_one(Sheet)
+        size = Size(width=sheet.size.width, height=sheet.size.height)
+        rows = draw(self._scene(picture), size, self._wall(), self._glyphs)
+        rows += (Row(text=""),) * (size.height - len(rows))
+        self.repainted = 0
+        for index, (static, row) in enumerate(zip(sheet.lines, rows, strict=False)):
+            if index >= len(self.rows) or row != self.rows[index]:
+                static.update(Content.styled(row.text, _STYLES[row.tone]), layout=False)
+                self.repainted += 1
+        self.rows = rows
+
+    def farewell(self) -> tuple[str, ...]:
+        """The three lines for the scrollback."""
+        picture = self.feed.look()
+        return farewell(models_shown(picture.status, self.view), picture.status, self._paces, self._wall())
+
+    def _press(self, key: str, character: str) -> None:
+        self.view, action = press(self.view, key, character, self.feed.look().status)
+        match action:
+            case Leave():
+                self.exit(action.code, return_code=action.code)
+            case Order():
+                self._orders.give(action)
+            case Say():
+                self.tell(action.text)
+            case None:
+                pass
+        self.draw()
+
+    def _signal(self, number: int) -> None:
+        self._signalled = 128 + number
+        if self._is_ready:
+            self.exit(self._signalled, return_code=self._signalled)
+
+    def _scene(self, picture: Picture) -> Scene:
+        shown = models_shown(picture.status, self.view)
+        key = self.view.model if any(m.model == self.view.model for m in shown) else shown[0].model if shown else ""
+        return Scene(
+            status=picture.status,
+            view=self.view,
+            pace=self._paces.get(key, Pace()),
+            link=picture.link,
+            events=picture.events,
+            message=self._message if time.monotonic() < self._message_until_s else "",
+        )
+
+    def _feed_paces(self, picture: Picture) -> None:
+        if not picture.link.is_live:
+            return
+        now_s = time.monotonic()
+        models: dict[str, ModelStatus] = picture.status.models
+        self._paces = {k: self._paces.get(k, Pace()).fed(now_s, m.received_bytes) for k, m in models.items()}
+
+
+def watch(app: Monitor) -> tuple[int, tuple[str, ...]]:
+    """Run the app in this terminal; its exit code and the lines to leave behind."""
+    try:
+        app.run(mouse=False)  # the terminal's own selection and copying stay
+        return app.return_code or 0, app.farewell()
+    finally:
+        app.feed.close()

@@ -1,0 +1,162 @@
+"""The monitor without a screen: one line for each durable event, a summary now and then, or the raw JSON lines.
+
+For pipes, logs and terminals that cannot draw; needs nothing but the standard library and msgspec. `Plain` decides
+what is printed; `follow` moves lines from the socket to the streams it is given.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import datetime
+from typing import BinaryIO, TextIO
+
+from qwen_api.client import Disconnected, Follower, Line
+from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown
+from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus, Status
+from qwen_monitor import exits
+from qwen_monitor.display import Glyphs, safe
+from qwen_monitor.event_text import WORD_WIDTH, event_text, parse_time
+from qwen_monitor.pace import Pace
+from qwen_monitor.sentences import error_text
+from qwen_monitor.summary import model_line
+from qwen_monitor.view import matches
+
+SUMMARY_S = 30.0  # often enough to see a rate, rare enough for a log file
+STAMP = "%Y-%m-%d %H:%M:%S"
+UNKNOWN_WIDTH = 200  # how much of a newer daemon's line is shown
+
+
+class Plain:
+    """Turns stream lines into text lines. Each call is told the status after the line and the time."""
+
+    def __init__(self, *, glyphs: Glyphs, wanted: ModelRef | None = None) -> None:
+        self._glyphs = glyphs
+        self._wanted = wanted
+        self._epoch = ""
+        self._paces: dict[str, Pace] = {}
+        self._summed_at_s = float("-inf")
+        self._last_summary: dict[str, str] = {}
+
+    def lines(self, line: Line, status: Status, now_s: float, now: datetime) -> list[str]:
+        """The text lines for `line`; every SUMMARY_S a summary of each model as well."""
+        said = self._about(line, status, now)
+        for model in self._models(status):
+            self._paces[model.model] = self._paces.get(model.model, Pace()).fed(now_s, model.received_bytes)
+        is_first = isinstance(line, Snapshot)
+        if is_first or (self._summed_at_s > float("-inf") and now_s - self._summed_at_s >= SUMMARY_S):
+            self._summed_at_s = now_s
+            said += self.summary(status, now, repeat=is_first)
+        return said
+
+    def summary(self, status: Status, now: datetime, *, repeat: bool = True) -> list[str]:
+        """One line for each model; without `repeat` only for those that are not done or have changed."""
+        lines = []
+        for model in self._models(status):
+            text = model_line(model, self._paces.get(model.model, Pace()), self._glyphs)
+            is_news = self._last_summary.get(model.model) != text or model.state not in ("complete", "paused")
+            if repeat or is_news:
+                lines.append(_stamped(now, "summary", text))
+            self._last_summary[model.model] = text
+        return lines
+
+    def concerns(self, line: Line, status: Status) -> bool:
+        """False for an event of a model that was not asked for."""
+        key = getattr(line, "model", "")
+        if self._wanted is None or not key:
+            return True
+        model = status.models.get(key)
+        return matches(model, self._wanted) if model else key == self._wanted.key  # a removed one is not in status
+
+    def _models(self, status: Status) -> list[ModelStatus]:
+        return [m for m in status.models.values() if matches(m, self._wanted)]
+
+    def _about(self, line: Line, status: Status, now: datetime) -> list[str]:
+        match line:
+            case Hello():
+                restarted = bool(self._epoch) and self._epoch != line.epoch
+                self._epoch = line.epoch
+                return [_stamped(now, "daemon", "restarted")] if restarted else []
+            case Gap():
+                return [_stamped(now, "missed", f"{line.last - line.first + 1} events")]
+            case Unknown():
+                text = line.raw.decode(errors="replace").strip()
+                return [_stamped(now, "unknown", safe(text, UNKNOWN_WIDTH, self._glyphs))]
+            case Snapshot() | Live() | Bookmark():
+                return []
+            case _:
+                return self._event(line, status, now)
+
+    def _event(self, line: Line, status: Status, now: datetime) -> list[str]:
+        if isinstance(line, Hello | Snapshot | Gap | Live | Bookmark | Unknown) or not self.concerns(line, status):
+            return []
+        text = event_text(line, self._glyphs)
+        if text is None:
+            return []
+        about = " ".join(safe(s, glyphs=self._glyphs) for s in _who(text.model, text.subject) if s)
+        when = parse_time(text.ts)
+        stamp = when.astimezone(now.tzinfo) if when else now
+        return [_stamped(stamp, text.word, f"{about}: {text.detail}" if about else text.detail)]
+
+
+def follow(
+    follower: Follower,
+    plain: Plain,
+    out: TextIO,
+    err: TextIO,
+    *,
+    no_wait: bool,
+    monotonic: Callable[[], float],
+    wall: Callable[[], datetime],
+) -> int:
+    """Print until the follower is closed, or (`no_wait`) until there is no daemon; the exit code.
+
+    The summary at the end is the caller's (`Plain.summary`), since a signal may end this anywhere.
+    """
+    waiting = False
+    for line in follower:
+        if isinstance(line, Disconnected):
+            if no_wait:
+                return _gone(line, err)
+            waiting = waiting or _say_waiting(line, err)
+            continue
+        waiting = False
+        for text in plain.lines(line, follower.status, monotonic(), wall()):
+            out.write(f"{text}\n")
+        out.flush()
+    return 0
+
+
+def follow_json(follower: Follower, plain: Plain, out: BinaryIO, err: TextIO, *, no_wait: bool) -> int:
+    """Copy the stream's lines as they came, without the events of other models."""
+    waiting = False
+    for line in follower:
+        if isinstance(line, Disconnected):
+            if no_wait:
+                return _gone(line, err)
+            waiting = waiting or _say_waiting(line, err)
+            continue
+        waiting = False
+        if plain.concerns(line, follower.status):
+            out.write(follower.raw)
+            out.flush()
+    return 0
+
+
+def _who(model: str, subject: str) -> tuple[str, str]:
+    return model, "" if subject == model else subject
+
+
+def _stamped(when: datetime, word: str, text: str) -> str:
+    return f"{when.strftime(STAMP)} {word:<{WORD_WIDTH}} {text}"
+
+
+def _say_waiting(lost: Disconnected, err: TextIO) -> bool:
+    err.write(f"waiting for the daemon ... ({safe(lost.why)}; {safe(lost.fix)})\n")
+    err.flush()
+    return True
+
+
+def _gone(lost: Disconnected, err: TextIO) -> int:
+    err.write(error_text(lost.code, "cannot follow the daemon", lost.why, lost.fix) + "\n")
+    return exits.DAEMON_DOWN

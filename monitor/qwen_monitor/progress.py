@@ -1,0 +1,70 @@
+"""The progress of one model on stderr: a line that is rewritten on a terminal, plain lines where it cannot be.
+
+Shared by `download` and `wait`. What happened is `event_text`'s and `summary`'s to say; when to stop is the command's.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from datetime import UTC, datetime
+
+from qwen_api.client import Line
+from qwen_api.events import Bookmark, FileStarted, FileVerified, Gap, Hello, Live, Snapshot, Unknown
+from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus, Status
+from qwen_monitor.console import Console
+from qwen_monitor.display import safe
+from qwen_monitor.event_text import event_text
+from qwen_monitor.pace import Pace
+from qwen_monitor.plain import Plain
+from qwen_monitor.summary import model_line
+
+REDRAW_S = 0.5
+SMALL_BYTES = 1_000_000  # configs and tokenizers: their component's line says that they are there
+
+
+class Progress:
+    """Feed it every line of the stream with the status after it."""
+
+    def __init__(self, ref: ModelRef, console: Console) -> None:
+        self._key = ref.key
+        self._console = console
+        self._plain = Plain(glyphs=console.err_glyphs, wanted=ref)
+        self._pace = Pace()
+        self._drawn_s = float("-inf")
+
+    def take(self, line: Line, status: Status) -> None:
+        """Show what there is to show."""
+        if self._console.quiet or isinstance(line, Hello):
+            return
+        if not self._console.is_terminal:
+            self._as_lines(line, status)
+            return
+        self._say_trouble(line)
+        model = status.models.get(self._key)
+        if model is not None:
+            self._redraw(model)
+
+    def _as_lines(self, line: Line, status: Status) -> None:
+        if isinstance(line, FileStarted) or (isinstance(line, FileVerified) and line.size_bytes < SMALL_BYTES):
+            return  # one line for each large file is enough, and one for each component
+        for text in self._plain.lines(line, status, time.monotonic(), datetime.now(UTC).astimezone()):
+            self._console.hint(text)
+
+    def _say_trouble(self, line: Line) -> None:
+        if isinstance(line, Snapshot | Gap | Live | Bookmark | Unknown | Hello):
+            return
+        text = event_text(line, self._console.err_glyphs)
+        if text is not None and text.is_bad and text.model in ("", self._key):
+            self._console.hint(f"{text.word}: {safe(text.subject, glyphs=self._console.err_glyphs)}: {text.detail}")
+
+    def _redraw(self, model: ModelStatus) -> None:
+        now_s = time.monotonic()
+        self._pace = self._pace.fed(now_s, model.received_bytes)
+        if now_s - self._drawn_s < REDRAW_S:
+            return
+        self._drawn_s = now_s
+        width = shutil.get_terminal_size().columns - 1  # a full line would wrap and could not be rewritten
+        glyphs = self._console.err_glyphs
+        self._console.progress(safe(model_line(model, self._pace, glyphs), width, glyphs))

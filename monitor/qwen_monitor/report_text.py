@@ -1,0 +1,231 @@
+"""The check report as lines of text: components with their signs, what is wrong and why, the totals, what to do.
+
+Pure: a `qwen_api.report.Report` in, lines of at most WIDTH cells out. Every name is made safe here. What was looked
+at and how is `check`'s; JSON readers get the Report itself.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable
+from itertools import groupby
+
+import msgspec
+
+from qwen_api.causes import CAUSES
+from qwen_api.events import Finding
+from qwen_api.report import ComponentReport, FileReport, Problem, Report
+from qwen_monitor.display import (
+    UNICODE,
+    Glyphs,
+    bytes_text,
+    cell_width,
+    padded,
+    pair_text,
+    percent_text,
+    safe,
+)
+
+WIDTH = 80
+_NAME_MAX = 28  # cells of a component's name; longer ones are shortened
+_NOTES_MAX = 20
+_LISTED_MAX = 200  # paths in one list of findings; --json has all
+
+_HEADINGS: dict[Finding, str] = {
+    "missing": "Missing",
+    "short": "Incomplete",
+    "empty": "Incomplete",
+    "long": "Corrupt",
+    "corrupt": "Corrupt",
+}
+_WORDS: dict[Finding, str] = {
+    "short": "incomplete",
+    "empty": "empty",
+    "long": "too long",
+    "corrupt": "corrupt",
+}
+
+
+class Signs(msgspec.Struct, frozen=True, kw_only=True):
+    """The marks of a good and a bad line, equally wide."""
+
+    good: str
+    bad: str
+
+
+EMOJI = Signs(good="✅", bad="❌")
+WORDS = Signs(good="[ok]", bad="[--]")
+
+
+class Advice(msgspec.Struct, frozen=True, kw_only=True):
+    """What to do about an incomplete model. `fetch_bytes` is None if no listing says; `command` "" if none helps."""
+
+    command: str = ""
+    fetch_bytes: int | None = None
+    free_bytes: int | None = None
+    place: str = ""
+
+
+def report_lines(
+    report: Report,
+    advice: Advice,
+    *,
+    signs: Signs = WORDS,
+    glyphs: Glyphs = UNICODE,
+    all_files: bool = False,
+    short: bool = False,
+) -> list[str]:
+    """The whole report; `all_files` lists good files too, `short` leaves out single files and notes."""
+    page = _Page(signs=signs, glyphs=glyphs)
+    lines = [page.title(report)]
+    lines += page.components(report.components, all_files=all_files, short=short)
+    lines += page.totals(report)
+    if not short:
+        lines += page.problems(report.findings)
+        lines += page.notes(report)
+    return lines + page.advice(report, advice)
+
+
+class _Page(msgspec.Struct, frozen=True, kw_only=True):
+    signs: Signs
+    glyphs: Glyphs
+
+    def title(self, report: Report) -> str:
+        name = self.safe(report.model.partition("@")[0] or report.folder, WIDTH - 12)
+        return f"{name} @ {self.safe(report.commit[:8])}" if report.commit else name
+
+    def components(self, components: Iterable[ComponentReport], *, all_files: bool, short: bool) -> list[str]:
+        shown = [c for c in components if c.files or c.required]
+        width = max((cell_width(self._component_name(c)) for c in shown), default=0)
+        lines = []
+        for component in shown:
+            lines.append(self._component(component, width))
+            # A folder of which nothing is there is one fact, not thirty.
+            is_absent = not component.found_files and not component.done_bytes
+            lines += [self._file(f) for f in component.files if all_files or not (short or f.is_well or is_absent)]
+        return lines
+
+    def totals(self, report: Report) -> list[str]:
+        totals = report.totals
+        counts = [f"{totals.files} total", f"{totals.found} found", f"{totals.missing} missing"]
+        counts.append(f"{totals.incomplete} incomplete")
+        counts += [f"{totals.corrupt} corrupt"] if totals.corrupt else []
+        counts += [f"{totals.extra} extra"] if totals.extra else []
+        all_known = all(map(_is_known, report.components))
+        return [
+            f"Files: {', '.join(counts)}",
+            f"Bytes: {_amount(totals.present_bytes, totals.size_bytes, is_whole=not all_known)}",
+            f"Checked: {_how(report)}",
+            f"Model complete: {'yes' if report.complete else 'no'}",
+        ]
+
+    def problems(self, findings: Iterable[Problem]) -> list[str]:
+        """What is wrong, grouped by its reason, the reason in words above its files."""
+        ordered = sorted(findings, key=lambda p: (_rank(p.finding), p.cause, p.path))
+        lines: list[str] = []
+        for (heading, cause), group in groupby(ordered, key=lambda p: (_HEADINGS.get(p.finding, "Wrong"), p.cause)):
+            reason = CAUSES.get(cause, cause)
+            lines += self.wrapped(f"{heading}: {reason}", indent="  ")
+            problems = list(group)
+            for problem in problems[:_LISTED_MAX]:
+                lines += self._problem(problem)
+            if len(problems) > _LISTED_MAX:
+                lines.append(f"  and {len(problems) - _LISTED_MAX} more (--json has all)")
+        return lines
+
+    def notes(self, report: Report) -> list[str]:
+        notes = [*report.notes[:_NOTES_MAX]]
+        if len(report.notes) > _NOTES_MAX:
+            notes.append(f"and {len(report.notes) - _NOTES_MAX} more remarks (--json has all)")
+        if report.has_code:
+            notes.append("the repository holds Python code; qwen-loader never runs it")
+        if report.has_pickle:
+            notes.append("weights are pickles, which can run code when loaded; qwen-loader refuses them")
+        return [line for note in notes for line in self.wrapped(f"note: {note}", indent="      ")]
+
+    def advice(self, report: Report, advice: Advice) -> list[str]:
+        if report.complete:
+            deeper = report.source == "listing" and report.verified != "sha256"
+            return ["To be sure of every byte: add --verify full"] if deeper else []
+        if not advice.command:
+            return []
+        lines = [f"To do: {self.safe(advice.command)}"]  # a command may be long, but it must be whole
+        if advice.fetch_bytes is not None:
+            cost = f"fetches {bytes_text(advice.fetch_bytes)} at most"
+            room = f"; {bytes_text(advice.free_bytes)} free" if advice.free_bytes is not None else ""
+            short = advice.free_bytes is not None and advice.fetch_bytes > advice.free_bytes
+            where = f" on {self.safe(advice.place, 40)}" if room and advice.place else ""
+            lines += self.wrapped(f"       {cost}{room}{where}{': NOT ENOUGH ROOM' if short else ''}", indent=" " * 7)
+        return lines
+
+    def safe(self, text: str, width: int | None = None) -> str:
+        return safe(text, width, self.glyphs)
+
+    def wrapped(self, text: str, *, indent: str) -> list[str]:
+        """Words within WIDTH; a word that is too long (a path) is broken."""
+        return textwrap.wrap(self.safe(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
+
+    def _component_name(self, component: ComponentReport) -> str:
+        return self.safe(component.name or "(root)", _NAME_MAX)
+
+    def _component(self, component: ComponentReport, name_width: int) -> str:
+        is_good = component.complete
+        name = padded(self._component_name(component), name_width)
+        count = f"{component.found_files}/{len(component.files)}"
+        size = _amount(component.done_bytes, component.size_bytes, is_whole=is_good or not _is_known(component))
+        return f"{self._sign(is_good)} {name}  {count:>7}  {size:>14}".rstrip()
+
+    def _file(self, file: FileReport) -> str:
+        name = file.path.partition("/")[2] or file.path
+        facts = _file_facts(file)
+        sign = self._sign(file.is_well)
+        room = WIDTH - 3 - cell_width(sign) - 1 - 2 - cell_width(facts)
+        return f"   {sign} {self.safe(name, room)}  {facts}"
+
+    def _problem(self, problem: Problem) -> list[str]:
+        if not problem.path:
+            return []
+        facts = bytes_text(problem.expected_bytes) if problem.expected_bytes is not None else ""
+        if problem.finding in ("short", "long") and problem.expected_bytes is not None and not problem.detail:
+            facts = f"{problem.found_bytes} of {problem.expected_bytes} bytes"
+        path = self.safe(problem.path, WIDTH - 2 - 2 - len(facts))
+        lines = [f"  {path}  {facts}".rstrip()]
+        if problem.detail and problem.detail != problem.path:
+            lines += self.wrapped(f"    {problem.detail}", indent="    ")
+        return lines
+
+    def _sign(self, is_good: bool) -> str:
+        return self.signs.good if is_good else self.signs.bad
+
+
+def _is_known(component: ComponentReport) -> bool:
+    """Whether the sizes of all its files are; without a listing a missing file's is not, and no sum means anything."""
+    return all(f.size_bytes is not None for f in component.files)
+
+
+def _amount(done: int, size: int, *, is_whole: bool) -> str:
+    return bytes_text(done) if is_whole else pair_text(done, size)
+
+
+def _file_facts(file: FileReport) -> str:
+    size = file.size_bytes
+    if file.is_well:
+        return bytes_text(file.found_bytes)
+    if file.finding == "missing":
+        return f"missing ({bytes_text(size)})" if size is not None else "missing"
+    word = _WORDS.get(file.finding, file.finding)
+    if file.finding == "short" and size:
+        return f"{pair_text(file.found_bytes, size)} ({word}, {percent_text(file.found_bytes, size)})"
+    return f"{bytes_text(file.found_bytes)} ({word})"
+
+
+def _rank(finding: Finding) -> int:
+    return list(_HEADINGS).index(finding) if finding in _HEADINGS else len(_HEADINGS)
+
+
+def _how(report: Report) -> str:
+    if report.source == "structure":
+        return "by the model's own files; the Hub's listing is not known here"
+    if report.verified == "sha256":
+        return "every byte, by the hashes of the Hub's listing"
+    return "names and sizes of the Hub's listing, headers of the weights"

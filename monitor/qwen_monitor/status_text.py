@@ -1,0 +1,153 @@
+"""What `status` and `ls` say of a model: one small record for JSON, the same facts as lines, from daemon or disk.
+
+Pure. The record has one shape whether a daemon was asked or the disk was read, so that scripts need not care.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+import msgspec
+
+from qwen_api.models import ModelRef
+from qwen_api.report import Report
+from qwen_api.status import ComponentStatus, ModelStatus
+from qwen_monitor.display import UNICODE, Glyphs, bytes_text, cell_width, padded, pair_text, percent_text, safe
+from qwen_monitor.pace import Pace
+from qwen_monitor.report_text import Signs
+from qwen_monitor.sentences import reason
+from qwen_monitor.summary import model_line
+
+WIDTH = 80
+_NAME_MAX = 28
+_MISSING_MAX = 20  # paths listed for people; --json has all
+
+
+class Brief(msgspec.Struct, frozen=True, kw_only=True):
+    """One model in numbers. `found_files`: verified ones (daemon), or those with nothing against them (disk)."""
+
+    model: str
+    repo: str
+    revision: str
+    commit: str
+    state: str
+    complete: bool
+    path: str
+    files: int
+    found_files: int
+    size_bytes: int
+    done_bytes: int
+    missing: tuple[str, ...]
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
+
+
+class BriefList(msgspec.Struct, frozen=True, kw_only=True):
+    """What --json prints for `status` and `ls`."""
+
+    source: Literal["daemon", "disk"]
+    models: tuple[Brief, ...]
+
+
+def brief_of_status(model: ModelStatus) -> Brief:
+    """What the daemon knows of the model."""
+    return Brief(
+        model=model.model,
+        repo=model.repo,
+        revision=model.revision,
+        commit=model.commit,
+        state=model.state,
+        complete=model.state == "complete",
+        path=model.path,
+        files=len(model.files),
+        found_files=sum(f.is_verified for f in model.files.values()),
+        size_bytes=model.size_bytes,
+        done_bytes=model.done_bytes,
+        missing=tuple(sorted(f.path for f in model.files.values() if not f.is_verified)),
+        code=model.code,
+        detail=model.detail,
+        retry_at=model.retry_at,
+    )
+
+
+def brief_of_report(report: Report, ref: ModelRef) -> Brief:
+    """What the disk shows of the model."""
+    return Brief(
+        model=ref.key,
+        repo=ref.repo,
+        revision=ref.revision,
+        commit=report.commit,
+        state="complete" if report.complete else "incomplete",
+        complete=report.complete,
+        path=report.folder if report.complete else "",
+        files=report.totals.files,
+        found_files=report.totals.found,
+        size_bytes=report.totals.size_bytes,
+        done_bytes=report.totals.present_bytes,
+        missing=tuple(p.path for p in report.findings),
+        code="" if report.complete else "E_INCOMPLETE",
+    )
+
+
+def status_lines(model: ModelStatus, signs: Signs, glyphs: Glyphs = UNICODE) -> list[str]:
+    """A model that the daemon works on: its line, its components, what is wrong and what to do."""
+    components = model.components()
+    width = max((cell_width(_name(c, glyphs)) for c in components), default=0)
+    lines = [model_line(model, Pace(), glyphs)]
+    lines += [_component(c, width, signs, glyphs) for c in components]
+    lines += _troubles(model, glyphs)
+    lines.append(f"Model complete: {'yes' if model.state == 'complete' else 'no'}")
+    if model.path:
+        lines.append(f"Path: {safe(model.path, glyphs=glyphs)}")
+    return lines
+
+
+def list_lines(briefs: Sequence[Brief], glyphs: Glyphs = UNICODE) -> list[str]:
+    """One line for each model."""
+    if not briefs:
+        return []
+    names = [safe(f"{b.repo}@{b.commit[:8] or b.revision}", 44, glyphs) for b in briefs]
+    width = max(map(cell_width, names))
+    return [
+        f"{padded(name, width)}  {b.state:<11} {percent_text(b.done_bytes, b.size_bytes) if b.files else '-':>6}"
+        f"  {bytes_text(b.size_bytes):>8}".rstrip()
+        for name, b in zip(names, briefs, strict=True)
+    ]
+
+
+def _component(component: ComponentStatus, width: int, signs: Signs, glyphs: Glyphs) -> str:
+    name = padded(_name(component, glyphs), width)
+    count = f"{component.verified_files}/{component.files}"
+    if component.is_complete:
+        return f"{signs.good} {name}  {count:>7}  {bytes_text(component.size_bytes):>14}"
+    size = pair_text(component.done_bytes, component.size_bytes)
+    return f"{signs.bad} {name}  {count:>7}  {size:>14}{_activity(component)}"
+
+
+def _activity(component: ComponentStatus) -> str:
+    counts = {
+        "active": component.active_files,
+        "retrying": component.retrying_files,
+        "failed": component.failed_files,
+    }
+    return "".join(f"  {count} {word}" for word, count in counts.items() if count)
+
+
+def _name(component: ComponentStatus, glyphs: Glyphs) -> str:
+    return safe(component.name or "(root)", _NAME_MAX, glyphs)
+
+
+def _troubles(model: ModelStatus, glyphs: Glyphs) -> Iterable[str]:
+    bad = [f for f in model.files.values() if f.code or f.state == "missing"]
+    for file in bad[:_MISSING_MAX]:
+        what = f": {reason(file.code)[0]} ({safe(file.code)})" if file.code else ""
+        yield f"   {safe(file.path, WIDTH - 16, glyphs)}  {file.state}"
+        if what:
+            yield f"     {what.removeprefix(': ')}"
+    if len(bad) > _MISSING_MAX:
+        yield f"   and {len(bad) - _MISSING_MAX} more (--json has all)"
+    if model.code:
+        yield f"Why: {reason(model.code)[0]} ({safe(model.code)})"
+        yield f"Fix: {reason(model.code)[1]}"

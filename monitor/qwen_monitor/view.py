@@ -1,0 +1,161 @@
+"""What the person at the monitor has chosen, and what each key does to it: one table, no terminal.
+
+Pure. A key gives a new `View` and perhaps an `Action` for the shell to carry out. `rows` draws a View; `monitor`
+feeds it keys and carries out actions.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus, Status
+
+FILTER_MAX = 60  # characters of a filter; more than a row shows
+
+Verb = Literal["pause", "resume", "retry", "verify"]
+
+
+class View(msgspec.Struct, frozen=True, kw_only=True):
+    """The person's choices. `model` is the key of the drawn model, "" for the first one."""
+
+    model: str = ""
+    wanted: ModelRef | None = None
+    filter: str = ""
+    typing: bool = False
+    all_files: bool = False
+    help: bool = False
+    scroll: int = 0
+    read_only: bool = False
+
+
+class Leave(msgspec.Struct, frozen=True, kw_only=True):
+    """Quit with this exit code."""
+
+    code: int
+
+
+class Order(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the daemon for `verb` on the model with this key."""
+
+    verb: Verb
+    model: str
+
+
+class Say(msgspec.Struct, frozen=True, kw_only=True):
+    """Tell the person this in the message line."""
+
+    text: str
+
+
+Action: TypeAlias = Leave | Order | Say
+
+# (key as drawn, label, long explanation, the command that does the same)
+KEYS: tuple[tuple[str, str, str, str], ...] = (
+    ("q", "Quit", "leave; the daemon goes on", ""),
+    ("p", "Pause", "stop or go on fetching this model", "qwenctl pause | resume MODEL"),
+    ("r", "Retry", "cut every wait short and try failed files now", "qwenctl retry MODEL"),
+    ("v", "Verify", "hash every file of this model again", "qwenctl verify MODEL"),
+    ("/", "Filter", "only files whose path holds the text; Esc clears", "qwenctl status MODEL"),
+    ("a", "All files", "show verified files too", "qwenctl status MODEL"),
+    ("Tab", "Model", "the next model", "qwenctl ls"),
+    ("?", "Help", "this page", "qwenctl --help"),
+)
+
+
+def models_shown(status: Status, view: View) -> tuple[ModelStatus, ...]:
+    """The models to show, in the daemon's order, narrowed to the wanted one if it was named."""
+    return tuple(m for m in status.models.values() if matches(m, view.wanted))
+
+
+def matches(model: ModelStatus, wanted: ModelRef | None) -> bool:
+    """True if `model` is what was named: the same repository, and the same revision unless none was named."""
+    if wanted is None:
+        return True
+    return model.repo == wanted.repo and (model.revision == wanted.revision or wanted.revision == "main")
+
+
+def chosen(status: Status, view: View) -> ModelStatus | None:
+    """The model to draw: the chosen one while it exists, else the first."""
+    models = models_shown(status, view)
+    return next((m for m in models if m.model == view.model), models[0] if models else None)
+
+
+def press(view: View, key: str, character: str, status: Status) -> tuple[View, Action | None]:
+    """What `key` (Textual's name of it) or the printable `character` does."""
+    if key == "ctrl+c":
+        return view, Leave(code=130)
+    if view.typing:
+        return _typed(view, key, character), None
+    if view.help:
+        return _with(view, help=False), None
+    match character if character.isprintable() and character else key:
+        case "q":
+            return view, Leave(code=0)
+        case "p" | "r" | "v" as letter:
+            return view, _order(letter, view, status)
+        case "/":
+            return _with(view, typing=True, scroll=0), None
+        case "?":
+            return _with(view, help=True), None
+        case "a":
+            return _with(view, all_files=not view.all_files, scroll=0), None
+        case "escape":
+            return _with(view, filter="", scroll=0), None
+        case "tab" | "right":
+            return _next_model(view, status, 1), None
+        case "shift+tab" | "left":
+            return _next_model(view, status, -1), None
+        case other:
+            return _scrolled(view, other, status), None
+
+
+def _order(letter: str, view: View, status: Status) -> Action:
+    model = chosen(status, view)
+    if model is None:
+        return Say(text="no model to do this to")
+    paused = model.state == "paused"
+    verb: Verb = "retry" if letter == "r" else "verify" if letter == "v" else "resume" if paused else "pause"
+    if view.read_only:
+        return Say(text=f"read-only; elsewhere: qwenctl {verb} {model.repo}")
+    return Order(verb=verb, model=model.model)
+
+
+def _typed(view: View, key: str, character: str) -> View:
+    match key:
+        case "enter":
+            return _with(view, typing=False)
+        case "escape":
+            return _with(view, typing=False, filter="")
+        case "backspace":
+            return _with(view, filter=view.filter[:-1])
+        case _ if character and character.isprintable() and len(view.filter) < FILTER_MAX:
+            return _with(view, filter=view.filter + character)
+        case _:
+            return view
+
+
+def _next_model(view: View, status: Status, step: int) -> View:
+    models = models_shown(status, view)
+    current = chosen(status, view)
+    if current is None:
+        return view
+    index = (models.index(current) + step) % len(models)
+    return _with(view, model=models[index].model, scroll=0)
+
+
+_STEPS = {"down": 1, "up": -1, "pagedown": 10, "pageup": -10, "home": -(10**6), "end": 10**6, "j": 1, "k": -1}
+
+
+def _scrolled(view: View, key: str, status: Status) -> View:
+    if key not in _STEPS:
+        return view
+    model = chosen(status, view)
+    last = max(0, len(model.files) - 1) if model else 0
+    return _with(view, scroll=min(last, max(0, view.scroll + _STEPS[key])))
+
+
+def _with(view: View, **changes: object) -> View:
+    return msgspec.structs.replace(view, **changes)
