@@ -102,7 +102,7 @@ def _on_screen(arguments: argparse.Namespace, find: partial[Path], wanted: Model
     slow = "SSH_CONNECTION" in os.environ
     view = View(wanted=wanted, read_only=arguments.read_only)
     refresh_s = arguments.refresh or (REFRESH_SSH_S if slow else REFRESH_S)
-    code, lines = watch(Monitor(Follower(find), find, view=view, glyphs=glyphs, refresh_s=refresh_s))
+    code, lines = watch(Monitor(Follower(find, since=0), find, view=view, glyphs=glyphs, refresh_s=refresh_s))
     print("\n".join(lines))
     return code
 

@@ -60,6 +60,7 @@ def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> 
     env = dict(console.env)
     if arguments.token:
         env["HF_TOKEN"] = arguments.token  # never argv, which everybody on the machine can read
+        console.env = env
         console.hint("hint: --token stands in the process list; HF_TOKEN=... does not")
     given = arguments.cache_dir.expanduser().absolute() if arguments.cache_dir else None
     job = Job(

@@ -27,7 +27,8 @@ def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
     except DaemonUnreachable as error:
         if arguments.socket is not None:
             raise
-        console.hint(f"no daemon answers ({safe(error.code)}); this is what the disk shows")
+        why = "no daemon answers" if error.code == "E_DAEMON_DOWN" else f"{safe(error.why)} ({safe(error.fix)})"
+        console.hint(f"{why}; this is what the disk shows")
         return _of_disk(ref, console)
     models = [m for m in known.values() if matches(m, ref)]
     if ref is not None and not models:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from qwen_api.client import Disconnected, Follower, Line
-from qwen_api.events import Hello, ModelChecked, ModelComplete, ModelResolved, ModelStateChanged
+from qwen_api.events import Hello, ModelChecked, ModelComplete, ModelRemoved, ModelResolved, ModelStateChanged
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor.console import Console
@@ -81,5 +81,5 @@ def _follow(
 
 
 def _is_news(line: Line, key: str) -> bool:
-    is_state = isinstance(line, ModelStateChanged | ModelResolved | ModelChecked | ModelComplete)
+    is_state = isinstance(line, ModelStateChanged | ModelResolved | ModelChecked | ModelComplete | ModelRemoved)
     return is_state and getattr(line, "model", "") == key

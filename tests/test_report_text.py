@@ -1,0 +1,145 @@
+"""The check report as text: its exact shape, its width, and names that cannot hurt."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qwen_api.inventory import look
+from qwen_api.models import ModelRef
+from qwen_api.report import Report, make_report
+from qwen_monitor.display import ASCII, cell_width
+from qwen_monitor.report_text import EMOJI, WIDTH, Advice, report_lines
+from tests.fakes import model_folder as fake
+
+REF = ModelRef(repo=fake.REPO)
+SHARD = "transformer/diffusion_pytorch_model-0000{}-of-00003.safetensors"
+
+
+def small() -> fake.Files:
+    """A pipeline of two components, three shards."""
+    named = {
+        "transformer": ["diffusers", "QwenImageTransformer2DModel"],
+        "vae": ["diffusers", "AutoencoderKLQwenImage"],
+    }
+    return {
+        "model_index.json": fake.model_index("QwenImageEditPlusPipeline", named),
+        "transformer/config.json": fake.diffusers_config("QwenImageTransformer2DModel"),
+        **fake.in_folder("transformer", fake.sharded("diffusion_pytorch_model", 3)),
+        "vae/config.json": fake.diffusers_config("AutoencoderKLQwenImage"),
+        "vae/diffusion_pytorch_model.safetensors": fake.safetensors("decoder.w"),
+    }
+
+
+def report_of(folder: Path, present: fake.Files, wanted: fake.Files | None) -> Report:
+    """The report on a folder that holds `present` where `wanted` is listed (None: no listing)."""
+    inventory = look(fake.write(folder, present))
+    return make_report(
+        ref=REF, inventory=inventory, manifest=None if wanted is None else fake.listing(wanted), folder="/models/qwen"
+    )
+
+
+def test_the_report_of_a_small_model(tmp_path: Path) -> None:
+    """One line for each component, its bad files below, the totals, the reasons, and what to do at what price."""
+    files = small()
+    present = {p: c for p, c in files.items() if p != SHARD.format(3)}
+    present[SHARD.format(2)] = files[SHARD.format(2)][:300]
+    advice = Advice(command="qwenctl download X/Y", fetch_bytes=1404, free_bytes=412_000_000_000, place="/srv/hf")
+
+    lines = report_lines(report_of(tmp_path, present, files), advice, signs=EMOJI)
+
+    assert (
+        """\
+Qwen/Qwen-Image-Edit-2511 @ 6f3ccc0b
+✅ (root)           1/1           224 B
+❌ transformer      3/5      1.6/2.7 kB
+   ❌ diffusion_pyto…l-00002-of-00003.safetensors  300/704 B (incomplete, 42.6%)
+   ❌ diffusion_pytorch_model-00003-of-00003.safetensors  missing (704 B)
+✅ vae              2/2           455 B
+Files: 8 total, 6 found, 1 missing, 1 incomplete
+Bytes: 2.3/3.4 kB
+Checked: names and sizes of the Hub's listing, headers of the weights
+Model complete: no
+Missing: the index names this shard
+  transformer/diffusion_pytorch_model-00003-of-00003.safetensors  704 B
+Incomplete: the file ends too early
+  transformer/diffusion_pytorch_model-00002-of-00003.safetensors  704 B
+    300 of 704 bytes
+To do: qwenctl download X/Y
+       fetches 1.4 kB at most; 412.0 GB free on /srv/hf""".splitlines()
+        == lines
+    )
+
+
+def test_a_complete_model_says_so_and_how_to_be_surer(tmp_path: Path) -> None:
+    """Sizes are not hashes, and the report does not claim them."""
+    files = small()
+
+    lines = report_lines(report_of(tmp_path, files, files), Advice())
+
+    assert "Model complete: yes" in lines
+    assert lines[-1] == "To be sure of every byte: add --verify full"
+    assert not any("[--]" in line for line in lines)
+
+
+def test_short_leaves_single_files_out_and_all_lists_good_ones(tmp_path: Path) -> None:
+    """Three depths of the same report."""
+    files = small()
+    present = {p: c for p, c in files.items() if p != SHARD.format(3)}
+    report = report_of(tmp_path, present, files)
+
+    assert not any("00003" in line for line in report_lines(report, Advice(), short=True))
+    assert any("[ok] config.json" in line for line in report_lines(report, Advice(), all_files=True))
+
+
+def test_a_component_of_which_nothing_is_here_is_one_line(tmp_path: Path) -> None:
+    """Its files are named once, among the missing."""
+    files = small()
+    present = {p: c for p, c in files.items() if not p.startswith("vae/")}
+
+    lines = report_lines(report_of(tmp_path, present, files), Advice())
+
+    assert sum("vae/config.json" in line for line in lines) == 1
+    assert not any(line.startswith("   [--]") for line in lines)
+
+
+def test_without_a_listing_no_sum_is_claimed(tmp_path: Path) -> None:
+    """The size of a missing shard is not known, so 3.1 of 3.1 kB would be a lie."""
+    present = {p: c for p, c in small().items() if p != SHARD.format(3)}
+
+    lines = report_lines(report_of(tmp_path, present, None), Advice())
+
+    assert "Checked: by the model's own files; the Hub's listing is not known here" in lines
+    assert next(line for line in lines if "transformer " in line).endswith("2.0 kB")
+
+
+def test_too_little_room_is_shouted(tmp_path: Path) -> None:
+    """Before the download, not in the middle of it."""
+    advice = Advice(command="qwenctl download X/Y", fetch_bytes=2000, free_bytes=1000, place="/")
+
+    assert report_lines(report_of(tmp_path, {}, small()), advice)[-1].endswith("NOT ENOUGH ROOM")
+
+
+@pytest.mark.parametrize("signs", [EMOJI, None])
+def test_every_line_but_the_command_fits_80_columns(tmp_path: Path, signs: object) -> None:
+    """Also with names as long as a listing allows; the command stays whole."""
+    long = {f"{'folder' * 20}/{'name' * 50}.safetensors": b"1", **small()}
+    report = report_of(tmp_path, {"x": b"1"}, long)
+    chosen = {"signs": EMOJI} if signs else {}
+
+    lines = report_lines(report, Advice(), glyphs=ASCII, all_files=True, **chosen)
+
+    assert [line for line in lines if cell_width(line) > WIDTH] == []
+
+
+def test_hostile_names_are_shown_as_escapes(tmp_path: Path) -> None:
+    """Neither a file's name nor a folder's can move the cursor or turn the text around."""
+    report = report_of(tmp_path, {}, small())
+    bad = msgspec.structs.replace(report.findings[0], path="a\x1b[2J/\u202eb", detail="\x07\x9b")
+    hostile = msgspec.structs.replace(report, model="x\x1b]0;", findings=(bad,), notes=("n\x1b",))
+
+    text = "".join(report_lines(hostile, Advice(command="qwenctl \x1b", free_bytes=1, fetch_bytes=1, place="\x1b")))
+
+    assert not any(c in text for c in "\x1b\x07\x9b\u202e")
