@@ -4,6 +4,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?=
 PYTEST_ARGS ?=
+USER_VENV ?= $(HOME)/.local/share/qwen-daemon/venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
@@ -31,13 +32,17 @@ lint: $(VENV)/.test
 
 test-system: tools-test tools-system $(VENV)/.test  ## needs root and Debian packages: a real systemd
 	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs root: sudo make test-system" >&2; exit 1; }
-	$(BIN)/python -m pytest -m system $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m system tests $(PYTEST_ARGS)
 
 test-long: $(VENV)/.test  ## hours; by hand
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
 
-install-user:  ## the daemon as a service of this user, in its own environment
-	sh systemd/install.sh --user
+install-user: python-ok  ## the daemon, monitor and commands as a service of this user, in their own environment
+	@[ -x "$(USER_VENV)/bin/python" ] || $(PYTHON) -m venv "$(USER_VENV)"
+	@"$(USER_VENV)/bin/pip" --disable-pip-version-check install --quiet --upgrade ".[monitor]"
+	@sh systemd/install.sh --user
+	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH, or link them:"
+	@echo "  mkdir -p ~/.local/bin && ln -sf $(USER_VENV)/bin/qwen* ~/.local/bin/"
 
 docs: $(VENV)/.test  ## write what is generated: docs/events.md
 	$(BIN)/python docs/generate.py

@@ -48,10 +48,11 @@ def _embedded(stage: Stage, rate_limit: str) -> Path:
     loader = steps.start_loader(stage, EMBEDDED_MODEL, is_tiny=True)
     cut = steps.kill_in_mid_file(stage, daemon)
     steps.start_daemon(stage, EMBEDDED_MODEL, endpoint=mirror)
-    steps.see_resume(stage, cut, mirror)
+    steps.see_resume(stage, cut)
     steps.flip_bytes(stage)
+    steps.tell_bytes(stage, mirror, "because of the SIGKILL")
     steps.see_complete(stage, repaired=True)
-    steps.tell_bytes(stage, mirror)
+    steps.tell_bytes(stage, mirror, "with the repair")
     return steps.see_picture(stage, loader)
 
 

@@ -24,7 +24,6 @@ class Cut:
 
     path: str
     durable_bytes: int
-    sent_bytes: int
 
 
 def make_model(stage: Stage, repo: str) -> Path:
@@ -89,10 +88,10 @@ def kill_in_mid_file(stage: Stage, daemon: subprocess.Popen[bytes]) -> Cut:
     assert isinstance(event, e.FileProgress)
     stage.end(daemon, signal.SIGKILL)
     stage.say(f"SIGKILL to the daemon: {event.path} had {event.durable_bytes} of {event.size_bytes} bytes durable")
-    return Cut(path=event.path, durable_bytes=event.durable_bytes, sent_bytes=event.received_bytes)
+    return Cut(path=event.path, durable_bytes=event.durable_bytes)
 
 
-def see_resume(stage: Stage, cut: Cut, endpoint: str) -> None:
+def see_resume(stage: Stage, cut: Cut) -> None:
     """The restarted daemon goes on at the recorded byte."""
     event = stage.wait_for(f"{cut.path} resumed", lambda event: _is_resumed(event, cut.path))
     assert isinstance(event, e.FileResumed)
@@ -128,11 +127,11 @@ def see_complete(stage: Stage, *, repaired: bool) -> None:
     stage.say(f"complete: {done.files} files, {done.size_bytes} bytes, every hash is the Hub's: {done.path}")
 
 
-def tell_bytes(stage: Stage, endpoint: str) -> None:
+def tell_bytes(stage: Stage, endpoint: str, why: str) -> None:
     """What the mirror itself counted."""
     with urllib.request.urlopen(f"{endpoint}/-/mirror/stats", timeout=10) as answer:
         stats = json.load(answer)
-    stage.say(f"the mirror sent {stats['bytes_sent']} bytes in all, {stats['bytes_sent_twice']} of them twice")
+    stage.say(f"the mirror sent {stats['bytes_sent']} bytes in all, {stats['bytes_sent_twice']} of them twice ({why})")
 
 
 def see_picture(stage: Stage, loader: subprocess.Popen[bytes]) -> Path:

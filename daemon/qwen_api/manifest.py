@@ -7,6 +7,7 @@ file's bytes, and refuses hostile names; it never touches the disk or the networ
 
 from __future__ import annotations
 
+import json
 import unicodedata
 from collections.abc import Iterable, Sequence
 from typing import Annotated
@@ -148,7 +149,7 @@ def read_tree(repo: str, commit: str, content: bytes) -> Manifest:
 
 
 def write_tree(manifest: Manifest) -> bytes:
-    """The bytes huggingface_hub 2.4 writes to `trees/<commit>.json`: sorted keys, indent 1, absent keys left out."""
+    """The bytes huggingface_hub 2.4 writes to `trees/<commit>.json` (_tree_cache.py: json.dump, indent 1, ASCII)."""
     files = {
         f.path: _TreeEntry(
             size=f.size_bytes,
@@ -159,8 +160,8 @@ def write_tree(manifest: Manifest) -> bytes:
         )
         for f in manifest.files
     }
-    raw = msgspec.json.encode({"format_version": TREE_FORMAT_VERSION, "files": files}, order="sorted")
-    return msgspec.json.format(raw, indent=1)
+    tree = msgspec.to_builtins({"format_version": TREE_FORMAT_VERSION, "files": files})
+    return json.dumps(tree, indent=1).encode()
 
 
 class _TreeEntry(msgspec.Struct, frozen=True, kw_only=True):

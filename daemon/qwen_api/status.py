@@ -216,8 +216,10 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
     match event:
         case e.ModelStateChanged():
             path = model.path if event.state in ("complete", "checking") else ""
+            files = model.files if event.state in ("checking", "downloading") else _at_rest(model.files)
             return _with(
                 model,
+                files=files,
                 state=event.state,
                 code=event.code,
                 detail=event.detail,
@@ -241,6 +243,9 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
                 has_code=event.has_code,
                 has_pickle=event.has_pickle,
             )
+        case e.ModelPlanned():
+            waiting = {p: _with(f, state="queued") for p, f in model.files.items() if f.state == "missing"}
+            return _with(model, files={**model.files, **waiting})
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
         case e.FileStarted() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
@@ -249,6 +254,16 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with_file(model, event.path, event)
         case _:
             return model
+
+
+def _at_rest(files: dict[str, FileStatus]) -> dict[str, FileStatus]:
+    """Nothing moves any more (paused, failed, waiting): what was under way is queued again."""
+    return {
+        path: _with(file, state="queued", rate_bps=0, retry_at="")
+        if file.state in ("downloading", "stalled", "retrying", "verifying")
+        else file
+        for path, file in files.items()
+    }
 
 
 def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]:

@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import os
-import signal
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
-from dataclasses import dataclass, field
 from pathlib import Path
 
+import msgspec
 import structlog
 from aiohttp import web
 
 from qwen_api import commands, places
 from qwen_api import events as e
 from qwen_api.seals import Seal
-from qwen_daemon import config as configuration
-from qwen_daemon import logs
-from qwen_daemon.config import BadConfig, Settings
+from qwen_daemon import logs, process
+from qwen_daemon.config import Settings
 from qwen_daemon.core.status_line import status_line
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.cancel import beside
@@ -33,6 +31,7 @@ from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.round import World
+from qwen_daemon.process import Daemon, Signals
 from qwen_daemon.shell import hub as hub_module
 from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api
@@ -48,36 +47,9 @@ from qwen_daemon.shell.watch import FileWatch
 
 log = structlog.get_logger(__name__)
 
-STATUS_INTERVAL_S = 2.0
 STREAM_END_GRACE_S = 2.0  # for readers to take the last lines
 HASHES_AT_ONCE = 2  # sha256 runs at 1.5 GB/s a core; more would starve the GPU's own process
-LOADER_GONE_S = 5.0  # how often the processes of loaders are looked for
-
-
-@dataclass
-class Signals:
-    """What the process was asked to do from outside."""
-
-    stop: asyncio.Event = field(default_factory=asyncio.Event)
-    reload: asyncio.Event = field(default_factory=asyncio.Event)
-
-    def install(self) -> None:
-        """SIGTERM and SIGINT stop, SIGHUP reloads; asked again, nothing more happens."""
-        loop = asyncio.get_running_loop()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self.stop.set)
-        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Daemon:
-    """The running parts that the two ways of running (for ever, once) work with."""
-
-    settings: Settings
-    bus: Bus
-    engine: Engine
-    signals: Signals
-    notifier: Notifier
+CONTROL, EVENTS = "control", "events"  # FileDescriptorName= in the socket units
 
 
 @asynccontextmanager
@@ -86,7 +58,9 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
     async with AsyncExitStack() as stack:
         signals, notifier, clock = Signals(), Notifier(env), SystemClock()
         signals.install()
-        _lock(stack, settings)
+        given = inherited_sockets(env)
+        settings = _where_systemd_listens(settings, given)
+        _lock(stack, settings, given)
         version = importlib.metadata.version("qwen-daemon")
         bus = Bus(clock, f"qwen-daemon/{version}")
         bus.listen(logs.write_event)
@@ -117,7 +91,7 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
             state_dir=str(settings.state_dir),
             endpoint=settings.endpoint,
         )
-        await _serve(stack, settings, env, Api(bus, engine, about, _seals(engine, ledger)), bus)
+        await _serve(stack, settings, given, Api(bus, engine, about, _seals(engine, ledger)), bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
         await stack.enter_async_context(_engine(engine))
         yield Daemon(settings=settings, bus=bus, engine=engine, signals=signals, notifier=notifier)
@@ -130,13 +104,7 @@ async def run_for_ever(settings: Settings, env: Mapping[str, str]) -> None:
     async with running(settings, env) as daemon:
         daemon.engine.configure(settings.config.models)
         daemon.notifier.ready(status_line(daemon.bus.status))
-        async with (
-            beside(_pulse(daemon)),
-            beside(_reload_on_hup(daemon)),
-            beside(_reload_on_change(daemon)),
-            beside(_miss_loaders(daemon)),
-        ):
-            await daemon.signals.stop.wait()
+        await process.until_stopped(daemon)
 
 
 async def run_once(settings: Settings, env: Mapping[str, str], wanted: commands.AddModel) -> tuple[str, str]:
@@ -144,7 +112,7 @@ async def run_once(settings: Settings, env: Mapping[str, str], wanted: commands.
     async with running(settings, env) as daemon:
         daemon.engine.configure([wanted])
         (keeper,) = daemon.engine.keepers().values()
-        async with beside(_pulse(daemon)), beside(_stop_on_settled(keeper, daemon.signals)):
+        async with beside(process.pulse(daemon)), beside(_stop_on_settled(keeper, daemon.signals)):
             await daemon.signals.stop.wait()
         outcome = keeper.outcome
         if outcome is None:
@@ -206,24 +174,37 @@ async def _engine(engine: Engine) -> AsyncIterator[None]:
             await task
 
 
-def _lock(stack: AsyncExitStack, settings: Settings) -> None:
+def _where_systemd_listens(settings: Settings, given: Mapping[str, socket.socket]) -> Settings:
+    """The settings with the path of the control socket that was handed over, if one was."""
+    unknown = given.keys() - {CONTROL, EVENTS}
+    if unknown:
+        log.warning("socket.unknown", names=sorted(unknown), fix=f"FileDescriptorName= must be {CONTROL} or {EVENTS}")
+    if CONTROL not in given:
+        return settings
+    return msgspec.structs.replace(settings, control_socket=Path(given[CONTROL].getsockname()))
+
+
+def _lock(stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.socket]) -> None:
+    """One daemon per state directory and per socket; a socket handed over has its owner, and its folder is not ours."""
     about = f"pid {os.getpid()}, socket {settings.control_socket}"
-    locks = (settings.state_dir / "lock", settings.control_socket.with_name(settings.control_socket.name + ".lock"))
+    locks = [settings.state_dir / "lock"]
+    if CONTROL not in given:
+        locks.append(settings.control_socket.with_name(settings.control_socket.name + ".lock"))
     for path in locks:
         stack.callback(instance.InstanceLock(path, about).release)
 
 
-async def _serve(stack: AsyncExitStack, settings: Settings, env: Mapping[str, str], api: Api, bus: Bus) -> None:
+async def _serve(
+    stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.socket], api: Api, bus: Bus
+) -> None:
     """Both sockets, inherited from systemd or bound here; at the end, streams end before connections are cut."""
-    given = inherited_sockets(env)
-    for name, control in ((places.CONTROL_SOCKET, True), (places.EVENTS_SOCKET, False)):
-        listener = given.get(name.removesuffix(".sock"))
+    for name, path in ((CONTROL, settings.control_socket), (EVENTS, places.events_socket(settings.control_socket))):
+        listener = given.get(name)
         if listener is None:
-            path = settings.control_socket if control else places.events_socket(settings.control_socket)
             listener = instance.listen(path)
             stack.callback(path.unlink, missing_ok=True)
         stack.callback(listener.close)
-        await _site(stack, api.application(control=control), listener)
+        await _site(stack, api.application(control=name == CONTROL), listener)
     stack.callback(bus.close)
 
 
@@ -239,66 +220,7 @@ def _seals(engine: Engine, ledger: SqliteLedger) -> Callable[[str], Awaitable[Ma
         keeper = engine.keepers().get(key)
         if keeper is None or keeper.manifest is None:
             return {}
-        seals = await ledger.seals([file.etag for file in keeper.manifest.files])
+        seals = await ledger.seals(keeper.manifest.repo, [file.etag for file in keeper.manifest.files])
         return {file.path: seals[file.etag] for file in keeper.manifest.files if file.etag in seals}
 
     return of_model
-
-
-async def _pulse(daemon: Daemon) -> None:
-    """STATUS every two seconds, and the watchdog at half its time: both from the loop, so both mean it is alive."""
-    watchdog_s = daemon.notifier.watchdog_s
-    interval_s = min(STATUS_INTERVAL_S, watchdog_s / 2) if watchdog_s else STATUS_INTERVAL_S
-    last = ""
-    while True:
-        if watchdog_s:
-            daemon.notifier.watchdog()
-        line = status_line(daemon.bus.status)
-        if line != last:
-            daemon.notifier.status(line)
-            last = line
-        await asyncio.sleep(interval_s)
-
-
-async def _reload_on_hup(daemon: Daemon) -> None:
-    while True:
-        await daemon.signals.reload.wait()
-        daemon.signals.reload.clear()
-        daemon.notifier.reloading()
-        _reload(daemon)
-        daemon.engine.recheck("signal")
-        daemon.notifier.ready(status_line(daemon.bus.status))
-
-
-async def _reload_on_change(daemon: Daemon) -> None:
-    path = daemon.settings.config_file
-    if path is None:
-        return
-    async for changed in FileWatch().changes([path.parent]):
-        if any(Path(name).name == path.name for name in changed):
-            _reload(daemon)
-
-
-def _reload(daemon: Daemon) -> None:
-    """Take the file's models; a bad file keeps the old ones and says so."""
-    path = daemon.settings.config_file
-    if path is None:
-        return
-    try:
-        config = configuration.read(path)
-    except BadConfig as error:
-        daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
-        return
-    daemon.engine.configure(config.models)
-    daemon.bus.publish(e.ConfigReloaded(path=str(path), models=tuple(model.model for model in config.models)))
-
-
-async def _miss_loaders(daemon: Daemon) -> None:
-    """A loader whose process is gone without a word is told as gone."""
-    while True:
-        await asyncio.sleep(LOADER_GONE_S)
-        for loader in list(daemon.bus.status.loaders.values()):
-            if loader.state != "gone" and loader.pid > 0 and not Path(f"/proc/{loader.pid}").exists():
-                daemon.bus.publish(
-                    e.LoaderChanged(name=loader.name, state="gone", model=loader.model, detail="its process is gone")
-                )

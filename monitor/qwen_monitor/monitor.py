@@ -8,13 +8,15 @@ Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those
 from __future__ import annotations
 
 import asyncio
+import select
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import ClassVar
+from typing import ClassVar, TextIO
 
 from textual import events
 from textual.app import App, ComposeResult
@@ -170,6 +172,9 @@ class Monitor(App[int]):
 
     def draw(self) -> None:
         """Repaint the rows that changed."""
+        if _is_hung_up(sys.stdin):  # a terminal that is gone sends no SIGHUP to a process outside its session
+            self.exit(128 + signal.SIGHUP, return_code=128 + signal.SIGHUP)
+            return
         picture = self.feed.look()
         self._feed_paces(picture)
         sheet = self.query_one(Sheet)
@@ -233,3 +238,14 @@ def watch(app: Monitor) -> tuple[int, tuple[str, ...]]:
         return app.return_code or 0, app.farewell()
     finally:
         app.feed.close()
+
+
+def _is_hung_up(terminal: TextIO) -> bool:
+    """True when the other side of the terminal was closed."""
+    try:
+        number = terminal.fileno()
+    except (OSError, ValueError):
+        return False  # no file behind it: nothing that could hang up
+    poller = select.poll()
+    poller.register(number, 0)
+    return any(happened & (select.POLLHUP | select.POLLNVAL) for _, happened in poller.poll(0))

@@ -144,7 +144,7 @@ REASONS: dict[str, tuple[str, str]] = {
     "E_USAGE": ("the command cannot be understood", "see --help"),
     "E_CONFIG": (
         "the configuration has an error",
-        "see `qwenctl doctor`; a running daemon keeps the configuration it had",
+        "mend the line it names; a running daemon keeps the configuration it had",
     ),
     "E_CONFIGURED": (
         "the configuration wants this model",
@@ -152,6 +152,14 @@ REASONS: dict[str, tuple[str, str]] = {
     ),
     "E_ALREADY_RUNNING": ("another daemon works on this cache", "stop that one first, or use it: qwenctl ls"),
     "E_BUSY": ("the daemon has as many clients as it can serve", "close some, then try again"),
+    "E_DISK_CHANGED": (
+        "the file was changed while it was hashed",
+        "find out which other program writes into the cache",
+    ),
+    "E_DISK_CHANGING": (
+        "files keep changing while they are verified",
+        "find out which other program writes into the cache",
+    ),
     "E_STOPPED": ("the daemon was stopped before the work was done", "start it again: it goes on where it stopped"),
     "E_START": ("the daemon cannot start", "look at `journalctl -u qwen-daemon`"),
     "E_INTERNAL": (

@@ -45,10 +45,6 @@ class Notifier:
         """What is in memory is being recorded."""
         return self._send("STOPPING=1", _status(status))
 
-    def extend_timeout(self, seconds: float) -> bool:
-        """Ask for so much more time to start or stop."""
-        return self._send(f"EXTEND_TIMEOUT_USEC={int(seconds * 1e6)}")
-
     def _send(self, *lines: str) -> bool:
         if not self._address:
             return False

@@ -1,0 +1,131 @@
+"""The process around the engine: signals, systemd, configuration reloads, loaders that vanish.
+
+What app.py built, these duties run beside it until somebody asks to stop. A duty that fails takes the process down with
+it: systemd starts it again, which beats a daemon that no longer hears SIGHUP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from qwen_api import events as e
+from qwen_daemon import config as configuration
+from qwen_daemon.config import BadConfig, Settings
+from qwen_daemon.core.status_line import status_line
+from qwen_daemon.engine.bus import Bus
+from qwen_daemon.engine.reconcile import Engine
+from qwen_daemon.shell.systemd import Notifier
+from qwen_daemon.shell.watch import FileWatch
+
+STATUS_INTERVAL_S = 2.0
+LOADER_GONE_S = 5.0  # how often the processes of loaders are looked for
+
+
+@dataclass
+class Signals:
+    """What the process was asked to do from outside."""
+
+    stop: asyncio.Event = field(default_factory=asyncio.Event)
+    reload: asyncio.Event = field(default_factory=asyncio.Event)
+
+    def install(self) -> None:
+        """SIGTERM and SIGINT stop, SIGHUP reloads; asked again, nothing more happens."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self.reload.set)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Daemon:
+    """The running parts that the two ways of running (for ever, once) work with."""
+
+    settings: Settings
+    bus: Bus
+    engine: Engine
+    signals: Signals
+    notifier: Notifier
+
+
+async def until_stopped(daemon: Daemon) -> None:
+    """Do every duty until a signal asks to stop."""
+    duties = (pulse(daemon), _reload_on_hup(daemon), _reload_on_change(daemon), _miss_loaders(daemon))
+    async with asyncio.TaskGroup() as group:
+        tasks = [group.create_task(duty) for duty in duties]
+        await daemon.signals.stop.wait()
+        for task in tasks:
+            task.cancel()
+
+
+async def pulse(daemon: Daemon) -> None:
+    """STATUS every two seconds, and the watchdog at half its time: both from the loop, so both mean it is alive."""
+    watchdog_s = daemon.notifier.watchdog_s
+    interval_s = min(STATUS_INTERVAL_S, watchdog_s / 2) if watchdog_s else STATUS_INTERVAL_S
+    last = ""
+    while True:
+        if watchdog_s:
+            daemon.notifier.watchdog()
+        line = status_line(daemon.bus.status)
+        if line != last:
+            daemon.notifier.status(line)
+            last = line
+        await asyncio.sleep(interval_s)
+
+
+async def _reload_on_hup(daemon: Daemon) -> None:
+    while True:
+        await daemon.signals.reload.wait()
+        daemon.signals.reload.clear()
+        daemon.notifier.reloading()
+        _reload(daemon)
+        daemon.engine.recheck("signal")
+        daemon.notifier.ready(status_line(daemon.bus.status))
+
+
+async def _reload_on_change(daemon: Daemon) -> None:
+    path = daemon.settings.config_file
+    if path is None:
+        return
+    async for changed in FileWatch().changes([path.parent]):
+        if any(Path(name).name == path.name for name in changed):
+            _reload(daemon)
+
+
+def _reload(daemon: Daemon) -> None:
+    """Take the file's models; a bad file keeps the old ones and says so."""
+    path = daemon.settings.config_file
+    if path is None:
+        return
+    try:
+        config = configuration.read(path)
+    except BadConfig as error:
+        daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
+        return
+    daemon.engine.configure(config.models)
+    daemon.bus.publish(e.ConfigReloaded(path=str(path), models=tuple(model.model for model in config.models)))
+
+
+async def _miss_loaders(daemon: Daemon) -> None:
+    """A loader whose process is gone without a word is told as gone."""
+    while True:
+        await asyncio.sleep(LOADER_GONE_S)
+        for loader in list(daemon.bus.status.loaders.values()):
+            if loader.state != "gone" and loader.pid > 0 and not _lives(loader.pid):
+                daemon.bus.publish(
+                    e.LoaderChanged(name=loader.name, state="gone", model=loader.model, detail="its process is gone")
+                )
+
+
+def _lives(pid: int) -> bool:
+    """Asked of kill(2) and not of /proc, where ProtectProc= hides the processes of others."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True  # another user's
+    return True
