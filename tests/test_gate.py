@@ -11,7 +11,7 @@ from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import FileStatus, ModelStatus, Status
 from qwen_loader import gate, words
-from qwen_loader.foreign_code import index_names_code, is_code, is_pickle
+from qwen_loader.foreign_code import index_names_code, is_code, is_pickle, read_pickles
 from qwen_loader.gate import Candidate, Disk, Policy, Proof, Waiting, admit, find_candidate
 
 REF = ModelRef(repo="org/name")
@@ -77,7 +77,7 @@ def test_a_file_that_nobody_looked_at_is_missing(known: dict[str, Proof]) -> Non
     assert not isinstance(admit(candidate(), known, Policy()), gate.Admitted)
 
 
-@given(proofs, st.sampled_from(["x.py", "unet/lib.so", "model.bin", "vae/weights.ckpt", "data.pkl"]), st.booleans())
+@given(proofs, st.sampled_from(["x.py", "unet/lib.so", "text/model.bin", "data/data.pkl"]), st.booleans())
 def test_what_runs_code_is_refused_by_name(known: dict[str, Proof], path: str, is_stray: bool) -> None:
     """Listed or slipped into the folder by somebody: refused whatever the proofs say."""
     found = candidate() if is_stray else candidate("daemon", path)
@@ -212,6 +212,21 @@ def test_alone_with_less_than_all_it_waits(disk: Disk | None, code: str) -> None
 def test_model_index_that_names_code_is_recognised(index: dict[str, object], expected: bool) -> None:
     """The way in of CVE-2026-44513: a class from the repository instead of from a library."""
     assert expected == index_names_code(index)
+
+
+@pytest.mark.parametrize(
+    ("paths", "expected"),
+    [
+        (("vae/m.safetensors", "vae/m.bin"), ()),
+        (("vae/m.bin", "vae/config.json"), ("vae/m.bin",)),
+        (("model_index.json", "v1-5.ckpt", "unet/m.safetensors"), ()),
+        (("pytorch_model.bin", "config.json"), ("pytorch_model.bin",)),
+        (("model.safetensors", "pytorch_model.bin"), ()),
+    ],
+)
+def test_only_pickles_that_would_be_read_keep_a_model_out(paths: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    """A pickle beside safetensors is a duplicate that nothing opens; one alone would have to be read."""
+    assert expected == read_pickles(paths)
 
 
 @given(st.sampled_from(["m.safetensors", "a/config.json", "merges.txt", "README.md", "t.jinja", "m.gguf"]))

@@ -7,6 +7,7 @@ CREDENTIALS_DIRECTORY (systemd.exec(5)); the HF_* variables keep huggingface_hub
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,6 +51,12 @@ def state_dir(env: Env) -> Path:
         return Path(given.split(":")[0])
     base = env.get("XDG_STATE_HOME")
     return (Path(base) if base else _home(env) / ".local" / "state") / APP
+
+
+def private_state_dir(env: Env, cache: Path) -> Path:
+    """The state of the daemons that `qwenctl download` starts for itself: one per cache, so that the next one resumes."""
+    name = hashlib.sha256(str(cache.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+    return state_dir(env) / "private" / name
 
 
 def ready_file(state: Path, model_key: str) -> Path:

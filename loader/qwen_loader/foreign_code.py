@@ -6,7 +6,7 @@ looks into a file.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import PurePosixPath
 
 from qwen_api.contents import PICKLE_SUFFIXES
@@ -32,6 +32,18 @@ def is_code(path: str) -> bool:
 def is_pickle(path: str) -> bool:
     """True for weights in a format that is read by running it."""
     return PurePosixPath(path).suffix.lower() in PICKLE_ENDINGS
+
+
+def read_pickles(paths: Collection[str]) -> tuple[str, ...]:
+    """The pickles that a loader of safetensors would have to read: those of folders that hold no safetensors.
+
+    Beside safetensors a pickle is a duplicate that nothing opens (`use_safetensors=True`), and nothing of a pipeline's
+    own folder, where model_index.json is, is weights.
+    """
+    has_safetensors = {str(PurePosixPath(path).parent) for path in paths if path.endswith(".safetensors")}
+    if "model_index.json" in paths:
+        has_safetensors.add(".")
+    return tuple(p for p in paths if is_pickle(p) and str(PurePosixPath(p).parent) not in has_safetensors)
 
 
 def index_names_code(model_index: Mapping[str, object]) -> bool:

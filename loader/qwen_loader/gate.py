@@ -18,7 +18,7 @@ from qwen_api.models import ModelRef
 from qwen_api.seals import Ready as ReadyFile
 from qwen_api.status import ModelStatus, Status
 from qwen_loader import words
-from qwen_loader.foreign_code import is_code, is_pickle
+from qwen_loader.foreign_code import is_code, read_pickles
 
 Source = Literal["daemon", "ready-file", "disk", "hub"]
 """Who said that the model is complete; `hub` is the unverified fallback, where nobody did."""
@@ -266,7 +266,7 @@ def _forbidden(candidate: Candidate, policy: Policy, strays: Collection[str]) ->
             fix="read that code; if you trust it: --allow-code",
             findings=code,
         )
-    pickles = tuple(path for path in present if is_pickle(path))
+    pickles = read_pickles(present)
     if (candidate.has_pickle or pickles) and not policy.allow_pickle:
         return Broken(
             code="E_HAS_PICKLE",

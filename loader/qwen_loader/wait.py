@@ -165,10 +165,12 @@ class Wait:
         return self._prove(found, evidence.read_ready_files(self._env, key, *self._state_dirs()))
 
     def _state_dirs(self) -> tuple[Path, ...]:
+        """Where ready files may be besides this user's and the system's state: `qwenctl download`'s, the daemon's."""
+        private = places.private_state_dir(self._env, self._cache)
         try:
-            return (Path(Client(self._find()).version().state_dir),)
+            return (private, Path(Client(self._find()).version().state_dir))
         except (DaemonUnreachable, DaemonRefused, msgspec.DecodeError):
-            return ()  # then this user's and the system's own are looked at
+            return (private,)
 
     def _add(self) -> ReadyModel | None:
         if self._asked_to_add:
@@ -198,7 +200,11 @@ class Wait:
 
     def _look(self, *, patient: bool, lost: Disconnected | None = None) -> ReadyModel | None:
         """Without a daemon: each ready file that fits, then the disk."""
-        readies = [r for r in evidence.read_ready_files(self._env, self._ref.key) if r.repo == self._ref.repo]
+        readies = [
+            r
+            for r in evidence.read_ready_files(self._env, self._ref.key, *self._state_dirs())
+            if r.repo == self._ref.repo
+        ]
         for ready in readies:
             proven = self._prove(gate.candidate_of_ready(ready), [ready], hash_now=patient)
             if proven is not None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import ctypes
 import fcntl
-import hashlib
 import os
 import shutil
 import signal
@@ -58,7 +57,7 @@ class PrivateDaemon:
     ) -> None:
         self._ref = ref
         self._on_wait = on_wait
-        self._state = state_of(cache, env)
+        self._state = places.private_state_dir(env, cache)
         self._folder = Path(_short_folder())
         self._log = self._folder / "daemon.log"
         self.socket = self._folder / places.CONTROL_SOCKET
@@ -153,12 +152,6 @@ class PrivateDaemon:
             if time.monotonic() > deadline_s:
                 raise Refusal("E_TIMEOUT", f"the private daemon did not answer within {START_S:.0f} s")
             time.sleep(POLL_S)
-
-
-def state_of(cache: Path, env: Mapping[str, str]) -> Path:
-    """Where the private daemons of this cache keep their ledger, so that the next one resumes."""
-    name = hashlib.sha256(os.fsencode(os.path.realpath(cache))).hexdigest()[:8]
-    return places.state_dir(env) / "private" / name
 
 
 def _wait_for_turn(lock: Path, on_wait: Callable[[], None]) -> None:
