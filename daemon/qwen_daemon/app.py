@@ -54,7 +54,7 @@ CONTROL, EVENTS = "control", "events"  # FileDescriptorName= in the socket units
 
 @asynccontextmanager
 async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[Daemon]:
-    """A daemon whose sockets answer. Raises AlreadyRunning, OSError (sockets, directories)."""
+    """A daemon whose sockets answer. Raises AlreadyRunning, SocketPathTooLong, OSError (sockets, directories)."""
     async with AsyncExitStack() as stack:
         signals, notifier, clock = Signals(), Notifier(env), SystemClock()
         signals.install()
@@ -189,6 +189,8 @@ def _lock(stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.
     about = f"pid {os.getpid()}, socket {settings.control_socket}"
     locks = [settings.state_dir / "lock"]
     if CONTROL not in given:
+        for socket_path in (settings.control_socket, places.events_socket(settings.control_socket)):
+            instance.check_socket_path(socket_path)
         locks.append(settings.control_socket.with_name(settings.control_socket.name + ".lock"))
     for path in locks:
         stack.callback(instance.InstanceLock(path, about).release)

@@ -1,7 +1,8 @@
 """The configuration: a TOML file, decoded and checked by msgspec into frozen structs; every limit with unit and reason.
 
 An unknown key is an error that names its path and the nearest key. Flags win over the environment, the environment
-over the file, the file over the defaults; HF_* variables keep huggingface_hub's meaning.
+over the file, the file over the defaults; HF_* variables keep huggingface_hub's meaning. One exception: `cache_dir`
+wins over HF_HOME, which the system unit sets.
 """
 
 from __future__ import annotations
@@ -11,11 +12,13 @@ from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, get_args, get_type_hints
+from urllib.parse import urlsplit
 
 import msgspec
 
 from qwen_api import places
 from qwen_api.commands import AddModel
+from qwen_api.events import FollowPolicy
 from qwen_api.models import BadModelName, parse_model
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
@@ -90,15 +93,38 @@ def read(path: Path) -> Config:
     except OSError as error:
         raise BadConfig(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
-        raise BadConfig(f"{path}: {_with_nearest_key(str(error))}") from error
+        raise BadConfig(f"{path}: {_with_hint(str(error))}") from error
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from error
-    for index, model in enumerate(config.models):
+    _check_models(path, config.models)
+    if config.endpoint:
+        endpoint_url(config.endpoint, f"{path}: `$.endpoint`")
+    return config
+
+
+def endpoint_url(text: str, source: str) -> str:
+    """The Hub's address without a trailing slash. Raises BadConfig, naming `source`, if it is none."""
+    try:
+        url = urlsplit(text)
+        is_usable = url.scheme in ("http", "https") and bool(url.hostname)
+    except ValueError:  # an IPv6 address without its bracket
+        is_usable = False
+    if not is_usable:
+        raise BadConfig(f"{source}: {text!r} is no address such as {places.DEFAULT_ENDPOINT} or http://127.0.0.1:8090")
+    return text.rstrip("/")
+
+
+def _check_models(path: Path, models: tuple[AddModel, ...]) -> None:
+    seen: dict[str, int] = {}
+    for index, model in enumerate(models):
         try:
-            parse_model(model.model)
+            key = parse_model(model.model).key
         except BadModelName as error:
             raise BadConfig(f"{path}: {error} - at `$.models[{index}].model`") from error
-    return config
+        if key in seen:
+            twice = f"`$.models[{seen[key]}]` and `$.models[{index}]` are the same model"
+            raise BadConfig(f"{path}: {twice} ({model.model}); write it once, with the patterns of both")
+        seen[key] = index
 
 
 def settle(
@@ -110,7 +136,7 @@ def settle(
     state_dir: Path | None = None,
     control_socket: Path | None = None,
 ) -> Settings:
-    """Join file, environment and flags."""
+    """Join file, environment and flags. Raises BadConfig if HF_ENDPOINT is no address."""
     from_file = Path(config.cache_dir).expanduser() if config.cache_dir else None
     return Settings(
         config=config,
@@ -118,9 +144,26 @@ def settle(
         cache_dir=(cache_dir or from_file or places.hub_cache(env)).absolute(),
         state_dir=(state_dir or places.state_dir(env)).absolute(),
         control_socket=(control_socket or places.runtime_dir(env) / places.CONTROL_SOCKET).absolute(),
-        endpoint=(env.get("HF_ENDPOINT") or config.endpoint or places.DEFAULT_ENDPOINT).rstrip("/"),
+        endpoint=endpoint_in_force(env, config),
         offline=config.offline or places.is_offline(env),
     )
+
+
+def endpoint_in_force(env: Mapping[str, str], config: Config | None = None) -> str:
+    """HF_ENDPOINT, else the file's, else the Hub's own. Raises BadConfig."""
+    if given := env.get("HF_ENDPOINT"):
+        return endpoint_url(given, "HF_ENDPOINT")
+    return ((config.endpoint if config else "") or places.DEFAULT_ENDPOINT).rstrip("/")
+
+
+def _with_hint(message: str) -> str:
+    """msgspec's sentence, and what was probably meant."""
+    if message.endswith("at `$.models`"):
+        return f'{message}; write [[models]] and under it model = "org/name"'
+    wrong = re.search(r"Invalid enum value '([^']*)' - at `[^`]*follow`", message)
+    if wrong is not None:
+        return f"{message}; it is one of: {', '.join(get_args(FollowPolicy))}"
+    return _with_nearest_key(message)
 
 
 def _with_nearest_key(message: str) -> str:

@@ -62,6 +62,8 @@ def configure(env: Mapping[str, str], *, level: str = "info") -> None:
         "huggingface_hub",
     ):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # It writes a traceback for every malformed request; what goes wrong inside handlers is logged by the API itself.
+    logging.getLogger("aiohttp.server").setLevel(logging.CRITICAL)
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
         logger_factory=structlog.stdlib.LoggerFactory(),

@@ -112,7 +112,10 @@ class Blobs(Protocol):
         """Room for this user on the cache's file system."""
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        """Remove the snapshot and the blobs that only it uses; returns bytes freed."""
+        """Remove the snapshot and the blobs and parts that only it uses; returns bytes freed."""
+
+    async def drop_part(self, repo: str, name: str) -> None:
+        """Remove a part that nothing will resume; it may be gone already."""
 
 
 class Locks(Protocol):
@@ -123,25 +126,28 @@ class Locks(Protocol):
 
 
 class Ledger(Protocol):
-    """What was recorded as durable: spans of parts and blobs. A hint: losing it costs time, never correctness."""
+    """What was recorded as durable: spans of parts and blobs. A hint: losing it costs time, never correctness.
 
-    async def spans(self, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+    By repository and etag: two repositories may hold one content, each in a file of its own.
+    """
+
+    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """The part's name (None once it is published or gone) and the recorded spans of this content."""
 
-    async def record(self, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 
-    async def forget(self, etag: str, offsets: Sequence[int] | None = None) -> None:
+    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """Drop the spans at these offsets, or everything known of this content."""
 
 
 class Seals(Protocol):
-    """Which published files were verified, and looked how."""
+    """Which published files were verified, and looked how; by repository and etag, as in Ledger."""
 
-    async def seals(self, etags: Sequence[str]) -> Mapping[str, Seal]:
-        """The seals on record."""
+    async def seals(self, repo: str, etags: Sequence[str]) -> Mapping[str, Seal]:
+        """The seals on record, by etag."""
 
-    async def seal(self, etag: str, seal: Seal | None) -> None:
+    async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
         """Record a seal, or break it (None)."""
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from qwen_daemon.core import backoff
-from qwen_daemon.core.errors import AskHuman, MakeRoom, ResolveAgain, Trouble, TryLater
+from qwen_daemon.core.errors import AskHuman, MakeRoom, ResolveAgain, StartOver, Trouble, TryLater
 
 PROGRESS_BYTES = 1 << 20  # less than this between two failures is not progress
 RESOLVE_PAUSE_S = 1.0  # a server that calls every fresh address spent must not be asked in a tight loop
+LATER_MIN_S = 1.0  # nor one that says "later" and then "in 0 seconds"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,9 +48,9 @@ def after_trouble(attempts: Attempts, trouble: Trouble, *, received_bytes: int, 
         return GiveUp(code=trouble.code, detail=trouble.detail, needs_human=True)
     if isinstance(trouble, MakeRoom):
         raise trouble
-    moved = received_bytes >= PROGRESS_BYTES
+    moved = received_bytes >= PROGRESS_BYTES and not isinstance(trouble, StartOver)
     if isinstance(trouble, TryLater):
-        return Again(attempts=attempts, attempt=attempts.failed + 1, delay_s=trouble.after_s)
+        return Again(attempts=attempts, attempt=attempts.failed + 1, delay_s=max(LATER_MIN_S, trouble.after_s))
     if isinstance(trouble, ResolveAgain) and (moved or attempts.resolved_again < backoff.ATTEMPTS_MAX):
         count = 0 if moved else attempts.resolved_again + 1
         pause_s = RESOLVE_PAUSE_S * count

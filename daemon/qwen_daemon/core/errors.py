@@ -19,6 +19,10 @@ class TryAgain(Trouble):
     """Transient: try again after a growing pause; counts against the file's tries unless bytes moved."""
 
 
+class StartOver(TryAgain):
+    """What came was wrong and is thrown away: counts against the file's tries however many bytes moved."""
+
+
 class TryLater(Trouble):
     """The server said when: wait `after_s` seconds; does not count against the tries."""
 

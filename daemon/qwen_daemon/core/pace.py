@@ -9,6 +9,7 @@ from collections import deque
 from dataclasses import dataclass, field
 
 WINDOW_S = 10.0  # long enough to smooth TCP's bursts, short enough to see a change
+RATE_MIN_S = 0.1  # a rate over less is noise
 STALL_NOTICE_S = 5.0  # silence that is shown to people
 STALL_CUT_S = 30.0  # silence after which the connection is given up
 
@@ -39,7 +40,7 @@ class Pace:
             self._readings.popleft()
         first_s, first_bytes = self._readings[0]
         elapsed_s = now_s - first_s
-        return int((self.total_bytes - first_bytes) / elapsed_s) if elapsed_s > 0 else 0
+        return int((self.total_bytes - first_bytes) / elapsed_s) if elapsed_s >= RATE_MIN_S else 0
 
     def idle_s(self, now_s: float) -> float:
         """Seconds since the last byte."""

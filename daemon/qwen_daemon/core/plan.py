@@ -13,7 +13,7 @@ from qwen_api.events import CheckedFile, Finding
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.seals import Seal
 
-SMALL_BYTES = 16 << 20  # configs, tokenizers: fetched first, so that a broken repository shows in seconds
+SMALL_BYTES = 1 << 20  # configs and indexes: fetched first, so that a broken repository shows in seconds
 
 Action = Literal["keep", "link", "hash", "fetch"]
 

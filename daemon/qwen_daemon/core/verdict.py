@@ -87,7 +87,11 @@ def judge_refusal(answer: Answer) -> Trouble:
     if "access to this resource is disabled" in said.lower():
         return AskHuman("E_DISABLED", said)
     if status == 401:
-        return AskHuman("E_AUTH", said)
+        # The Hub hides what a stranger may not see behind the same 401; only a bad token is named as such
+        # (huggingface_hub, utils/_http.py, decides likewise, but for https addresses only).
+        if "invalid credentials" in said.lower():
+            return AskHuman("E_AUTH", said)
+        return AskHuman("E_NOT_FOUND", "no such repository, or it is private and the token may not see it")
     if status == 403:
         return AskHuman("E_FORBIDDEN", said)
     if status in (404, 410, 451):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import contextmanager
 
 import msgspec
@@ -72,7 +72,7 @@ class Bus:
         for reader in self._readers:
             reader.wake()
 
-    async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncIterator[bytes]:
+    async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[bytes]:
         """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens."""
         with self._reading() as reader:
             # A reader of another epoch has seen nothing of this one: all of it is news to it.
@@ -86,14 +86,17 @@ class Bus:
                 except TimeoutError:
                     yield e.encode_line(e.Bookmark(seq=self._seq))
                     continue
-                if reader.lagged:
-                    first, last = reader.restart(self._seq)
-                    yield e.encode_line(e.Gap(first=first, last=last))
-                    yield self._snapshot()
-                for line in reader.take():
+                for line in self._news(reader):
                     yield line
-            for line in reader.take():
+            for line in self._news(reader):
                 yield line
+
+    def _news(self, reader: _Reader) -> list[bytes]:
+        """What the reader has not had; a gap and a snapshot in its place if it lagged too far behind."""
+        if not reader.lagged:
+            return reader.take()
+        first, last = reader.restart(self._seq)
+        return [e.encode_line(e.Gap(first=first, last=last)), self._snapshot()]
 
     @contextmanager
     def _reading(self) -> Iterator[_Reader]:

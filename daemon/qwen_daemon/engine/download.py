@@ -18,7 +18,7 @@ from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash, span_digest
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span, next_start
-from qwen_daemon.engine.cancel import finish
+from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.ports import Clock, Ledger, Origin, Part
 
 REQUEST_BYTES = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB; long: a first byte costs 0.65 s
@@ -63,6 +63,9 @@ class Download:
         self._batch = bytearray()
         self._unrecorded_bytes = 0
         self._checkpoint_s = clock.monotonic_s()
+        self._writing = asyncio.Lock()  # one flush at a time, whoever asks for it
+        self._broken: Trouble | None = None  # the disk's refusal: what comes now has no place any more
+        self._unsynced = False  # the kernel may have dropped pages and forgotten the error (fsync(2), ERRORS)
 
     async def run(self, spans: tuple[Span, ...], resumed: Callable[[int], None]) -> str:
         """Walk to the end and return the content's hash; `resumed` is told how many recorded bytes were still good.
@@ -71,7 +74,8 @@ class Download:
         allowed.
         """
         try:
-            await self._walk(list(spans), resumed)
+            async with beside(self._checkpoint_when_slow()):
+                await self._walk(list(spans), resumed)
             await finish(self._checkpoint())
         except BaseException:
             with suppress(Trouble):  # the first trouble is the one that is told
@@ -96,7 +100,7 @@ class Download:
         """Walk over a recorded span if its bytes are still the recorded ones; else forget it and stay."""
         data = await self._part.read(span.offset, span.length)
         if not await asyncio.to_thread(self._accept, data, span):
-            await self._ledger.forget(self._file.etag, [span.offset])
+            await self._ledger.forget(self._source.repo, self._file.etag, [span.offset])
             return
         self._transfer.position = span.end
         self._transfer.kept_bytes += span.length
@@ -122,32 +126,56 @@ class Download:
 
     async def _flush(self) -> None:
         """Write the batch, then hash it; sometimes record. Called through `finish`, so it is never cut in half."""
+        async with self._writing:
+            await self._write()
+            is_due = self._clock.monotonic_s() - self._checkpoint_s >= CHECKPOINT_S
+            if is_due or self._unrecorded_bytes >= CHECKPOINT_BYTES:
+                await self._record()
+
+    async def _checkpoint(self) -> None:
+        async with self._writing:
+            try:
+                await self._write()
+            finally:
+                await self._record()
+
+    async def _checkpoint_when_slow(self) -> None:
+        """A line too slow to fill a batch, or silent, must not keep what has come from being durable."""
+        while self._broken is None:
+            await self._clock.sleep(CHECKPOINT_S)
+            if self._clock.monotonic_s() - self._checkpoint_s < CHECKPOINT_S:
+                continue
+            with suppress(Trouble):  # it is kept, and raised at the next write
+                await finish(self._checkpoint())
+
+    async def _write(self) -> None:
+        if self._broken is not None:  # bytes are missing before this batch
+            raise self._broken
         batch, self._batch = self._batch, bytearray()
         if not batch:
             return
-        await self._part.write(self._transfer.position, batch)
+        try:
+            await self._part.write(self._transfer.position, batch)
+        except Trouble as trouble:
+            self._broken = trouble
+            raise
         await asyncio.to_thread(self._take, batch)
         self._transfer.position += len(batch)
         self._unrecorded_bytes += len(batch)
-        is_due = self._clock.monotonic_s() - self._checkpoint_s >= CHECKPOINT_S
-        if is_due or self._unrecorded_bytes >= CHECKPOINT_BYTES:
-            await self._record()
-
-    async def _checkpoint(self) -> None:
-        try:
-            await self._flush()
-        finally:
-            await self._record()
 
     async def _record(self) -> None:
-        """Durable first, recorded second, told third."""
+        """Durable first, recorded second, told third. After a failed sync nothing more of this try is believed."""
         self._checkpoint_s = self._clock.monotonic_s()
         count, self._unrecorded_bytes = self._unrecorded_bytes, 0
-        if not count:
+        if not count or self._unsynced:
             return
         spans = self._spans.take()
-        await self._part.sync()
-        await self._ledger.record(self._file.etag, self._file.size_bytes, self._part.name, spans)
+        try:
+            await self._part.sync()
+        except Trouble as trouble:
+            self._broken, self._unsynced = trouble, True
+            raise
+        await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
         self._transfer.durable_bytes += count
 
     def _take(self, batch: Bytes) -> None:

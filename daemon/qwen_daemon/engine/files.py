@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from qwen_api import events as e
@@ -15,10 +16,10 @@ from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.attempts import Again, Attempts, GiveUp, after_trouble
 from qwen_daemon.core.backoff import ATTEMPTS_MAX
 from qwen_daemon.core.digest import algorithm_of
-from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain, TryLater
+from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
-from qwen_daemon.engine.cancel import wait
+from qwen_daemon.engine.cancel import finish, wait
 from qwen_daemon.engine.download import Download, Source
 from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.ports import Blobs, Clock, Ledger, Locks, Origin, Seals, Store
@@ -86,17 +87,21 @@ class Files:
 
                 digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
         if digest != file.etag:
-            await self.disk.seals.seal(file.etag, None)
+            await self.disk.seals.seal(self.manifest.repo, file.etag, None)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
             )
             return False
-        part, known = await self.disk.ledger.spans(file.etag, file.size_bytes)
+        part, known = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
         if not known or part is not None:
-            await self.disk.ledger.forget(file.etag)
-            await self.disk.ledger.record(file.etag, file.size_bytes, None, spans)
+            await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+        if part is not None:
+            await self.disk.blobs.drop_part(self.manifest.repo, part)
         seal = await self.disk.store.publish(self.manifest, file, None)
-        await self.disk.seals.seal(file.etag, seal)
+        if seal != found.seal:
+            return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
+        await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
         await self._announce(file, seal, duration_s=self.clock.monotonic_s() - started_s)
         return True
 
@@ -132,43 +137,70 @@ class Files:
         async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
             if not held:
                 raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
+            if await self._came_meanwhile(file, found):
+                return
             name, spans = await self._start_from(file, found)
             self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
             part = await self.disk.store.open_part(self.manifest.repo, file, name)
             try:
-                if part.name != name:
-                    spans = ()
-                source = Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
-                with self.transfers.watch(file) as transfer:
-                    download = Download(source, part, self.disk.ledger, self.clock, transfer)
-                    digest = await download.run(spans, lambda kept: self._resumed(file, kept))
+                try:
+                    if part.name != name:
+                        spans = ()
+                    source = Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
+                    with self.transfers.watch(file) as transfer:
+                        download = Download(source, part, self.disk.ledger, self.clock, transfer)
+                        digest = await download.run(spans, lambda kept: self._resumed(file, kept))
+                finally:
+                    await part.close()
+                await self._judge(file, digest, part.name)
             finally:
-                await part.close()
-            await self._judge(file, digest, part.name)
+                await finish(self._drop_unless_recorded(file, part.name))
+
+    async def _came_meanwhile(self, file: WantedFile, planned: Found) -> bool:
+        """Whoever held the lock before us may have brought this very content; then it is proven and linked."""
+        found = (await self.disk.store.find(self.manifest.keep([file.path])))[file.path]
+        if found.seal is None or found.seal == planned.seal or found.seal.size_bytes != file.size_bytes:
+            return False
+        if (await self.disk.seals.seals(self.manifest.repo, [file.etag])).get(file.etag) != found.seal:
+            digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, lambda _done: None)
+            if digest != file.etag:
+                return False
+            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+        seal = await self.disk.store.publish(self.manifest, file, None)
+        if seal == found.seal:
+            await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+        return seal == found.seal
+
+    async def _drop_unless_recorded(self, file: WantedFile, part: str) -> None:
+        """A part that the ledger does not name will never be resumed: it must not fill the disk."""
+        with suppress(Trouble):
+            recorded, _ = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+            if recorded != part:
+                await self.disk.blobs.drop_part(self.manifest.repo, part)
 
     async def _start_from(self, file: WantedFile, found: Found) -> tuple[str | None, tuple[Span, ...]]:
         """The part of an earlier try; or a copy of the damaged published file, of which good spans are on record."""
-        name, spans = await self.disk.ledger.spans(file.etag, file.size_bytes)
+        name, spans = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
         if name is not None or not spans:
             return name, spans
         copy = await self.disk.blobs.copy_for_repair(self.manifest.repo, file, found) if found.seal else None
         if copy is None:
-            await self.disk.ledger.forget(file.etag)
+            await self.disk.ledger.forget(self.manifest.repo, file.etag)
             return None, ()
-        await self.disk.ledger.record(file.etag, file.size_bytes, copy, ())
+        await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
         return copy, spans
 
     async def _judge(self, file: WantedFile, digest: str, part: str) -> None:
         """The whole file is here: publish it, or throw away what the network lied about."""
         if digest != file.etag:
-            await self.disk.ledger.forget(file.etag)
+            await self.disk.ledger.forget(self.manifest.repo, file.etag)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )
-            raise TryAgain("E_CORRUPT", "the bytes that came do not have the Hub's hash")
+            raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
         seal = await self.disk.store.publish(self.manifest, file, part)
-        await self.disk.ledger.record(file.etag, file.size_bytes, None, ())
-        await self.disk.seals.seal(file.etag, seal)
+        await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, ())
+        await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
 
     async def _announce(self, file: WantedFile, _durable: object, *, duration_s: float = 0.0) -> None:
         self.publish(

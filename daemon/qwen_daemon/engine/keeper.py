@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,7 +34,7 @@ class Watch(Protocol):
     """Tells of changes under folders."""
 
     def changes(self, folders: Sequence[Path]) -> AsyncIterator[frozenset[str]]:
-        """Paths that changed, in batches, for ever."""
+        """Paths that changed, in batches, for ever; an empty batch first, when changes begin to be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +59,6 @@ class Keeper:
     ) -> None:
         self.ref = ref
         self.wanted = wanted
-        self.manifest: Manifest | None = None
         self.complete = False
         self.settled = asyncio.Event()  # set whenever a round has ended and its outcome is told
         self.outcome: Outcome | None = None
@@ -73,7 +73,15 @@ class Keeper:
         self._woken = asyncio.Event()
         self._hurry = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
+        self._manifest: Manifest | None = None
+        self._this: Round | None = None
+        self._told_commit = ""
         self._hub_asked_s = world.clock.monotonic_s()
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The files this model is about, as far as they are known."""
+        return (self._this.manifest if self._this else None) or self._manifest
 
     async def run(self) -> None:
         """Never returns; cancel it to stop."""
@@ -87,6 +95,13 @@ class Keeper:
         self._reason, self._distrust = reason, self._distrust or distrust
         self.settled.clear()
         self._woken.set()
+
+    def verify(self, *, full: bool) -> None:
+        """Look at the disk again, and hash every file if `full`; until then the model is not called complete."""
+        self.wake("command", distrust=full)
+        if self.complete:
+            self.complete = False
+            self._say("checking")
 
     def retry(self) -> None:
         """Cut every wait short."""
@@ -135,19 +150,22 @@ class Keeper:
             quiet=self.complete and reason in ("timer", "change"),
         )
         self._woken.clear()
+        scope = asyncio.timeout(None)
+        self._scope, self._this = scope, this
         try:
-            async with asyncio.timeout(None) as self._scope:
-                outcome = await this.run(self.manifest)
-        except TimeoutError:  # interrupted: paused or changed
-            self.complete = False
-            return 0.0
+            async with scope:
+                outcome = await this.run(self._manifest)
         except MakeRoom as full:
             return self._told_full(full)
         except Exception as error:  # one model's surprise must not take the others down; it is logged whole
+            if isinstance(error, TimeoutError) and scope.expired():  # interrupted: paused or changed
+                self.complete = False
+                return 0.0
             log.exception("model.surprised", exc_info=error, extra={"model": self.ref.key})
             return self._told(Outcome(complete=False, manifest=None, code="E_INTERNAL", detail=type(error).__name__))
         finally:
-            self._scope = None
+            self._scope = self._this = None
+            self._manifest = this.manifest or self._manifest
         return self._told(outcome)
 
     def _told_full(self, full: MakeRoom) -> float:
@@ -158,7 +176,6 @@ class Keeper:
 
     def _told(self, outcome: Outcome) -> float:
         self.outcome = outcome
-        self.manifest = outcome.manifest or self.manifest
         if outcome.complete:
             self._failed_rounds = 0
             self._tell_complete(outcome)
@@ -204,9 +221,17 @@ class Keeper:
     async def _watch_disk(self) -> None:
         if not self.complete or self.manifest is None:
             return
-        async for paths in self._watch.changes(self._watched(self.manifest)):
-            if paths:
-                self.wake("change")
+        manifest = self.manifest
+        async for _paths in self._watch.changes(self._watched(manifest)):
+            with suppress(Trouble):  # a disk that cannot be read now is for the timer
+                if not await self._is_untouched(manifest):
+                    self.wake("change")
+
+    async def _is_untouched(self, manifest: Manifest) -> bool:
+        """Every file is named in the snapshot and still looks as it did when it was verified."""
+        found = await self._world.disk.store.find(manifest)
+        seals = await self._world.disk.seals.seals(manifest.repo, [file.etag for file in manifest.files])
+        return all(found[file.path].linked and found[file.path].seal == seals.get(file.etag) for file in manifest.files)
 
     async def _watch_hub(self) -> None:
         """Ask now and then whether the branch moved."""
@@ -218,13 +243,14 @@ class Keeper:
             self._hub_asked_s = clock.monotonic_s()
             try:
                 commit = await self._world.hub.resolve(self.ref)
+                if self.manifest is not None and commit not in (self.manifest.commit, self._told_commit):
+                    await self._moved(commit)
             except Trouble:
                 continue  # the model here is complete whatever the Hub's health; asked again next time
-            if self.manifest is not None and commit != self.manifest.commit:
-                await self._moved(commit)
 
     async def _moved(self, commit: str) -> None:
         assert self.manifest is not None
+        self._told_commit = commit
         self._world.publish(
             e.ModelMoved(
                 model=self.ref.key,

@@ -44,6 +44,7 @@ class Engine:
         self._removing = removing
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
         self._configured: set[str] = set()
+        self._changing = asyncio.Lock()  # adding and removing take several steps each
         self._group: asyncio.TaskGroup | None = None
         self._started = asyncio.Event()
 
@@ -71,28 +72,39 @@ class Engine:
     async def add(self, wanted: AddModel) -> str:
         """Want a model from now on, also after a restart; returns its key. Raises BadModelName."""
         ref = parse_model(wanted.model)
-        if ref.key not in self._configured:
-            await self._world.desires.desire(ref.key, wanted)
-        self._want(wanted)
+        async with self._changing:
+            if ref.key not in self._configured:
+                await self._world.desires.desire(ref.key, wanted)
+            self._want(wanted)
         return ref.key
 
     async def remove(self, key: str, *, delete_files: bool) -> None:
         """Want it no more. Raises UnknownModel, or Configured if the configuration names it."""
-        keeper = self._keeper(key)
-        if key in self._configured:
-            raise Configured(key)
-        manifest = keeper.manifest
-        task = self._keepers[key][1]
-        task.cancel()
-        await asyncio.wait([task])
-        await self._world.desires.set_ready(key, None)
-        await self._world.desires.desire(key, None)
+        async with self._changing:
+            keeper = self._keeper(key)
+            if key in self._configured:
+                raise Configured(key)
+            _, task = self._keepers.pop(key)
+            task.cancel()
+            await asyncio.wait([task])
+            try:
+                freed_bytes = await self._forget(key, keeper.manifest, delete_files=delete_files)
+            except BaseException:
+                self._want(keeper.wanted)  # half removed is still wanted: what is gone will come back
+                raise
+            self._world.publish(e.ModelRemoved(model=key, freed_bytes=freed_bytes))
+
+    async def _forget(self, key: str, manifest: Manifest | None, *, delete_files: bool) -> int:
+        world = self._world
+        await world.desires.set_ready(key, None)
         freed_bytes = 0
         if delete_files and manifest is not None:
-            for file in manifest.files:
-                await self._world.disk.ledger.forget(file.etag)
-            freed_bytes = await self._removing.remove(manifest, self._etags_of_others(key))
-        self._drop(key, freed_bytes=freed_bytes)
+            keep = self._etags_of_others(key, manifest.repo)
+            for etag in {file.etag for file in manifest.files} - keep:
+                await world.disk.ledger.forget(manifest.repo, etag)
+            freed_bytes = await self._removing.remove(manifest, keep)
+        await world.desires.desire(key, None)
+        return freed_bytes
 
     def pause(self, key: str) -> None:
         """See Keeper.pause. Raises UnknownModel, as the others do."""
@@ -108,7 +120,7 @@ class Engine:
 
     def verify(self, key: str, *, full: bool) -> None:
         """Look at the disk again; `full` hashes every file, seals or not."""
-        self._keeper(key).wake("command", distrust=full)
+        self._keeper(key).verify(full=full)
 
     def recheck(self, reason: str) -> None:
         """Look at every model again."""
@@ -153,11 +165,11 @@ class Engine:
             known[1].cancel()
             self._world.publish(e.ModelRemoved(model=key, freed_bytes=freed_bytes))
 
-    def _etags_of_others(self, key: str) -> frozenset[str]:
+    def _etags_of_others(self, key: str, repo: str) -> frozenset[str]:
         return frozenset(
             file.etag
             for other, (keeper, _) in self._keepers.items()
-            if other != key and keeper.manifest is not None
+            if other != key and keeper.manifest is not None and keeper.manifest.repo == repo
             for file in keeper.manifest.files
         )
 

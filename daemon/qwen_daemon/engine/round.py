@@ -74,20 +74,20 @@ class Round:
     distrust: bool  # hash every file, seals or not
     hurry: asyncio.Event
     quiet: bool  # a routine look at a complete model: say nothing if all is well
+    manifest: Manifest | None = None  # known once the round got that far
 
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
-        manifest: Manifest | None = None
         try:
             commit = await self._commit()
-            manifest = await self._manifest(commit, last)
-            return await self._complete(manifest)
+            self.manifest = await self._manifest(commit, last)
+            return await self._complete(self.manifest)
         except MakeRoom:
             raise
         except Trouble as trouble:
             return Outcome(
                 complete=False,
-                manifest=manifest,
+                manifest=self.manifest,
                 code=trouble.code,
                 detail=trouble.detail,
                 needs_human=isinstance(trouble, AskHuman),
@@ -99,7 +99,8 @@ class Round:
         if self.ref.is_pinned:
             return self.ref.revision
         known = await world.desires.commit_of(self.ref.key)
-        if known is not None:
+        is_asked_anew = self.wanted.follow == "auto" and self.reason == "start" and not world.offline
+        if known is not None and not is_asked_anew:
             return known
         if world.offline:
             commit = await world.listings.ref(self.ref)
@@ -109,7 +110,7 @@ class Round:
             try:
                 commit = await self._patiently(lambda: world.hub.resolve(self.ref))
             except TryAgain:
-                commit = await world.listings.ref(self.ref)
+                commit = known or await world.listings.ref(self.ref)
                 if commit is None:
                     raise
                 return commit  # not recorded: the Hub is asked again next time
@@ -189,8 +190,8 @@ class Round:
         firsts = [group[0] for group in contents.values()]
         if firsts and self.world.offline:
             raise TryAgain("E_OFFLINE", f"{len(steps)} files are missing or wrong, and nothing may be fetched")
-        fetch_bytes = sum(step.fetch_bytes or step.file.size_bytes for step in firsts)
-        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moving_bytes)
+        fetch_bytes = sum(step.fetch_bytes for step in firsts)
+        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
         try:
             if firsts:
                 if not plan.of("fetch"):
@@ -223,17 +224,17 @@ class Round:
             raise AskHuman(
                 "E_STRUCTURE", f"every file is as the Hub has it, but no loader can use it: {structure.problem}"
             )
-        seals = await world.disk.seals.seals([f.etag for f in manifest.files])
+        seals = await world.disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
         await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals, structure))
         return Outcome(complete=True, manifest=manifest, structure=structure)
 
     async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
-        seals = await disk.seals.seals([f.etag for f in manifest.files])
+        seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
         kept = {}
         for file in manifest.files:
             if seals.get(file.etag) is None or found[file.path].seal is None:
-                part, spans = await disk.ledger.spans(file.etag, file.size_bytes)
+                part, spans = await disk.ledger.spans(manifest.repo, file.etag, file.size_bytes)
                 kept[file.etag] = recorded_bytes(spans) if part else 0
         return make_plan(manifest, found, seals, kept, distrust=distrust)
 
@@ -286,9 +287,18 @@ class Round:
                 decision = after_trouble(attempts, trouble, received_bytes=0, dice=self.world.clock.dice())
                 if not isinstance(decision, Again):
                     raise
+                retry_at = self.world.clock.utc(decision.delay_s)
                 if isinstance(trouble, TryLater):
-                    retry_at = self.world.clock.utc(trouble.after_s)
                     self.world.publish(e.HubThrottled(origin="api", retry_at=retry_at))
+                self.world.publish(
+                    e.ModelStateChanged(
+                        model=self.ref.key,
+                        state="checking",
+                        code=trouble.code,
+                        detail=trouble.detail,
+                        retry_at=retry_at,
+                    )
+                )
             attempts = decision.attempts
             await wait(self.hurry, decision.delay_s)
 

@@ -25,7 +25,7 @@ class _Watched:
     transfer: Transfer
     received_before: int
     verifying: bool
-    told: tuple[int, int] = (-1, -1)
+    told: tuple[int, int, int] = (-1, -1, -1)
     told_stalled: bool = False
 
 
@@ -59,9 +59,9 @@ class Transfers:
         watched = self._watched.get(path)
         return self._received.get(path, 0) + (watched.transfer.received_bytes if watched else 0)
 
-    def moving_bytes(self) -> int:
-        """Bytes that the files in transit have on disk."""
-        return sum(w.transfer.position for w in self._watched.values())
+    def moved_bytes(self) -> int:
+        """Bytes that came over the network for all files since the job began, and so are on the disk."""
+        return sum(self.received_bytes(path) for path in self._received.keys() | self._watched.keys())
 
     async def tell(self) -> None:
         """Publish progress until cancelled."""
@@ -73,7 +73,7 @@ class Transfers:
 
     def _tell(self, watched: _Watched, now_s: float) -> None:
         transfer = watched.transfer
-        state = (transfer.position, transfer.received_bytes)
+        state = (transfer.position, transfer.received_bytes, transfer.durable_bytes)
         idle_s = transfer.pace.idle_s(now_s)
         rate_bps = transfer.pace.rate_bps(now_s)
         if state == watched.told:

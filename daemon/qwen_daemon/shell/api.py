@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
+from contextlib import aclosing
 from fnmatch import fnmatchcase
 from typing import Protocol, TypeVar
 
@@ -20,10 +21,10 @@ from aiohttp import web
 
 from qwen_api import commands
 from qwen_api import events as e
-from qwen_api.models import BadModelName
 from qwen_api.seals import Seal
 from qwen_api.status import FileStatus, ModelStatus, Status, encode_status
-from qwen_daemon.core.errors import Configured, UnknownModel
+from qwen_daemon.core.errors import UnknownModel
+from qwen_daemon.shell.problems import Refusal, answer_problems
 
 BODY_BYTES_MAX = 64 << 10
 WRITE_TIMEOUT_S = 30.0  # a reader that takes nothing for so long is dropped
@@ -32,7 +33,6 @@ LOADERS_MAX = 64
 LOADER_NAME_MAX = 64
 
 log = structlog.get_logger(__name__)
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 T = TypeVar("T")
 
 
@@ -70,7 +70,7 @@ class Stream(Protocol):
     def publish(self, event: e.Event) -> int:
         """Stamp and hand out; returns its seq."""
 
-    def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncIterator[bytes]:
+    def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[bytes]:
         """The stream of one reader."""
 
 
@@ -98,11 +98,11 @@ class Api:
         self._engine = engine
         self._version = version
         self._seals = seals
-        self._readers = 0
+        self._readers: list[web.Request] = []
 
     def application(self, *, control: bool) -> web.Application:
         """The routes of one of the two sockets."""
-        app = web.Application(middlewares=[_problems], client_max_size=BODY_BYTES_MAX)
+        app = web.Application(middlewares=[answer_problems(control=control)], client_max_size=BODY_BYTES_MAX)
         app.add_routes(
             [
                 web.get("/v1/events", self._events),
@@ -128,25 +128,29 @@ class Api:
         return app
 
     async def _events(self, request: web.Request) -> web.StreamResponse:
-        if self._readers >= READERS_MAX:
-            raise _Refusal(503, "E_BUSY", "too many readers", f"{READERS_MAX} streams are open", "close one")
+        # A reader that went away is noticed at its next line only; it must not keep others out until then.
+        if sum(reader.transport is not None for reader in self._readers) >= READERS_MAX:
+            raise Refusal(503, "E_BUSY", "too many readers", f"{READERS_MAX} streams are open", "close one")
         since, follow = _int_query(request, "since"), request.query.get("follow", "1") != "0"
         passes = _filter(request.query.get("model", ""), request.query.get("types", ""))
         as_sse = "text/event-stream" in request.headers.get("Accept", "")
         content_type = "text/event-stream" if as_sse else "application/x-ndjson"
         response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
-        self._readers += 1
+        self._readers.append(request)
         try:
             await response.prepare(request)
-            lines = self._bus.lines(since=since, epoch=request.query.get("epoch", ""), follow=follow)
-            async for line in lines:
-                if passes(line):
-                    async with asyncio.timeout(WRITE_TIMEOUT_S):
-                        await response.write(b"data: " + line + b"\n" if as_sse else line)
+            # Closed here and now, so that the bus forgets a reader that went away.
+            async with aclosing(
+                self._bus.lines(since=since, epoch=request.query.get("epoch", ""), follow=follow)
+            ) as lines:
+                async for line in lines:
+                    if passes(line):
+                        async with asyncio.timeout(WRITE_TIMEOUT_S):
+                            await response.write(b"data: " + line + b"\n" if as_sse else line)
         except (ConnectionError, TimeoutError):
             pass  # the reader went away or sleeps: its stream ends, nothing else does
         finally:
-            self._readers -= 1
+            self._readers = [reader for reader in self._readers if reader is not request]
         return response
 
     async def _state(self, _request: web.Request) -> web.Response:
@@ -190,10 +194,10 @@ class Api:
         name = request.match_info["name"]
         report = await _body(request, commands.LoaderReport)
         if len(name) > LOADER_NAME_MAX or not name.isprintable():
-            raise _Refusal(400, "E_USAGE", "bad loader name", "at most 64 printable characters", "use another name")
+            raise Refusal(400, "E_USAGE", "bad loader name", "at most 64 printable characters", "use another name")
         known = self._bus.status.loaders
         if name not in known and sum(item.state != "gone" for item in known.values()) >= LOADERS_MAX:
-            raise _Refusal(503, "E_BUSY", "too many loaders", f"{LOADERS_MAX} are known", "stop some")
+            raise Refusal(503, "E_BUSY", "too many loaders", f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = _peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
         facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid))
         return _accepted(self._bus.publish(e.LoaderChanged(name=name, **facts)), report.model)
@@ -231,63 +235,11 @@ class Api:
         return model
 
 
-class _Refusal(Exception):
-    def __init__(self, status: int, code: str, title: str, detail: str, fix: str) -> None:
-        self.problem = commands.Problem(status=status, code=code, title=title, detail=detail, fix=fix)
-
-
-@web.middleware
-async def _problems(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Every refusal in one shape."""
-    try:
-        return await handler(request)
-    except _Refusal as error:
-        problem = error.problem
-    except BadModelName as error:
-        problem = commands.Problem(
-            status=400, code="E_USAGE", title="no such model name", detail=str(error), fix="write org/name or an alias"
-        )
-    except UnknownModel as error:
-        problem = commands.Problem(
-            status=404,
-            code="E_UNKNOWN_MODEL",
-            title="the daemon does not know this model",
-            detail=str(error.args[0]),
-            fix="qwenctl ls shows the models it knows, qwenctl add MODEL adds one",
-        )
-    except Configured as error:
-        problem = commands.Problem(
-            status=409,
-            code="E_CONFIGURED",
-            title="the configuration wants this model",
-            detail=str(error.args[0]),
-            fix="take it out of [[models]] in the configuration file",
-        )
-    except web.HTTPException as error:
-        if error.status < 400:
-            raise
-        problem = _http_problem(request, error)
-    body = msgspec.json.encode(problem)
-    return web.Response(body=body, status=problem.status, content_type="application/problem+json")
-
-
-def _http_problem(request: web.Request, error: web.HTTPException) -> commands.Problem:
-    if error.status == 404 and request.method in ("POST", "DELETE"):
-        return commands.Problem(
-            status=403,
-            code="E_READ_ONLY_SOCKET",
-            title="this socket only answers questions",
-            detail=f"{request.method} {request.path}",
-            fix="use control.sock; its group is qwen-admin",
-        )
-    return commands.Problem(status=error.status, code="E_HTTP", title=error.reason, detail=request.path)
-
-
 async def _body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
     except msgspec.DecodeError as error:
-        raise _Refusal(400, "E_USAGE", "the request's body is wrong", str(error), "see docs/api.md") from error
+        raise Refusal(400, "E_USAGE", "the request's body is wrong", str(error), "see docs/api.md") from error
 
 
 def _filter(model: str, types: str) -> Callable[[bytes], bool]:
@@ -316,7 +268,7 @@ def _int_query(request: web.Request, name: str) -> int | None:
     if not text:
         return None
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise _Refusal(400, "E_USAGE", f"bad {name}", f"{name} must be a whole number", "take it from an event's seq")
+        raise Refusal(400, "E_USAGE", f"bad {name}", f"{name} must be a whole number", "take it from an event's seq")
     return int(text)
 
 

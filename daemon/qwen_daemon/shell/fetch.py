@@ -49,7 +49,7 @@ class HttpOrigin:
         self._on_throttled = on_throttled
         self._hub = _origin(config.endpoint)
         self._signed: dict[str, str] = {}
-        self._gate_open_at_s = 0.0
+        self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> HttpOrigin:
@@ -82,9 +82,6 @@ class HttpOrigin:
         try:
             response, take = await self._open(resolve_url, asked)
             yield _chunks(response, take)
-        except TryLater as trouble:
-            self._shut_gate(trouble.after_s)
-            raise
         except ResolveAgain:
             self._signed.pop(resolve_url, None)
             raise
@@ -97,13 +94,14 @@ class HttpOrigin:
     async def _open(self, resolve_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
         url = self._signed.get(resolve_url, resolve_url)
         for _ in range(HOPS_MAX):
-            if _origin(url) == self._hub:
-                await self._wait_for_gate()
+            await self._wait_for_gate(_origin(url))
             response = await self._get(url, asked)
             verdict = judge(asked, self._answer(url, response))
             if isinstance(verdict, TakeBody):
                 return response, verdict
             response.close()
+            if isinstance(verdict, TryLater):
+                self._shut_gate(url, verdict.after_s)
             if isinstance(verdict, Trouble):
                 raise verdict
             url = self._follow(url, verdict)
@@ -141,34 +139,42 @@ class HttpOrigin:
             raise TryAgain("E_REDIRECT", "redirected into a private network")
         return target
 
-    async def _wait_for_gate(self) -> None:
+    async def _wait_for_gate(self, origin: tuple[str, str, int]) -> None:
+        """Nobody asks an origin that said "later" before that time, whichever file it said it about."""
         loop = asyncio.get_running_loop()
         # In a loop: another answer may move the gate while this one sleeps.
-        while (wait_s := self._gate_open_at_s - loop.time()) > 0:  # noqa: ASYNC110 - a deadline, not a condition
+        while (wait_s := self._gates_open_at_s.get(origin, 0.0) - loop.time()) > 0:  # noqa: ASYNC110 - a deadline
             await asyncio.sleep(wait_s)
 
-    def _shut_gate(self, after_s: float) -> None:
+    def _shut_gate(self, url: str, after_s: float) -> None:
+        origin = _origin(url)
         opens_at_s = asyncio.get_running_loop().time() + after_s
-        if opens_at_s > self._gate_open_at_s:
-            self._gate_open_at_s = opens_at_s
-            self._on_throttled(self._config.endpoint, after_s)
+        if opens_at_s > self._gates_open_at_s.get(origin, 0.0):
+            self._gates_open_at_s[origin] = opens_at_s
+            self._on_throttled(f"{origin[0]}://{origin[1]}:{origin[2]}", after_s)
 
 
 async def _chunks(response: aiohttp.ClientResponse, take: TakeBody) -> AsyncIterator[bytes]:
     """The asked bytes of the body: `skip` dropped, never more than `length`, TryAgain if fewer came."""
     skip, left = take.skip, take.length
     while left > 0:
-        chunk = await response.content.readany()
+        cut: Exception | None = None
+        try:
+            chunk = await response.content.readany()
+        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+            chunk, cut = _still_buffered(response.content), error
         if not chunk:
-            raise TryAgain("E_CUT_SHORT", f"the connection ended {left} bytes early")
-        if skip:
-            dropped = min(skip, len(chunk))
-            skip, chunk = skip - dropped, chunk[dropped:]
-            if not chunk:
-                continue
-        chunk = chunk[:left]
+            raise cut or TryAgain("E_CUT_SHORT", f"the connection ended {left} bytes early")
+        dropped = min(skip, len(chunk))
+        skip, chunk = skip - dropped, chunk[dropped:][:left]
         left -= len(chunk)
-        yield chunk
+        if chunk:
+            yield chunk
+
+
+def _still_buffered(content: aiohttp.StreamReader) -> bytes:
+    """What came before the connection broke: aiohttp's public readers raise and would leave it, up to 2 MiB, unread."""
+    return content._read_nowait(-1)
 
 
 def translate(error: BaseException) -> Trouble:

@@ -9,10 +9,13 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
+import httpx2
 import huggingface_hub
 from huggingface_hub import HfApi, RepoFile
 from huggingface_hub.errors import (
@@ -25,7 +28,9 @@ from huggingface_hub.errors import (
 from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported lazily, which mypy does not see
     build_hf_headers,
     filter_repo_objects,
+    hf_raise_for_status,
 )
+from huggingface_hub.utils._http import default_client_factory
 
 from qwen_api.manifest import FILES_MAX, BadManifest, Manifest, WantedFile, make_manifest
 from qwen_api.models import ModelRef, is_commit
@@ -43,6 +48,7 @@ class HubApi:
     def __init__(self, endpoint: str, token: Callable[[], str | None]) -> None:
         self._endpoint = endpoint
         self._token = token
+        huggingface_hub.set_client_factory(_client)
 
     async def resolve(self, ref: ModelRef) -> str:
         """See ports.Hub."""
@@ -68,7 +74,7 @@ class HubApi:
         api = HfApi(endpoint=self._endpoint, token=self._token() or False)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await asyncio.to_thread(ask, api)
+                return await _apart(lambda: ask(api))
         except BadManifest as error:
             raise AskHuman("E_LISTING", str(error)) from error
         except Exception as error:
@@ -126,6 +132,52 @@ def translate(error: Exception) -> Trouble:
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
         return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
     return TryAgain("E_NETWORK", f"the Hub could not be reached ({kind})")
+
+
+async def _apart(work: Callable[[], T]) -> T:
+    """Run blocking work in a thread that nobody waits for when this task is cancelled.
+
+    huggingface_hub cannot be interrupted (it sleeps between tries, and its listing calls have no timeout); a worker of
+    the loop's pool would hold up the end of the process for as long.
+    """
+    loop = asyncio.get_running_loop()
+    outcome: asyncio.Future[T] = loop.create_future()
+
+    def tell(result: T | None, error: BaseException | None) -> None:
+        if outcome.done():
+            return
+        if error is not None:
+            outcome.set_exception(error)
+        else:
+            outcome.set_result(cast("T", result))
+
+    def run() -> None:
+        result, failed = None, None
+        try:
+            result = work()
+        except BaseException as error:
+            failed = error
+        with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+            loop.call_soon_threadsafe(tell, result, failed)
+
+    threading.Thread(target=run, name="hub", daemon=True).start()
+    return await outcome
+
+
+def _client() -> httpx2.Client:
+    """huggingface_hub's own client, but refusals are raised at once: when to ask again is the engine's to say.
+
+    Otherwise its listing call sleeps through a rate limit (six tries, minutes) without anybody seeing it.
+    """
+    client = default_client_factory()
+    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal]}
+    return client
+
+
+def _raise_refusal(response: httpx2.Response) -> None:
+    if response.status_code >= 400:
+        response.read()
+        hf_raise_for_status(response)
 
 
 def _wanted(entry: RepoFile) -> WantedFile:

@@ -11,6 +11,7 @@ import socket
 from pathlib import Path
 
 SOCKET_MODE = 0o660  # by group; see the units
+SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with the NUL, unix(7)
 BACKLOG = 128
 
 
@@ -20,6 +21,14 @@ class AlreadyRunning(RuntimeError):
     def __init__(self, what: Path, holder: str) -> None:
         super().__init__(f"another daemon ({holder or 'unknown'}) uses {what}")
         self.what, self.holder = what, holder
+
+
+class SocketPathTooLong(ValueError):
+    """No Unix socket can have this path."""
+
+    def __init__(self, path: Path) -> None:
+        length = len(os.fsencode(path))
+        super().__init__(f"{path} has {length} bytes, and a Unix socket's path at most {SOCKET_PATH_BYTES_MAX}")
 
 
 class InstanceLock:
@@ -40,6 +49,12 @@ class InstanceLock:
     def release(self) -> None:
         """Let another have it."""
         os.close(self._handle)
+
+
+def check_socket_path(path: Path) -> None:
+    """Raises SocketPathTooLong; called before anything is made on the disk."""
+    if len(os.fsencode(path)) > SOCKET_PATH_BYTES_MAX:
+        raise SocketPathTooLong(path)
 
 
 def listen(path: Path) -> socket.socket:

@@ -1,40 +1,35 @@
 """The ledger: one SQLite file that records which bytes are durable, which files were verified, and what is wanted.
 
 It is a hint. A damaged, missing, foreign or newer ledger costs time (files are hashed, parts fetched again), never
-correctness: the Hub's hashes are the judge. So a database that cannot be read is set aside as `.bad`, and each span
-carries a checksum of its own row, because SQLite pages have none. One thread does all of it; each call returns only
+correctness: the Hub's hashes are the judge. So a database that cannot be read is set aside as `.bad`, at the start or
+whenever it shows, and each row carries its own checksum, because SQLite pages have none: a row with a wrong one is not
+there. One thread does all of it; each call returns only
 after its commit is on disk (WAL with synchronous=FULL).
 """
 
 from __future__ import annotations
 
 import asyncio
+import errno
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import msgspec
-import xxhash
+import structlog
 
 from qwen_api import places
 from qwen_api.commands import AddModel
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.spans import Span, keep_in_order
 from qwen_daemon.shell import durable
+from qwen_daemon.shell.ledger_file import connect, intact, is_damage, row_check, set_aside, translate
 
 FILE_NAME = "ledger.sqlite"
-FORMAT = 1  # PRAGMA user_version; any other number is set aside
-
-_SCHEMA = """
-CREATE TABLE parts (etag TEXT PRIMARY KEY, size_bytes INTEGER NOT NULL, name TEXT) WITHOUT ROWID;
-CREATE TABLE spans (etag TEXT NOT NULL, offset INTEGER NOT NULL, length INTEGER NOT NULL, digest BLOB NOT NULL,
-                    row_check INTEGER NOT NULL, PRIMARY KEY (etag, offset)) WITHOUT ROWID;
-CREATE TABLE seals (etag TEXT PRIMARY KEY, seal BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE models (key TEXT PRIMARY KEY, wanted BLOB, commit_id TEXT) WITHOUT ROWID;
-"""
-
+log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
@@ -49,60 +44,59 @@ class SqliteLedger:
 
     async def open(self) -> str | None:
         """Open or create it; returns why an unreadable one was set aside, if one was."""
-        return await self._run(self._open)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._open)
 
     async def close(self) -> None:
         """Close the database and end its thread."""
         await self._run(self._close)
         self._thread.shutdown()
 
-    async def spans(self, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """See ports.Ledger; rows with a wrong checksum, and those of another size, are left out."""
 
         def read() -> tuple[str | None, tuple[Span, ...]]:
-            part = self._conn.execute("SELECT size_bytes, name FROM parts WHERE etag = ?", (etag,)).fetchone()
-            if part is None or part[0] != size_bytes:
+            part = self._conn.execute(
+                "SELECT blob, size_bytes, name, row_check FROM parts WHERE blob = ?", (_blob(repo, etag),)
+            )
+            row = intact(part.fetchone())
+            if row is None or row[1] != size_bytes:
                 return None, ()
-            rows = self._conn.execute("SELECT offset, length, digest, row_check FROM spans WHERE etag = ?", (etag,))
-            good = [
-                Span(offset=offset, length=length, digest=digest)
-                for offset, length, digest, check in rows
-                if check == _row_check(etag, size_bytes, offset, length, digest)
-            ]
-            return part[1], keep_in_order(good, size_bytes)
+            rows = self._conn.execute(
+                "SELECT blob, offset, length, digest, row_check FROM spans WHERE blob = ?", (_blob(repo, etag),)
+            )
+            good = [Span(offset=s[1], length=s[2], digest=s[3]) for s in map(intact, rows) if s is not None]
+            return row[2], keep_in_order(good, size_bytes)
 
         return await self._run(read)
 
-    async def record(self, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
             with self._conn:
-                known = self._conn.execute("SELECT size_bytes FROM parts WHERE etag = ?", (etag,)).fetchone()
+                known = self._conn.execute(
+                    "SELECT size_bytes FROM parts WHERE blob = ?", (_blob(repo, etag),)
+                ).fetchone()
                 if known is not None and known[0] != size_bytes:
-                    self._conn.execute("DELETE FROM spans WHERE etag = ?", (etag,))
-                self._conn.execute("INSERT OR REPLACE INTO parts VALUES (?, ?, ?)", (etag, size_bytes, part))
-                self._conn.executemany(
-                    "INSERT OR REPLACE INTO spans VALUES (?, ?, ?, ?, ?)",
-                    [
-                        (etag, s.offset, s.length, s.digest, _row_check(etag, size_bytes, s.offset, s.length, s.digest))
-                        for s in spans
-                    ],
-                )
+                    self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
+                self._put("parts", _blob(repo, etag), size_bytes, part)
+                for span in spans:
+                    self._put("spans", _blob(repo, etag), span.offset, span.length, span.digest)
 
         await self._run(write)
 
-    async def forget(self, etag: str, offsets: Sequence[int] | None = None) -> None:
+    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
             with self._conn:
                 if offsets is None:
-                    self._conn.execute("DELETE FROM spans WHERE etag = ?", (etag,))
-                    self._conn.execute("DELETE FROM parts WHERE etag = ?", (etag,))
+                    self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
+                    self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(repo, etag),))
                 else:
                     self._conn.executemany(
-                        "DELETE FROM spans WHERE etag = ? AND offset = ?", [(etag, offset) for offset in offsets]
+                        "DELETE FROM spans WHERE blob = ? AND offset = ?",
+                        [(_blob(repo, etag), offset) for offset in offsets],
                     )
 
         await self._run(write)
@@ -115,41 +109,31 @@ class SqliteLedger:
 
         return await self._run(read)
 
-    async def seals(self, etags: Sequence[str]) -> Mapping[str, Seal]:
+    async def seals(self, repo: str, etags: Sequence[str]) -> Mapping[str, Seal]:
         """See ports.Seals."""
 
         def read() -> dict[str, Seal]:
-            found = {}
-            for etag in etags:
-                row = self._conn.execute("SELECT seal FROM seals WHERE etag = ?", (etag,)).fetchone()
-                seal = _decode(row[0], Seal) if row else None
-                if seal is not None:
-                    found[etag] = seal
-            return found
+            rows = {etag: self._get("seals", "blob", "seal", _blob(repo, etag)) for etag in etags}
+            decoded = {etag: _decode(raw, Seal) for etag, raw in rows.items() if raw is not None}
+            return {etag: seal for etag, seal in decoded.items() if seal is not None}
 
         return await self._run(read)
 
-    async def seal(self, etag: str, seal: Seal | None) -> None:
+    async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
         """See ports.Seals."""
 
         def write() -> None:
             with self._conn:
                 if seal is None:
-                    self._conn.execute("DELETE FROM seals WHERE etag = ?", (etag,))
+                    self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
                 else:
-                    self._conn.execute("INSERT OR REPLACE INTO seals VALUES (?, ?)", (etag, msgspec.json.encode(seal)))
+                    self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
 
         await self._run(write)
 
     async def desired(self) -> dict[str, AddModel]:
         """See ports.Desires."""
-
-        def read() -> dict[str, AddModel]:
-            rows = self._conn.execute("SELECT key, wanted FROM models WHERE wanted IS NOT NULL")
-            decoded = {key: _decode(raw, AddModel) for key, raw in rows}
-            return {key: wanted for key, wanted in decoded.items() if wanted is not None}
-
-        return await self._run(read)
+        return await self._run(lambda: _desired(self._conn))
 
     async def desire(self, key: str, model: AddModel | None) -> None:
         """See ports.Desires."""
@@ -158,63 +142,93 @@ class SqliteLedger:
             with self._conn:
                 if model is None:
                     self._conn.execute("DELETE FROM models WHERE key = ?", (key,))
+                    self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
                 else:
-                    self._conn.execute(
-                        "INSERT INTO models VALUES (?, ?, NULL) "
-                        "ON CONFLICT (key) DO UPDATE SET wanted = excluded.wanted",
-                        (key, msgspec.json.encode(model)),
-                    )
+                    self._put("models", key, msgspec.json.encode(model))
 
         await self._run(write)
 
     async def commit_of(self, key: str) -> str | None:
         """See ports.Desires."""
-
-        def read() -> str | None:
-            row = self._conn.execute("SELECT commit_id FROM models WHERE key = ?", (key,)).fetchone()
-            return row[0] if row else None
-
-        return await self._run(read)
+        return await self._run(lambda: self._get("commits", "key", "commit_id", key))
 
     async def set_commit(self, key: str, commit: str | None) -> None:
         """See ports.Desires."""
 
         def write() -> None:
             with self._conn:
-                self._conn.execute(
-                    "INSERT INTO models VALUES (?, NULL, ?) "
-                    "ON CONFLICT (key) DO UPDATE SET commit_id = excluded.commit_id",
-                    (key, commit),
-                )
+                if commit is None:
+                    self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
+                else:
+                    self._put("commits", key, commit)
 
         await self._run(write)
 
     async def set_ready(self, key: str, ready: Ready | None) -> None:
         """See ports.Desires: the ready file appears whole and durable, or not at all."""
         path = places.ready_file(self._state_dir, key)
-        if ready is None:
-            await asyncio.to_thread(path.unlink, missing_ok=True)
-        else:
-            content = msgspec.json.format(msgspec.json.encode(ready))
-            await asyncio.to_thread(durable.write_if_other, path, content)
+        try:
+            if ready is None:
+                await asyncio.to_thread(path.unlink, missing_ok=True)
+            else:
+                content = msgspec.json.format(msgspec.json.encode(ready))
+                await asyncio.to_thread(durable.write_if_other, path, content)
+        except OSError as error:
+            raise durable.translate(error) from error
 
     @property
     def _conn(self) -> sqlite3.Connection:
         assert self._db is not None, "the ledger is not open"
         return self._db
 
+    def _put(self, table: str, *row: object) -> None:
+        marks = ", ".join("?" * (len(row) + 1))
+        self._conn.execute(f"INSERT OR REPLACE INTO {table} VALUES ({marks})", (*row, row_check(row)))  # noqa: S608 - ours
+
+    def _get(self, table: str, key_column: str, column: str, key: str) -> Any:
+        found = self._conn.execute(
+            f"SELECT {key_column}, {column}, row_check FROM {table} WHERE {key_column} = ?",  # noqa: S608 - ours
+            (key,),
+        )
+        row = intact(found.fetchone())
+        return None if row is None else row[1]
+
     async def _run(self, work: Callable[[], T]) -> T:
         # Shielded: a commit that has begun is waited for, so that a cancelled caller never overtakes it.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, work))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work))
+
+    def _guarded(self, work: Callable[[], T]) -> T:
+        """Do it; a database that turns out damaged is set aside and the work done on a fresh one."""
+        try:
+            return work()
+        except sqlite3.DatabaseError as error:
+            if not is_damage(error):
+                raise translate(error) from error
+            log.warning("ledger.set_aside", why=str(error))
+            self._renew()
+            return work()
 
     def _open(self) -> str | None:
         try:
-            self._db = _connect(self._path)
+            self._db = connect(self._path)
         except sqlite3.DatabaseError as error:
-            _set_aside(self._path)
-            self._db = _connect(self._path)
+            if not is_damage(error):
+                raise OSError(errno.EIO, str(error), str(self._path)) from error
+            self._renew()
             return str(error)
         return None
+
+    def _renew(self) -> None:
+        """A fresh ledger instead of a damaged one; which models were wanted is taken over as far as it can be read."""
+        wanted: dict[str, AddModel] = {}
+        with suppress(sqlite3.DatabaseError), closing(self._db or sqlite3.connect(self._path)) as damaged:
+            wanted = _desired(damaged)
+        self._db = None
+        set_aside(self._path)
+        self._db = connect(self._path)
+        with self._db:
+            for key, model in wanted.items():
+                self._put("models", key, msgspec.json.encode(model))
 
     def _close(self) -> None:
         if self._db is not None:
@@ -222,39 +236,18 @@ class SqliteLedger:
             self._db = None
 
 
-def _connect(path: Path) -> sqlite3.Connection:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, check_same_thread=False)
-    try:
-        db.execute("PRAGMA journal_mode = WAL")
-        db.execute("PRAGMA synchronous = FULL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
-            db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        elif version != FORMAT:
-            raise sqlite3.DatabaseError(f"the ledger has format {version}, this program writes {FORMAT}")
-        elif (said := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
-            raise sqlite3.DatabaseError(f"the ledger is damaged: {said}")
-    except BaseException:
-        db.close()
-        raise
-    return db
+def _desired(db: sqlite3.Connection) -> dict[str, AddModel]:
+    rows = map(intact, db.execute("SELECT key, wanted, row_check FROM models"))
+    decoded = {row[0]: _decode(row[1], AddModel) for row in rows if row is not None}
+    return {key: wanted for key, wanted in decoded.items() if wanted is not None}
 
 
-def _set_aside(path: Path) -> None:
-    for suffix in ("", "-wal", "-shm"):
-        old = path.with_name(path.name + suffix)
-        if old.exists():
-            old.replace(path.with_name(f"{path.name}.bad{suffix}"))
-
-
-def _row_check(etag: str, size_bytes: int, offset: int, length: int, digest: bytes) -> int:
-    # 63 bits: SQLite's integers are signed.
-    return xxhash.xxh3_64_intdigest(f"{etag}/{size_bytes}/{offset}/{length}/".encode() + digest) >> 1
+def _blob(repo: str, etag: str) -> str:
+    return f"{repo}/{etag}"
 
 
 def _decode(raw: bytes, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(raw, type=kind)
     except msgspec.DecodeError:
-        return None
+        return None  # another version's

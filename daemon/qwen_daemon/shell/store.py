@@ -22,7 +22,7 @@ from typing import TypeVar
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
-from qwen_api.models import ModelRef, is_commit
+from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.core.plan import Found
@@ -59,10 +59,14 @@ class HubCache:
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
         """See ports.Store."""
         blobs = self._blobs(repo)
-        if name is not None and PART_NAME.fullmatch(name) is None:
+        known = PART_NAME.fullmatch(name or "")
+        if name is not None and (known is None or known[1] != file.etag):
             name = None  # a ledger is a hint; a name of another shape is never opened
         await _in_thread(durable.make_folder, blobs)
-        return await PartFile.open(blobs / (name or _new_part_name(file.etag)))
+        part = await PartFile.open(blobs / (name or _new_part_name(file.etag)))
+        if name is None:
+            await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
+        return part
 
     async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
         """See ports.Store."""
@@ -76,13 +80,16 @@ class HubCache:
         self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
     ) -> tuple[str, tuple[Span, ...]]:
         """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
-        return await digest_file(self._current(repo, file), file, progress)
+        try:
+            return await digest_file(self._current(repo, file, found), file, progress)
+        except OSError as error:
+            raise durable.translate(error) from error
 
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
         """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
         name = _new_part_name(file.etag)
         try:
-            await _in_thread(_copy, self._current(repo, file), self._blobs(repo) / name)
+            await _in_thread(_copy, self._current(repo, file, found), self._blobs(repo) / name)
         except MakeRoom:
             return None
         return name
@@ -134,21 +141,33 @@ class HubCache:
 
     def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
         named, blob = self._named(manifest, file), self._blobs(manifest.repo) / file.etag
-        seal = _seal_of(named)
-        if seal is None or not _is_inside(named, self._cache):
-            return Found(linked=False, seal=_seal_of(blob))
+        seal = self._seal_inside(manifest.repo, blob)
+        if seal is not None:
+            is_named = named.is_symlink() and os.path.realpath(named) == os.path.realpath(blob)
+            return Found(linked=is_named, seal=seal)
         # A plain file in the snapshot (HF_HUB_DISABLE_SYMLINKS) is its own blob; a link must lead to the blob.
-        is_ours = not named.is_symlink() or os.path.realpath(named) == os.path.realpath(blob)
-        return Found(linked=True, seal=seal) if is_ours else Found(linked=False, seal=_seal_of(blob))
+        seal = None if named.is_symlink() else self._seal_inside(manifest.repo, named)
+        return Found(linked=seal is not None, seal=seal)
 
-    def _current(self, repo: str, file: WantedFile) -> Path:
-        """The file behind what `_find` found: the blob, else the plain file of any snapshot that names it."""
+    def _seal_inside(self, repo: str, path: Path) -> Seal | None:
+        """The seal of the regular file behind the path; a link planted to lead out of the cache is not ours.
+
+        A model's folder, or its blobs, may itself be a link: people move models to larger disks.
+        """
+        roots = (self._cache, places.repo_dir(self._cache, repo), self._blobs(repo))
+        real = Path(os.path.realpath(path))
+        if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
+            return None
+        return _seal_of(path)
+
+    def _current(self, repo: str, file: WantedFile, found: Found) -> Path:
+        """The file that `_find` found: the blob, else the plain file of the snapshot that has this seal."""
         blob = self._blobs(repo) / file.etag
-        if blob.exists():
-            return blob
         snapshots = places.repo_dir(self._cache, repo) / "snapshots"
-        plain = [folder / file.path for folder in sorted(snapshots.iterdir()) if (folder / file.path).is_file()]
-        return plain[-1] if plain else blob
+        if blob.exists() or not snapshots.is_dir():
+            return blob
+        plain = (folder / file.path for folder in snapshots.iterdir())
+        return next((path for path in plain if _seal_of(path) == found.seal), blob)
 
     def _begin(self, manifest: Manifest) -> None:
         durable.make_folder(self._cache)
@@ -162,6 +181,8 @@ class HubCache:
         blobs = self._blobs(manifest.repo)
         blob, named = blobs / file.etag, self._named(manifest, file)
         if part is not None:
+            if blob.is_dir() and not blob.is_symlink():
+                _move_aside(blob)
             (blobs / part).replace(blob)
             durable.sync_folder(blobs)
         if blob.exists():
@@ -175,15 +196,12 @@ class HubCache:
     def _clear_way(self, named: Path, snapshot: Path) -> None:
         """A file or a link where a folder must be, or a folder where the file must be, is moved aside."""
         for step in [*reversed(named.parents), named]:
-            if step == snapshot or snapshot not in step.parents:
+            if step != snapshot and snapshot not in step.parents:
                 continue
-            is_wrong = (
-                step.is_dir() and not step.is_symlink()
-                if step == named
-                else (step.is_symlink() or (step.exists() and not step.is_dir()))
-            )
+            is_folder = step.is_dir() and not step.is_symlink()
+            is_wrong = is_folder if step == named else step.is_symlink() or (step.exists() and not is_folder)
             if is_wrong:
-                step.rename(step.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
+                _move_aside(step)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
@@ -210,23 +228,29 @@ class HubCache:
         return [stray.name for stray in strays]
 
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        snapshots = places.repo_dir(self._cache, manifest.repo) / "snapshots"
+        # Also what earlier, wider patterns left in this snapshot.
+        own = {f.etag for f in manifest.files} | _named_in(self.snapshot(manifest))
         shutil.rmtree(self.snapshot(manifest), ignore_errors=True)
-        used = {
-            os.path.basename(os.readlink(link))  # noqa: PTH115, PTH119 - the text of the link
-            for link in snapshots.rglob("*")
-            if link.is_symlink()
-        }
+        used = _named_in(places.repo_dir(self._cache, manifest.repo) / "snapshots")
         freed = 0
-        for etag in {f.etag for f in manifest.files} - used - keep_etags:
+        for etag in own - used - keep_etags:
             blob = self._blobs(manifest.repo) / etag
             if blob.exists() and not blob.is_symlink():
                 freed += blob.stat().st_size
             blob.unlink(missing_ok=True)
+            for part in self._blobs(manifest.repo).glob(f".qwen-{etag}-*.part"):
+                freed += part.stat().st_size
+                part.unlink(missing_ok=True)
         for ref in (places.repo_dir(self._cache, manifest.repo) / "refs").rglob("*"):
             if ref.is_file() and _read(ref) == manifest.commit.encode():
                 ref.unlink()
         return freed
+
+
+def _named_in(folder: Path) -> set[str]:
+    """The blobs that links below the folder lead to; other links are nobody's."""
+    names = {os.path.basename(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()}  # noqa: PTH115, PTH119
+    return {name for name in names if is_etag(name)}
 
 
 async def _in_thread(work: Callable[..., T], *args: object) -> T:
@@ -240,20 +264,19 @@ def _new_part_name(etag: str) -> str:
     return f".qwen-{etag}-{secrets.token_hex(4)}.part"
 
 
+def _move_aside(path: Path) -> None:
+    path.rename(path.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
+
+
 def _seal_of(path: Path) -> Seal | None:
     try:
-        return take_seal(path)
+        return take_seal(path) if path.is_file() else None
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
         if error.errno == errno.ELOOP:
             return None
         raise
-
-
-def _is_inside(path: Path, cache: Path) -> bool:
-    """The file behind the path lies in this cache: a link planted to lead elsewhere is not ours."""
-    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(cache))
 
 
 def _read(path: Path) -> bytes | None:
@@ -266,6 +289,9 @@ def _read(path: Path) -> bytes | None:
 def _copy(source: Path, target: Path) -> None:
     try:
         shutil.copyfile(source, target)
+        with target.open("rb") as copy:
+            os.fsync(copy.fileno())  # its good spans will count as durable
+        durable.sync_folder(target.parent)
     except OSError as error:
         target.unlink(missing_ok=True)
         raise durable.translate(error) from error

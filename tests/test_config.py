@@ -1,0 +1,119 @@
+"""The configuration: what a file says, what wins over it, and how a mistake is told."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_api.commands import AddModel
+from qwen_daemon.config import BadConfig, Config, Network, load, read, settle
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "config.toml"
+
+
+def test_a_file_is_read_into_what_it_says(file: Path) -> None:
+    """Sections, limits, models with their patterns and policy."""
+    file.write_text(
+        'cache_dir = "~/models"\noffline = true\n[network]\nmax_files = 3\n[disk]\nreserve_bytes = 5\n'
+        '[[models]]\nmodel = "qwen-image-edit"\n'
+        '[[models]]\nmodel = "org/name@v1"\ninclude = ["*.json"]\nexclude = ["a*"]\nfollow = "pin"\n'
+    )
+    config = read(file)
+    assert (config.cache_dir, config.offline, config.network.max_files, config.disk.reserve_bytes) == (
+        "~/models",
+        True,
+        3,
+        5,
+    )
+    assert config.models == (
+        AddModel(model="qwen-image-edit"),
+        AddModel(model="org/name@v1", include=("*.json",), exclude=("a*",), follow="pin"),
+    )
+    assert config.network.read_timeout_s == Network().read_timeout_s
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("ofline = true", "did you mean `offline`?"),
+        ("[network]\nmaxfiles = 3", "did you mean `max_files`?"),
+        ("[network]\nread_timeout = 3", "did you mean `read_timeout_s`?"),
+        ('[[models]]\nmodel = "org/name"\nfolow = "pin"', "did you mean `follow`?"),
+        ("[disc]\nreserve_bytes = 1", "did you mean `disk`?"),
+        ("xyzzy = 1", "unknown field `xyzzy`"),
+        ("[network]\nmax_files = 0", "$.network.max_files"),
+        ("[network]\nmax_files = 65", "$.network.max_files"),
+        ('[network]\nmax_files = "3"', "$.network.max_files"),
+        ("[disk]\nreserve_bytes = -1", "$.disk.reserve_bytes"),
+        ("[check]\ndisk_interval_s = 0", "$.check.disk_interval_s"),
+        ('[[models]]\nmodel = "org/name"\nfollow = "sometimes"', "$.models[0].follow"),
+        ('[[models]]\nmodel = "org/name"\n[[models]]\nmodel = "qwen-imag-edit"', "did you mean 'qwen-image-edit'?"),
+        ('[[models]]\nmodel = "../../etc"', "$.models[0].model"),
+        ("[[models]]\n", "missing required field `model`"),
+        ("offline = ", "is not TOML"),
+    ],
+)
+def test_a_mistake_is_told_with_its_place(file: Path, text: str, said: str) -> None:
+    """The file, the path of the key, and the nearest key that exists."""
+    file.write_text(text)
+    with pytest.raises(BadConfig) as refused:
+        read(file)
+    assert said in str(refused.value) and str(file) in str(refused.value)
+
+
+@given(st.binary(max_size=200))
+def test_no_content_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
+    """A configuration, or BadConfig."""
+    file = tmp_path_factory.getbasetemp() / "any.toml"
+    file.write_bytes(content)
+    with suppress(BadConfig):
+        assert isinstance(read(file), Config)
+
+
+def test_flags_win_over_environment_over_file_over_defaults(file: Path, tmp_path: Path) -> None:
+    """For each of the places."""
+    env = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": "/run/user/7"}
+    bare = settle(Config(), None, env)
+    assert bare.cache_dir == tmp_path / ".cache/huggingface/hub"
+    assert bare.state_dir == tmp_path / ".local/state/qwen-daemon"
+    assert bare.control_socket == Path("/run/user/7/qwen-daemon/control.sock")
+    assert (bare.endpoint, bare.offline) == ("https://huggingface.co", False)
+    config = Config(cache_dir="/from/file", endpoint="http://mirror/", offline=False)
+    assert settle(config, file, env).cache_dir == Path("/from/file")
+    assert settle(config, file, env).endpoint == "http://mirror"
+    env |= {"HF_ENDPOINT": "http://other/", "HF_HUB_OFFLINE": "1"}
+    from_env = settle(config, file, env)
+    assert (from_env.endpoint, from_env.offline) == ("http://other", True)
+    assert settle(config, file, env, cache_dir=Path("/flag")).cache_dir == Path("/flag")
+
+
+def test_a_configured_cache_wins_over_the_hubs_own_variables(tmp_path: Path) -> None:
+    """HF_HUB_CACHE and HF_HOME keep huggingface_hub's meaning; a unit's HF_HOME stands until a file says otherwise."""
+    env = {"HOME": str(tmp_path), "HF_HOME": "/hf"}
+    assert settle(Config(), None, env).cache_dir == Path("/hf/hub")
+    assert settle(Config(), None, env | {"HF_HUB_CACHE": "/cache"}).cache_dir == Path("/cache")
+    assert settle(Config(cache_dir="/file"), None, env).cache_dir == Path("/file")
+
+
+def test_the_first_file_found_is_used(tmp_path: Path) -> None:
+    """--config, then the variable (which must exist), then the user's; none is no error."""
+    env = {"HOME": str(tmp_path)}
+    assert load(env, None)[0] == Config() or load(env, None)[1] == Path("/etc/qwen-daemon/config.toml")
+    user = tmp_path / ".config/qwen-daemon/config.toml"
+    user.parent.mkdir(parents=True)
+    user.write_text("offline = true")
+    assert load(env, None) == (Config(offline=True), user)
+    given_file = tmp_path / "given.toml"
+    with pytest.raises(BadConfig):
+        load(env, given_file)
+    given_file.write_text("")
+    assert load(env | {"QWEN_DAEMON_CONFIG": str(given_file)}, None) == (Config(), given_file)
+    with pytest.raises(BadConfig, match="QWEN_DAEMON_CONFIG"):
+        load({"QWEN_DAEMON_CONFIG": "/absent"}, None)

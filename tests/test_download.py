@@ -1,0 +1,226 @@
+"""One try at one file, against a disk that can lose power and refuse, and a line that can break at any byte.
+
+The disk, the line and the ledger are simulators of the ports' contracts: what was not synced is gone after a crash, and
+what the ledger holds must always be on the disk.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_api.manifest import WantedFile
+from qwen_daemon.core.digest import span_digest
+from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
+from qwen_daemon.core.pace import Pace
+from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
+from qwen_daemon.engine.download import Download, Source, Transfer
+from qwen_daemon.ports import Body
+from tests.fakes.model_folder import COMMIT, REPO
+
+CONTENT = bytes(range(251)) * 40  # no stretch of it looks like another
+SIZE = len(CONTENT)
+FILE = WantedFile(path="w", size_bytes=SIZE, git_sha1="0" * 40, sha256=hashlib.sha256(CONTENT).hexdigest())
+
+
+class QuickClock:
+    """Time passes whenever somebody looks, so that every checkpoint is due; waiting only lets others go first."""
+
+    def __init__(self, step_s: float) -> None:
+        self._now_s, self._step_s = 0.0, step_s
+
+    def monotonic_s(self) -> float:
+        self._now_s += self._step_s
+        return self._now_s
+
+    def utc(self, in_s: float = 0.0) -> str:
+        return ""
+
+    def dice(self) -> float:
+        return 0.0
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)
+
+
+@dataclass
+class Disk:
+    """A part: `written` is what reads give, `durable` what is left after a crash."""
+
+    name: str = "part"
+    written: bytearray = field(default_factory=bytearray)
+    durable: bytes = b""
+    room_bytes: int = 1 << 30
+    syncs_left: int = 1 << 30
+
+    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+        await asyncio.sleep(0)
+        if offset + len(data) > self.room_bytes:
+            raise MakeRoom("E_DISK_FULL")
+        self.written.extend(bytes(max(0, offset + len(data) - len(self.written))))
+        self.written[offset : offset + len(data)] = data
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return bytes(self.written[offset : offset + length])
+
+    async def sync(self) -> None:
+        await asyncio.sleep(0)
+        self.syncs_left -= 1
+        if self.syncs_left == 0:  # the pages are dropped, and the next sync says that all is well
+            raise TryAgain("E_DISK_IO")
+        if self.syncs_left > 0:
+            self.durable = bytes(self.written)
+
+    async def close(self) -> None:
+        pass
+
+    def crash(self) -> None:
+        self.written = bytearray(self.durable)
+
+
+@dataclass
+class Book:
+    """A ledger that holds whoever writes it to the rule: durable first, recorded second."""
+
+    disk: Disk
+    known: dict[int, Span] = field(default_factory=dict)
+
+    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+        return "part", keep_in_order(self.known.values(), size_bytes)
+
+    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        for span in spans:
+            data = self.disk.durable[span.offset : span.end]
+            assert len(data) == span.length and span_digest(data) == span.digest, "recorded before it was durable"
+            self.known[span.offset] = span
+
+    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
+        for offset in list(self.known) if offsets is None else offsets:
+            self.known.pop(offset, None)
+
+
+@dataclass
+class Line:
+    """An origin that gives pieces of `piece_bytes` and breaks once it has given `breaks_after` bytes."""
+
+    piece_bytes: int
+    breaks_after: int = 1 << 30
+    given: list[tuple[int, int]] = field(default_factory=list)
+
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+        return self._read(start, end)
+
+    @asynccontextmanager
+    async def _read(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
+        yield self._pieces(start, end)
+
+    async def _pieces(self, start: int, end: int) -> AsyncIterator[bytes]:
+        while start < end:
+            stop = min(end, start + self.piece_bytes, start + self.breaks_after)
+            if stop == start:
+                raise TryAgain("E_CUT_SHORT")
+            self.breaks_after -= stop - start
+            self.given.append((start, stop))
+            yield CONTENT[start:stop]
+            start = stop
+            await asyncio.sleep(0)
+
+
+async def one_try(line: Line, disk: Disk, book: Book, *, step_s: float = 1.0) -> tuple[str | None, int]:
+    """The hash, or None if the try failed; and how many recorded bytes were kept."""
+    clock = QuickClock(step_s)
+    source = Source(repo=REPO, commit=COMMIT, file=FILE, origin=line)
+    kept: list[int] = [0]
+    download = Download(source, disk, book, clock, Transfer(pace=Pace(started_s=0)))
+    with suppress(Trouble):
+        return await download.run((await book.spans(REPO, FILE.etag, SIZE))[1], kept.append), kept[-1]
+    return None, kept[-1]
+
+
+def twice(given: list[tuple[int, int]]) -> int:
+    """How many bytes were given more than once."""
+    return sum(end - start for start, end in given) - len({byte for start, end in given for byte in range(start, end)})
+
+
+@given(st.lists(st.integers(1, SIZE), max_size=6), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))
+async def test_broken_lines_cost_no_byte(breaks: list[int], piece_bytes: int, step_s: float) -> None:
+    """However often and wherever the line breaks, everything received is recorded, and the end has the Hub's hash."""
+    disk = Disk()
+    book = Book(disk)
+    given: list[tuple[int, int]] = []
+    for breaks_after in (*breaks, 1 << 30):
+        line = Line(piece_bytes=piece_bytes, breaks_after=breaks_after, given=given)
+        digest, _ = await one_try(line, disk, book, step_s=step_s)
+        assert recorded_bytes((await book.spans(REPO, "", SIZE))[1]) == len({b for s, e in given for b in range(s, e)})
+        disk.crash()
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and twice(given) == 0
+
+
+@given(st.integers(1, SIZE - 1), st.sets(st.integers(0, SIZE - 1), max_size=3), st.integers(500, 3000))
+async def test_damage_costs_the_damaged_spans_only(broken_at: int, flips: set[int], piece_bytes: int) -> None:
+    """Bits that flipped on the disk meanwhile are found by their span's digest; only such spans come again."""
+    disk = Disk()
+    book = Book(disk)
+    first = Line(piece_bytes=piece_bytes, breaks_after=broken_at)
+    await one_try(first, disk, book)
+    recorded = (await book.spans(REPO, "", SIZE))[1]
+    damaged = [span for span in recorded if any(span.offset <= flip < span.end for flip in flips)]
+    for flip in flips:
+        if flip < len(disk.written):
+            disk.written[flip] ^= 1
+    again = Line(piece_bytes=piece_bytes)
+    digest, kept = await one_try(again, disk, book)
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
+    assert kept == recorded_bytes(recorded) - recorded_bytes(damaged)
+    assert sum(end - start for start, end in again.given) == SIZE - kept
+
+
+@given(st.integers(0, SIZE - 1), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))
+async def test_a_full_disk_keeps_what_fitted(room_bytes: int, piece_bytes: int, step_s: float) -> None:
+    """What was written before it filled up is recorded; with room again the rest comes, and nothing is out of place."""
+    disk = Disk(room_bytes=room_bytes)
+    book = Book(disk)
+    assert (await one_try(Line(piece_bytes=piece_bytes), disk, book, step_s=step_s))[0] is None
+    assert recorded_bytes((await book.spans(REPO, "", SIZE))[1]) <= room_bytes
+    disk.room_bytes = 1 << 30
+    disk.crash()
+    digest, kept = await one_try(Line(piece_bytes=piece_bytes), disk, book, step_s=step_s)
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and kept <= room_bytes
+
+
+@given(st.integers(1, 4), st.integers(100, 3000))
+async def test_a_failed_sync_is_the_end_of_the_try(good_syncs: int, piece_bytes: int) -> None:
+    """Nothing since the last good one counts, no later one is believed; the next try takes up what was recorded."""
+    disk = Disk(syncs_left=good_syncs)
+    book = Book(disk)
+    ended, _ = await one_try(Line(piece_bytes=piece_bytes), disk, book)
+    assert (ended is None) == (disk.syncs_left <= 0)
+    recorded = recorded_bytes((await book.spans(REPO, "", SIZE))[1])
+    disk.crash()
+    disk.syncs_left = 1 << 30
+    digest, kept = await one_try(Line(piece_bytes=piece_bytes), disk, book)
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and kept == recorded
+
+
+@given(st.integers(0, 60), st.integers(100, 3000))
+async def test_cancelling_anywhere_leaves_ledger_and_disk_agreed(steps: int, piece_bytes: int) -> None:
+    """Cancelled after any number of steps, then powered off: the next try ends right and fetches nothing recorded."""
+    disk = Disk()
+    book = Book(disk)
+    task = asyncio.ensure_future(one_try(Line(piece_bytes=piece_bytes), disk, book))
+    for _ in range(steps):
+        await asyncio.sleep(0)
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    disk.crash()
+    recorded = recorded_bytes((await book.spans(REPO, "", SIZE))[1])
+    again = Line(piece_bytes=piece_bytes)
+    digest, kept = await one_try(again, disk, book)
+    assert digest == FILE.sha256 and kept == recorded and sum(e - s for s, e in again.given) == SIZE - recorded

@@ -1,0 +1,50 @@
+"""SIGKILL at many moments: what a snapshot names is right at each of them, and the work is taken up where it was."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from qwen_api import events as e
+from qwen_api import places
+from tests.fakes import model_folder
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.running import Running
+
+REPO, KEY = "org/name", "org--name"
+FILES = {**model_folder.qwen(shards=8), "vae/large.safetensors": model_folder.safetensors("w", floats=1 << 20)}
+MOMENTS = (3, 9, 14, 22, 31, 47, 66)  # events seen before the kill
+
+
+def has_seen(daemon: Running, count: int) -> bool:
+    return daemon.mark >= count or bool(daemon.seen(e.ModelComplete))
+
+
+def check_what_is_named(daemon: Running, complete: bool) -> None:
+    """Every path of the snapshot gives the right bytes; the branch and the ready file exist only when all is there."""
+    commit = SimRepo(id=REPO, files=FILES).sha
+    snapshot = places.snapshot_dir(daemon.cache, REPO, commit)
+    named = {path: (snapshot / path).read_bytes() for path in FILES if (snapshot / path).is_symlink()}
+    assert named == {path: FILES[path] for path in named}
+    assert places.ref_file(daemon.cache, REPO, "main").exists() <= (len(named) == len(FILES))
+    assert places.ready_file(daemon.state_dir, KEY).exists() <= (len(named) == len(FILES))
+    assert not complete or len(named) == len(FILES)
+
+
+def test_killed_again_and_again_it_still_arrives(tmp_path: Path) -> None:
+    """Seven kills, each at another point; nothing wrong is ever named, and no verified file is fetched again."""
+    with (
+        ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub,
+        Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon,
+    ):
+        verified: set[str] = set()
+        for moment in MOMENTS:
+            daemon.wait_for(partial(has_seen, daemon, moment), f"{moment} events")
+            daemon.kill()
+            check_what_is_named(daemon, bool(daemon.seen(e.ModelComplete)))
+            assert not verified & {v.path for v in daemon.seen(e.FileVerified) if v.received_bytes}
+            verified |= {v.path for v in daemon.seen(e.FileVerified)}
+            daemon.start()
+        daemon.wait_complete(KEY)
+        check_what_is_named(daemon, True)
+        assert not verified & {v.path for v in daemon.seen(e.FileVerified) if v.received_bytes}

@@ -1,0 +1,175 @@
+"""Harm to a complete model on disk is noticed without asking, and mended with as few bytes as can be."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qwen_api import events as e
+from qwen_api import places
+from qwen_api.commands import AddModel
+from tests.fakes import model_folder
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.running import Running
+
+REPO, KEY, WEIGHTS = "org/one", "org--one", "model.safetensors"
+MIB = 1 << 20
+SPAN = 16 * MIB
+BIG = model_folder.safetensors("w", floats=10 * MIB)  # 40 MiB: three spans
+OTHER = model_folder.safetensors("v", floats=10)
+FILES = {
+    **model_folder.transformers_model("Qwen2ForCausalLM"),
+    WEIGHTS: BIG,
+    "docs/a/note.md": b"note",
+}
+
+
+@pytest.fixture
+def hub() -> Iterator[SimHub]:
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub:
+        yield hub
+
+
+class Complete:
+    """A daemon that keeps the model complete, and what it costs to mend it."""
+
+    def __init__(self, daemon: Running, hub: SimHub) -> None:
+        self.daemon, self.hub = daemon, hub
+        self.folder = Path(daemon.wait_complete(KEY).path)
+
+    def after(self, harm: Callable[[Path], None], path: str) -> tuple[set[str], int]:
+        """Do harm; returns what the daemon says has changed and the bytes that mending took."""
+        self.hub.log.clear()
+        mark = self.daemon.mark
+        harm(self.folder / path)
+        changed = self.daemon.wait_event(e.ModelChanged, after=mark)
+        self.daemon.wait_complete(KEY, after=mark)
+        assert {name: (self.folder / name).read_bytes() for name in FILES} == FILES
+        assert all((self.folder / name).is_symlink() for name in FILES)
+        return set(changed.paths), self.hub.log.bytes_served()
+
+
+def flip(offset: int) -> Callable[[Path], None]:
+    def harm(path: Path) -> None:
+        with path.open("r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ 1]))
+
+    return harm
+
+
+def truncate(size: int) -> Callable[[Path], None]:
+    return lambda path: os.truncate(path, size)
+
+
+def into_folder(path: Path) -> None:
+    path.unlink()
+    path.mkdir()
+    (path / "mine.txt").write_text("do not lose me")
+
+
+def into_plain_file(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"something else")
+
+
+def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: Path) -> None:
+    """Flipped, cut, deleted, unlinked, replaced: each is noticed, and only damaged spans come over the network."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        model = Complete(daemon, hub)
+        assert model.after(flip(SPAN + 7), WEIGHTS) == ({WEIGHTS}, SPAN)
+        assert daemon.seen(e.FileCorrupt)[-1].where == "disk"
+        assert model.after(truncate(2 * SPAN), WEIGHTS) == ({WEIGHTS}, len(BIG) - 2 * SPAN)
+        assert model.after(lambda path: path.unlink(), WEIGHTS) == ({WEIGHTS}, 0)
+        assert model.after(lambda path: path.resolve().unlink(), WEIGHTS) == ({WEIGHTS}, len(BIG))
+        assert model.after(lambda path: os.utime(path), WEIGHTS) == ({WEIGHTS}, 0)
+        assert model.after(into_plain_file, "config.json") == ({"config.json"}, 0)
+        assert model.after(into_folder, WEIGHTS) == ({WEIGHTS}, 0)
+        assert [path.read_text() for path in tmp_path.rglob("mine.txt")] == ["do not lose me"]
+        assert list(daemon.cache.glob("models--*/blobs/.qwen-*")) == []
+
+
+def test_a_blob_that_leads_out_of_the_cache_is_replaced_and_never_written_through(hub: SimHub, tmp_path: Path) -> None:
+    """A planted link (blob, snapshot file, folder) is not believed, its target is untouched, and the model mended."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    precious = outside / "precious"
+    precious.write_bytes(b"x" * len(BIG))
+
+    def plant_blob(path: Path) -> None:
+        blob = path.resolve()
+        blob.unlink()
+        blob.symlink_to(precious)
+
+    def plant_file(path: Path) -> None:
+        path.unlink()
+        path.symlink_to(precious)
+
+    def plant_folder(path: Path) -> None:
+        path.unlink()
+        path.parent.rmdir()
+        path.parent.symlink_to(outside)
+
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        model = Complete(daemon, hub)
+        assert model.after(plant_blob, WEIGHTS) == ({WEIGHTS}, len(BIG))
+        assert model.after(plant_file, WEIGHTS) == ({WEIGHTS}, 0)
+        assert model.after(plant_folder, "docs/a/note.md") == ({"docs/a/note.md"}, 0)
+        assert list(outside.iterdir()) == [precious] and precious.read_bytes() == b"x" * len(BIG)
+
+
+def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path) -> None:
+    """`verify` hashes everything; the snapshot's folder deleted as a whole is linked anew."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        daemon.wait_complete(KEY)
+        mark = daemon.mark
+        daemon.client.verify(KEY)
+        daemon.wait_complete(KEY, after=mark)
+        assert len(daemon.seen(e.FileVerified, after=mark)) == len(FILES)
+        assert hub.log.bytes_twice() == 0
+
+
+def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_path: Path) -> None:
+    """A cache that `hf download` filled, plain files (no symlinks) included, is proven and not fetched."""
+    model_folder.write(
+        places.snapshot_dir(tmp_path / "hf" / "hub", REPO, SimRepo(id=REPO, files=FILES).sha), {**FILES, WEIGHTS: OTHER}
+    )
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        daemon.wait_complete(KEY)
+        assert hub.log.bytes_served() == len(BIG)
+        assert {v.path for v in daemon.seen(e.FileVerified) if not v.received_bytes} == set(FILES) - {WEIGHTS}
+        daemon.stop()
+        daemon.start()
+        daemon.wait_complete(KEY)
+        assert daemon.seen(e.FileVerified) == []
+
+
+def test_without_the_hub_what_is_here_counts_and_what_is_not_is_said(hub: SimHub, tmp_path: Path) -> None:
+    """Offline or with the Hub down a complete cache is complete; an incomplete one is told as such, with no request."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        folder = Path(daemon.wait_complete(KEY).path)
+        daemon.stop()
+        hub.log.clear()
+        down = "http://127.0.0.1:9"  # discard: nobody listens
+        daemon.env["HF_ENDPOINT"] = down
+        daemon.start()
+        daemon.wait_complete(KEY)
+        daemon.stop()
+        daemon.env |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "1"}
+        for path in daemon.state_dir.glob("ledger*"):
+            path.unlink()
+        daemon.start()
+        daemon.wait_complete(KEY)
+        mark = daemon.mark
+        (folder / WEIGHTS).resolve().unlink()
+        assert daemon.wait_state(KEY, "incomplete", after=mark).code == "E_OFFLINE"
+        assert daemon.client.state().models[KEY].files[WEIGHTS].state == "missing"
+        assert hub.log.requests() == []
+        daemon.client.add(AddModel(model="org/never-seen"))
+        assert daemon.wait_state("org--never-seen", "incomplete").code == "E_OFFLINE"
+        assert daemon.run("--once", REPO, "--socket", str(tmp_path / "o.sock"), "--state-dir", str(tmp_path / "o")) == 4

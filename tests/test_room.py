@@ -1,0 +1,60 @@
+"""Room on the disk is promised once: to one model, less what it has taken already."""
+
+from __future__ import annotations
+
+import pytest
+
+from qwen_api import events as e
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.core.plan import Found
+from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.room import Room
+
+
+class FreeSpace:
+    """A disk of which only the free bytes matter."""
+
+    def __init__(self, free_bytes: int) -> None:
+        self.free = free_bytes
+
+    async def free_bytes(self) -> int:
+        return self.free
+
+    async def digest(self, repo: str, file: WantedFile, found: Found, progress: object) -> tuple[str, tuple[Span, ...]]:
+        raise NotImplementedError
+
+    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
+        raise NotImplementedError
+
+    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        raise NotImplementedError
+
+    async def drop_part(self, repo: str, name: str) -> None:
+        raise NotImplementedError
+
+
+async def test_models_share_the_room_that_is_left() -> None:
+    """What one model still needs is not free for another; what it has written no longer counts twice."""
+    told: list[e.Event] = []
+
+    def publish(event: e.Event) -> int:
+        told.append(event)
+        return len(told)
+
+    disk, moved = FreeSpace(1000), 0
+    room = Room(disk, "/cache", 100, publish)
+    assert await room.claim("a", 600, lambda: moved) == 1000
+    with pytest.raises(MakeRoom) as full:
+        await room.claim("b", 400, lambda: 0)
+    assert (full.value.needed_bytes, full.value.free_bytes) == (400, 1000)
+    moved, disk.free = 500, 500  # half-way: 100 to come for a, 300 over the reserve for b
+    await room.claim("b", 300, lambda: 0)
+    room.release("a")
+    room.release("b")
+    assert await room.claim("c", 400, lambda: 0) == 500
+    with pytest.raises(MakeRoom):
+        await room.claim("c", 401, lambda: 0)
+    disk.free = 0
+    assert await room.claim("d", 0, lambda: 0) == 0, "who needs nothing is not held up"
+    assert [event.state for event in told if isinstance(event, e.DiskChanged)][:3] == ["ok", "full", "ok"]

@@ -1,0 +1,115 @@
+"""The fold: any events in any order give a status, and a snapshot with what follows equals the whole story."""
+
+from __future__ import annotations
+
+from typing import get_args
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from qwen_api import events as e
+from qwen_api.status import ModelStatus, Status, decode_status, encode_status, fold
+
+KEYS, PATHS = ("org--a", "org--b"), ("w", "text/w", "vae/config.json")
+TEXT = st.sampled_from(("", "E_X", "2026-11-23T14:00:00.000Z"))
+COUNT = st.integers(0, 1 << 50)
+FIELDS: dict[str, st.SearchStrategy[object]] = {
+    "seq": st.just(0),
+    "model": st.sampled_from(KEYS),
+    "path": st.sampled_from(PATHS),
+    "name": st.sampled_from(("gpu0", "gpu1")),
+    "size_bytes": st.just(1 << 50),
+    "commit": st.sampled_from(("a" * 40, "b" * 40)),
+}
+
+
+def any_event(kind: type[e.Event]) -> st.SearchStrategy[e.Event]:
+    """Events of one type: few names, so that they meet, and any numbers."""
+    fields = {
+        field.name: FIELDS[field.name] if field.name in FIELDS else _values_of(field.type)
+        for field in msgspec.structs.fields(kind)
+    }
+    return st.builds(kind, **fields)
+
+
+def _values_of(kind: object) -> st.SearchStrategy[object]:
+    if kind is str:
+        return TEXT
+    if kind is int:
+        return COUNT
+    if kind is float:
+        return st.floats(0, 1e9)
+    if kind is tuple[e.ListedFile, ...] or "ListedFile" in str(kind):
+        listed = st.builds(e.ListedFile, path=FIELDS["path"], size_bytes=COUNT, etag=st.just("a" * 40))
+        return st.lists(listed, max_size=3, unique_by=lambda file: file.path).map(tuple)
+    if "CheckedFile" in str(kind):
+        findings = st.sampled_from(get_args(e.Finding))
+        checked = st.builds(e.CheckedFile, path=FIELDS["path"], finding=findings, done_bytes=COUNT)
+        return st.lists(checked, max_size=3).map(tuple)
+    return st.from_type(kind)  # type: ignore[arg-type]
+
+
+stories = st.lists(st.one_of([any_event(kind) for kind in get_args(e.Event)]), max_size=30)
+
+
+def told(story: list[e.Event], status: Status | None = None) -> Status:
+    """The status after a story, its events stamped as the bus does."""
+    status = status or Status()
+    for event in story:
+        status = fold(status, msgspec.structs.replace(event, seq=status.seq + 1))
+    return status
+
+
+@given(stories)
+def test_any_story_folds(story: list[e.Event]) -> None:
+    """Total: nothing raises, the number of the last event is kept, sums are sums."""
+    status = told(story)
+    assert status.seq == len(story)
+    for model in status.models.values():
+        components = model.components()
+        assert sum(c.size_bytes for c in components) == model.size_bytes
+        assert sum(c.done_bytes for c in components) == model.done_bytes
+        assert sum(c.files for c in components) == len(model.files)
+        assert model.verified_bytes <= model.size_bytes
+        assert (model.path != "") <= (model.state in ("complete", "checking"))
+
+
+@given(stories, st.data())
+def test_a_reader_who_came_late_knows_the_same(story: list[e.Event], data: st.DataObject) -> None:
+    """Snapshot, over the wire, plus what follows equals the fold of everything."""
+    cut = data.draw(st.integers(0, len(story)))
+    snapshot = decode_status(encode_status(told(story[:cut])))
+    assert told(story[cut:], snapshot) == told(story)
+
+
+@given(stories)
+def test_every_event_survives_the_wire(story: list[e.Event]) -> None:
+    """Encoding and decoding a line gives the event again."""
+    assert [e.decode_line(e.encode_line(event)) for event in story] == story
+
+
+def test_unknown_lines_are_not_errors() -> None:
+    """A newer daemon's line is Unknown; garbage is BadLine; a newer daemon's state is read as far as it is known."""
+    assert isinstance(e.decode_line(b'{"type":"file.teleported","path":"x"}\n'), e.Unknown)
+    assert isinstance(e.decode_line(b'{"type":"file.retry","path":7}\n'), e.Unknown)
+    assert decode_status(b'{"seq":3,"mood":"good"}') == Status(seq=3)
+
+
+def test_a_new_commit_forgets_the_files_of_the_old_one() -> None:
+    """And patterns that change keep what is known of files that stay."""
+    listed = tuple(e.ListedFile(path=path, size_bytes=10, etag="a" * 40) for path in PATHS)
+    story: list[e.Event] = [
+        e.ModelAdded(model="org--a", repo="org/a", revision="main"),
+        e.ModelResolved(model="org--a", commit="a" * 40, files=listed, size_bytes=30),
+        e.FileVerified(model="org--a", path="w", size_bytes=10, algorithm="sha256"),
+        e.ModelResolved(model="org--a", commit="a" * 40, files=listed[:2], size_bytes=20),
+    ]
+    same = model_of(told(story))
+    assert list(same.files) == list(PATHS[:2]) and same.files["w"].is_verified
+    moved = model_of(told([*story, e.ModelResolved(model="org--a", commit="b" * 40, files=listed, size_bytes=30)]))
+    assert not any(file.is_verified for file in moved.files.values())
+
+
+def model_of(status: Status) -> ModelStatus:
+    return status.models["org--a"]

@@ -1,0 +1,231 @@
+"""The cache on disk: where things go, under which modes and link texts, and what is not believed or not touched."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import pytest
+
+from qwen_api import places
+from qwen_api.manifest import Manifest, WantedFile, write_tree
+from qwen_api.models import ModelRef
+from qwen_api.seals import take_seal
+from qwen_daemon.core.errors import AskHuman, TryAgain
+from qwen_daemon.shell.locks import CacheLocks
+from qwen_daemon.shell.store import HubCache
+from tests.fakes.model_folder import COMMIT, REPO, Files, listing, qwen, safetensors, write_cache
+
+REF = ModelRef(repo=REPO)
+FILES: Files = {"README.md": b"# Hello\n", "deep/er/w.safetensors": safetensors("w"), "deep/empty.txt": b""}
+
+
+@pytest.fixture
+def cache(tmp_path: Path) -> Path:
+    return tmp_path / "hub"
+
+
+async def fill(store: HubCache, files: Files = FILES, ref: ModelRef = REF) -> Manifest:
+    """Publish all files as the engine does."""
+    manifest = listing(files)
+    await store.begin(manifest)
+    for file in manifest.files:
+        part = await store.open_part(REPO, file, None)
+        await part.write(0, files[file.path])
+        await part.sync()
+        await part.close()
+        await store.publish(manifest, file, part.name)
+    await store.finish(manifest, ref)
+    return manifest
+
+
+def repo_dir(cache: Path) -> Path:
+    return places.repo_dir(cache, REPO)
+
+
+def blob(cache: Path, file: WantedFile) -> Path:
+    return repo_dir(cache) / "blobs" / file.etag
+
+
+async def test_the_layout_is_huggingface_hubs(cache: Path) -> None:
+    """Relative links of the right depth, blobs by etag, 40 bytes of ref, the listing, the tag; nothing else."""
+    before = os.umask(0o002)
+    try:
+        manifest = await fill(HubCache(cache))
+    finally:
+        os.umask(before)
+    folder = repo_dir(cache)
+    links = {path: os.readlink(folder / "snapshots" / COMMIT / path) for path in FILES}
+    etags = {file.path: file.etag for file in manifest.files}
+    assert links == {path: "../" * (path.count("/") + 2) + f"blobs/{etags[path]}" for path in FILES}
+    assert {path.name for path in (folder / "blobs").iterdir()} == set(etags.values())
+    assert (folder / "refs" / "main").read_bytes() == COMMIT.encode()
+    assert (folder / "trees" / f"{COMMIT}.json").read_bytes() == write_tree(manifest)
+    assert sorted(path.name for path in cache.iterdir()) == ["CACHEDIR.TAG", folder.name]
+    assert {stat.S_IMODE(path.stat().st_mode) for path in (folder / "blobs").iterdir()} == {0o664}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_dir()} == {0o775}
+
+
+async def test_what_is_found_is_what_was_put(cache: Path) -> None:
+    """After publishing, each file is linked and its seal is the one publishing returned; before, nothing is there."""
+    store, manifest = HubCache(cache), listing(FILES)
+    assert {f.seal for f in (await store.find(manifest)).values()} == {None}
+    await fill(store)
+    found = await store.find(manifest)
+    for file in manifest.files:
+        assert found[file.path].linked and found[file.path].seal == take_seal(blob(cache, file))
+        assert await store.digest(REPO, file, found[file.path], lambda _: None) == (
+            file.etag,
+            (await store.digest(REPO, file, found[file.path], lambda _: None))[1],
+        )
+    assert await store.ref(REF) == COMMIT
+    assert await store.ref(ModelRef(repo=REPO, revision="v1")) is None
+    assert await store.listed(REPO, COMMIT) == write_tree(manifest)
+
+
+async def test_a_cache_that_others_filled_is_found(cache: Path) -> None:
+    """As huggingface_hub writes it, with links, with plain files, with a model's folder moved to another disk."""
+    files = qwen()
+    write_cache(cache, files)
+    store, manifest = HubCache(cache), listing(files)
+    assert all(found.linked for found in (await store.find(manifest)).values())
+    elsewhere = cache.with_name("other-disk")
+    repo_dir(cache).rename(elsewhere)
+    repo_dir(cache).symlink_to(elsewhere)
+    assert all(found.linked for found in (await store.find(manifest)).values())
+
+
+async def test_a_blob_in_the_shared_store_is_read_and_never_written_through(cache: Path) -> None:
+    """blobs/<etag> may be a link to <cache>/blobs/xx/<xet>: it counts; repairing replaces the link, not its target."""
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    file = manifest.by_path()["deep/er/w.safetensors"]
+    shared = cache / "blobs" / "ab" / ("ab" * 32)
+    shared.parent.mkdir(parents=True)
+    blob(cache, file).rename(shared)
+    shared.chmod(0o444)
+    blob(cache, file).symlink_to(f"../../blobs/ab/{shared.name}")
+    found = (await store.find(manifest))[file.path]
+    assert found.linked and found.seal == take_seal(shared)
+    name = await store.copy_for_repair(REPO, file, found)
+    assert name is not None
+    await store.publish(manifest, file, name)
+    assert not blob(cache, file).is_symlink() and shared.read_bytes() == FILES[file.path]
+    assert await store.remove(manifest, frozenset()) > 0
+    assert shared.exists()
+
+
+async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_path: Path) -> None:
+    """A blob, a snapshot's folder, the snapshot itself: not believed, and replaced; nothing outside changes."""
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    file = manifest.by_path()["deep/er/w.safetensors"]
+    (outside / file.etag).write_bytes(FILES[file.path])
+    snapshot = repo_dir(cache) / "snapshots" / COMMIT
+
+    kept = blob(cache, file).rename(blob(cache, file).with_name("kept"))
+    blob(cache, file).symlink_to(outside / file.etag)
+    assert (await store.find(manifest))[file.path].seal is None
+    blob(cache, file).unlink()
+    kept.rename(blob(cache, file))
+
+    for victim in (snapshot / "deep", snapshot):
+        victim.rename(victim.with_name("old"))
+        victim.symlink_to(outside)
+        found = await store.find(manifest)
+        assert not found[file.path].linked and found[file.path].seal == take_seal(blob(cache, file))
+        for each in manifest.files:
+            await store.publish(manifest, each, None)
+        assert all(f.linked for f in (await store.find(manifest)).values())
+    assert [path.name for path in outside.iterdir()] == [file.etag]
+
+
+async def test_folders_where_files_must_be_are_moved_aside(cache: Path) -> None:
+    """In snapshots and in blobs, and a file where a folder must be; what was in them is kept."""
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    file = manifest.by_path()["README.md"]
+    blob(cache, file).unlink()
+    blob(cache, file).mkdir()
+    (blob(cache, file) / "mine").touch()
+    assert (await store.find(manifest))[file.path].seal is None
+    part = await store.open_part(REPO, file, None)
+    await part.write(0, FILES[file.path])
+    await part.close()
+    await store.publish(manifest, file, part.name)
+    assert blob(cache, file).read_bytes() == FILES[file.path]
+    assert len(list(cache.rglob("mine"))) == 1
+
+
+async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path) -> None:
+    """A name from a damaged ledger opens nothing else; a link in a part's place is refused."""
+    store, file = HubCache(cache), listing(FILES).files[0]
+    other = f".qwen-{'0' * 64}-01234567.part"
+    for name in ("../../../escape", "/etc/passwd", other, ".qwen-x.part", ""):
+        part = await store.open_part(REPO, file, name)
+        assert part.name != name and file.etag in part.name
+        await part.close()
+    await store.drop_part(REPO, part.name)
+    await store.drop_part(REPO, part.name)
+    precious = tmp_path / "precious"
+    precious.write_bytes(b"x")
+    (repo_dir(cache) / "blobs" / part.name).symlink_to(precious)
+    with pytest.raises(TryAgain):
+        await store.open_part(REPO, file, part.name)
+    assert precious.read_bytes() == b"x"
+
+
+async def test_a_part_takes_bytes_anywhere(cache: Path) -> None:
+    """Writes at offsets, reads back, and gives less at its end."""
+    store, file = HubCache(cache), listing(FILES).files[0]
+    part = await store.open_part(REPO, file, None)
+    await part.write(5, b"world")
+    await part.write(0, bytearray(b"hello"))
+    assert await part.read(0, 100) == b"helloworld"
+    assert await part.read(8, 5) == b"ld"
+    await part.sync()
+    await part.close()
+    again = await store.open_part(REPO, file, part.name)
+    assert (again.name, await again.read(0, 5)) == (part.name, b"hello")
+    await again.close()
+
+
+async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
+    """Old and unknown goes; young, or known to the ledger, stays; huggingface_hub's own files are none of ours."""
+    store, file = HubCache(cache), listing(FILES).files[0]
+    names = []
+    for _ in range(3):
+        part = await store.open_part(REPO, file, None)
+        await part.close()
+        names.append(part.name)
+    blobs = repo_dir(cache) / "blobs"
+    (blobs / f"{file.etag}.0123.incomplete").touch()
+    for name in (*names[:2], f"{file.etag}.0123.incomplete"):
+        os.utime(blobs / name, (0, 0))
+    assert await store.sweep(frozenset(names[1:2])) == names[:1]
+    assert {path.name for path in blobs.iterdir()} == {*names[1:], f"{file.etag}.0123.incomplete"}
+
+
+async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path) -> None:
+    """Foreign exceptions do not leave the store: a blob that vanished, a path that is a file."""
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    file = manifest.by_path()["README.md"]
+    found = (await store.find(manifest))[file.path]
+    blob(cache, file).unlink()
+    with pytest.raises(TryAgain):
+        await store.digest(REPO, file, found, lambda _: None)
+    broken = HubCache(cache / "CACHEDIR.TAG")
+    with pytest.raises((TryAgain, AskHuman)):
+        await broken.begin(manifest)
+
+
+async def test_the_lock_is_huggingface_hubs(cache: Path) -> None:
+    """The same file, the same flock: while one holds it the other is told so at once."""
+    locks, etag = CacheLocks(cache), "a" * 64
+    async with locks.hold(REPO, etag) as mine:
+        async with CacheLocks(cache).hold(REPO, etag) as theirs:
+            assert (mine, theirs) == (True, False)
+        lock = cache / ".locks" / repo_dir(cache).name / f"{etag}.lock"
+        assert lock.is_file() and stat.S_IMODE(lock.stat().st_mode) & 0o600 == 0o600
+    async with locks.hold(REPO, etag) as again:
+        assert again
