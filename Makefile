@@ -8,7 +8,7 @@ USER_VENV ?= $(HOME)/.local/share/qwen-daemon/venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-SOURCES := daemon monitor loader demo tests benchmarks
+SOURCES := daemon monitor loader demo docs tests
 # What `make test` calls besides Python, and the Debian package that has it.
 TEST_TOOLS := curl:curl tmux:tmux strace:strace systemd-analyze:systemd
 SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap

@@ -224,7 +224,7 @@ def test_answers_that_are_not_the_bytes_asked_for_are_refused(tmp_path: Path) ->
 
 
 def test_a_branch_that_moves_is_told_followed_or_left_alone(tmp_path: Path) -> None:
-    """notify tells it once, auto brings the new commit, pin does not even ask; the old commit stays usable."""
+    """notify tells it once and waits for `update`, auto brings the new commit, pin does not even ask."""
     policies: tuple[FollowPolicy, ...] = ("notify", "auto", "pin")
     repos = {policy: small(f"org/{policy}") for policy in policies}
     old = {policy: repo.sha for policy, repo in repos.items()}
@@ -247,6 +247,9 @@ def test_a_branch_that_moves_is_told_followed_or_left_alone(tmp_path: Path) -> N
             assert refs == old | {"auto": repos["auto"].sha}
             assert daemon.client.state().models["org--notify"].newer_commit == repos["notify"].sha
             assert hub.log.bytes_served() == len(b"news")
+            daemon.client.update("org--notify")
+            assert daemon.wait_complete("org--notify", after=mark).commit == repos["notify"].sha
+            assert hub.log.bytes_served() == 2 * len(b"news")
 
 
 def test_a_disk_without_room_is_told_with_numbers(hub: SimHub, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import errno
 import http.client
 import socket
+import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -124,6 +125,10 @@ class Client:
     def retry(self, model_key: str) -> commands.Accepted:
         """Cut every wait short and try failed files again now."""
         return self._command("POST", _model_url(model_key, "retry"))
+
+    def update(self, model_key: str) -> commands.Accepted:
+        """Take the commit that the followed revision names now (after `model.moved`)."""
+        return self._command("POST", _model_url(model_key, "update"))
 
     def verify(self, model_key: str, *, full: bool = True) -> commands.Accepted:
         """Compare the disk with the listing again; `full` hashes every file, seals or not."""
@@ -267,8 +272,11 @@ class _UnixConnection(http.client.HTTPConnection):
 def _connect(path: Path, *, timeout_s: float) -> socket.socket:
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(timeout_s)
+        # Blocking while it connects, bounded by SO_SNDTIMEO: with a timeout of Python's (a non-blocking socket) a full
+        # backlog is EAGAIN at once instead of a short wait (unix(7)).
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, struct.pack("ll", int(timeout_s), 0))
         connection.connect(str(path))
+        connection.settimeout(timeout_s)
     except BaseException:
         connection.close()
         raise

@@ -54,7 +54,7 @@ def state_dir(env: Env) -> Path:
 
 
 def private_state_dir(env: Env, cache: Path) -> Path:
-    """The state of the daemons that `qwenctl download` starts for itself: one per cache, so that the next one resumes."""
+    """The state of the daemons that `qwenctl download` starts for itself: one per cache, so the next one resumes."""
     name = hashlib.sha256(str(cache.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return state_dir(env) / "private" / name
 

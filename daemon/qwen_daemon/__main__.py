@@ -7,11 +7,17 @@ import asyncio
 import os
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from qwen_api.commands import AddModel
 from qwen_api.models import BadModelName, parse_model
+
+USAGE = """\
+qwen-daemon [options]
+       qwen-daemon listing MODEL
+       qwen-daemon mirror DIR --listen HOST:PORT"""
 
 EXAMPLES = """\
 examples:
@@ -19,8 +25,12 @@ examples:
   qwen-daemon --config ./config.toml            with this one
   qwen-daemon --once qwen-image-edit            bring one model to complete, then exit
   qwen-daemon listing qwen-image-edit           print the Hub's listing of the model as JSON
-  qwen-daemon mirror ~/.cache/huggingface       serve what is here to other machines (see mirror --help)
+  qwen-daemon mirror ~/.cache/huggingface --listen 127.0.0.1:8090
+                                                serve what is here to other machines (see mirror --help)
 
+Watch and command a running one with qwen-monitor and qwenctl.
+exit codes: 0 ok, 1 other error, 2 usage, 78 bad configuration; with --once and listing also 3 not found,
+            4 incomplete, 5 token or licence, 6 network, 7 stopped, 9 disk full, 10 wrong content
 configuration: --config, $QWEN_DAEMON_CONFIG, ~/.config/qwen-daemon/config.toml, /etc/qwen-daemon/config.toml
 """
 
@@ -47,8 +57,33 @@ EXIT_OF_CODE = {
     "E_PERMISSION": 1,
     "E_LISTING": 1,
 }
-T = TypeVar("T")
 EXIT_NETWORK = 6  # any other code is the network's
+FIX_NETWORK = "check the network, HTTPS_PROXY and HF_ENDPOINT; the same command resumes"
+FIX_OF_CODE = {
+    "E_NOT_FOUND": "check the spelling; for a private repository set HF_TOKEN",
+    "E_REVISION_NOT_FOUND": "check the branch, tag or commit behind '@', or leave it out for main",
+    "E_NOTHING_WANTED": "check the --include and --exclude patterns",
+    "E_OFFLINE": "unset HF_HUB_OFFLINE, or bring the files by other means",
+    "E_AUTH": "check HF_TOKEN (`hf auth whoami`)",
+    "E_GATED": "accept the terms on the model's page, and set HF_TOKEN of that account",
+    "E_FORBIDDEN": "check the token's rights on the Hub",
+    "E_DISK_FULL": "free some room, choose another disk (HF_HOME), or lower [disk] reserve_bytes in the configuration",
+    "E_READ_ONLY": "remount the disk writable, or choose another one (HF_HOME)",
+    "E_PERMISSION": "check the owner and the mode of that folder, or choose another cache (HF_HOME)",
+    "E_DISK_IO": "look at `dmesg` and the disk's health first",
+    "E_STOPPED": "the same command resumes",
+    "E_CORRUPT": "run it again; if it repeats, test the disk and the memory",
+    "E_STRUCTURE": "see what is wrong with: qwenctl check MODEL; it is the repository's own fault",
+    "E_LISTING": "check HF_ENDPOINT; if it is the Hub's own, report the repository to its owner",
+    "E_INTERNAL": "run it again with --log-level debug, and report what it says",
+}
+T = TypeVar("T")
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        what = "the command line cannot be read"
+        raise SystemExit(_complain("E_USAGE", what, message, f"see: {self.prog} --help", EXIT_USAGE))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -60,12 +95,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return mirror(arguments[1:])
     if arguments[:1] == ["listing"]:
         return _listing(_listing_parser().parse_args(arguments[1:]), os.environ)
+    if arguments and not arguments[0].startswith("-"):
+        return _no_such_command(arguments[0])
     return _daemon(_parser().parse_args(arguments), os.environ)
 
 
+def _no_such_command(word: str) -> int:
+    near = get_close_matches(word, ("mirror", "listing"), n=1)
+    fix = f"did you mean: qwen-daemon {near[0]}" if near else "qwenctl has the commands; see also: qwen-daemon --help"
+    return _complain("E_USAGE", "the command line cannot be read", f"there is no command {word!r}", fix, EXIT_USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="qwen-daemon",
+        usage=USAGE,
         description="Keep Hugging Face Hub models complete and verified on this machine.",
         epilog=EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -79,15 +123,22 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket to listen on")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="ledger, ready files and lock")
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
-    parser.add_argument("--log-level", choices=("debug", "info", "warning", "error"), default="info")
+    parser.add_argument(
+        "--log-level",
+        choices=("debug", "info", "warning", "error"),
+        default="info",
+        help="default: info; the form is chosen by $QWEN_DAEMON_LOG: json, plain or journal",
+    )
     parser.add_argument("--version", action="version", version=_version())
     return parser
 
 
 def _listing_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="qwen-daemon listing",
         description="Print the Hub's listing of a model as JSON: sizes and hashes of its files.",
+        epilog="example:\n  qwen-daemon listing qwen-image-edit | jq",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", metavar="MODEL", help="alias, org/name or org/name@revision")
     parser.add_argument("--revision", help="branch, tag or commit")
@@ -97,23 +148,24 @@ def _listing_parser() -> argparse.ArgumentParser:
 def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     from qwen_daemon import app, logs
     from qwen_daemon import config as configuration
-    from qwen_daemon.shell.instance import AlreadyRunning
+    from qwen_daemon.shell.instance import AlreadyRunning, SocketPathTooLong
 
     try:
         wanted = _wanted(options)
         found, path = configuration.load(env, options.config)
+        settings = configuration.settle(
+            found,
+            path,
+            env,
+            cache_dir=options.cache_dir,
+            state_dir=options.state_dir,
+            control_socket=options.socket,
+        )
     except BadModelName as error:
         return _complain("E_USAGE", "no such model name", str(error), "see qwen-daemon --help", EXIT_USAGE)
     except configuration.BadConfig as error:
-        return _complain("E_CONFIG", "the configuration cannot be used", str(error), "mend the file", EXIT_CONFIG)
-    settings = configuration.settle(
-        found,
-        path,
-        env,
-        cache_dir=options.cache_dir,
-        state_dir=options.state_dir,
-        control_socket=options.socket,
-    )
+        fix = "mend what it names; every key is in README.md and in systemd/config.toml"
+        return _complain("E_CONFIG", "the configuration cannot be used", str(error), fix, EXIT_CONFIG)
     logs.configure(env, level=options.log_level)
     try:
         if wanted is None:
@@ -121,26 +173,31 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
             return EXIT_OK
         code, detail = _run(app.run_once(settings, env, wanted))
     except AlreadyRunning as error:
-        return _complain("E_ALREADY_RUNNING", str(error), f"{error.what} is held", "stop that one first", EXIT_ERROR)
+        fix = "use it (qwenctl status), or stop it; a second one needs its own --socket and --state-dir"
+        why = f"it uses {error.what} ({error.holder or 'it does not say who it is'})"
+        return _complain("E_ALREADY_RUNNING", "another qwen-daemon is running", why, fix, EXIT_ERROR)
+    except SocketPathTooLong as error:
+        fix = "give a shorter one with --socket PATH (and tell the clients: QWEN_DAEMON_SOCKET=PATH)"
+        return _complain("E_START", "the daemon cannot start", str(error), fix, EXIT_ERROR)
     except OSError as error:
         why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
         return _complain("E_START", "the daemon cannot start", why, "check the path and its permissions", EXIT_ERROR)
     if code:
-        _complain(code, f"{options.once} is not complete", detail or "stopped", "run it again: it resumes", 0)
+        _complain(code, f"{options.once} is not complete", detail or "stopped", FIX_OF_CODE.get(code, FIX_NETWORK), 0)
     return EXIT_OF_CODE.get(code, EXIT_NETWORK)
 
 
 def _listing(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     import msgspec
 
-    from qwen_api import places
     from qwen_api.manifest import write_tree
+    from qwen_daemon import config as configuration
     from qwen_daemon.core.errors import Trouble
     from qwen_daemon.shell import hub
 
     async def ask() -> bytes:
         ref = parse_model(options.model, revision=options.revision)
-        api = hub.HubApi(places.endpoint(env), lambda: hub.read_token(env))
+        api = hub.HubApi(configuration.endpoint_in_force(env), lambda: hub.read_token(env))
         commit = await api.resolve(ref)
         tree = msgspec.json.decode(write_tree(await api.list_files(ref.repo, commit)))
         return msgspec.json.encode({"repo": ref.repo, "commit": commit, **tree})
@@ -150,9 +207,10 @@ def _listing(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         sys.stdout.write(asyncio.run(ask()).decode() + "\n")
     except BadModelName as error:
         return _complain("E_USAGE", "no such model name", str(error), "see qwen-daemon listing --help", EXIT_USAGE)
+    except configuration.BadConfig as error:
+        return _complain("E_CONFIG", "the Hub cannot be asked", str(error), "mend it, or unset it", EXIT_CONFIG)
     except Trouble as error:
-        fix = "check the name, the token (HF_TOKEN) and the network"
-        what = f"the Hub gave no listing of {options.model}"
+        what, fix = f"the Hub gave no listing of {options.model}", FIX_OF_CODE.get(error.code, FIX_NETWORK)
         return _complain(error.code, what, error.detail, fix, EXIT_OF_CODE.get(error.code, EXIT_NETWORK))
     return EXIT_OK
 
@@ -162,6 +220,20 @@ def _wanted(options: argparse.Namespace) -> AddModel | None:
         return None
     ref = parse_model(options.once, revision=options.revision)
     return AddModel(model=str(ref), include=tuple(options.include), exclude=tuple(options.exclude), follow="auto")
+
+
+def _way_out(code: str) -> str:
+    if code in ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_DISABLED"):
+        return "check the name and the revision; a private repository needs a token (HF_TOKEN)"
+    if code in ("E_AUTH", "E_GATED", "E_FORBIDDEN"):
+        return "accept the licence on the repository's page, and give a token that may read it (HF_TOKEN)"
+    if code == "E_STRUCTURE":
+        return "the repository itself is broken: choose another revision, or tell its authors"
+    if code == "E_NOTHING_WANTED":
+        return "check the patterns: they are those of `hf download`"
+    if code == "E_DISK_FULL":
+        return "free some room, or set HF_HOME to another disk; then run it again: it resumes"
+    return "run it again: it resumes"
 
 
 def _run(work: Coroutine[Any, Any, T]) -> T:

@@ -102,7 +102,7 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
 async def run_for_ever(settings: Settings, env: Mapping[str, str]) -> None:
     """The service: until a signal."""
     async with running(settings, env) as daemon:
-        daemon.engine.configure(settings.config.models)
+        await daemon.engine.configure(settings.config.models)
         daemon.notifier.ready(status_line(daemon.bus.status))
         await process.until_stopped(daemon)
 
@@ -110,7 +110,7 @@ async def run_for_ever(settings: Settings, env: Mapping[str, str]) -> None:
 async def run_once(settings: Settings, env: Mapping[str, str], wanted: commands.AddModel) -> tuple[str, str]:
     """Work on one model until its round ends; returns (error code or "", detail). A signal gives ("E_STOPPED", "")."""
     async with running(settings, env) as daemon:
-        daemon.engine.configure([wanted])
+        await daemon.engine.configure([wanted])
         (keeper,) = daemon.engine.keepers().values()
         async with beside(process.pulse(daemon)), beside(_stop_on_settled(keeper, daemon.signals)):
             await daemon.signals.stop.wait()

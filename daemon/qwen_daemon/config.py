@@ -1,8 +1,7 @@
 """The configuration: a TOML file, decoded and checked by msgspec into frozen structs; every limit with unit and reason.
 
-An unknown key is an error that names its path and the nearest key. Flags win over the environment, the environment
-over the file, the file over the defaults; HF_* variables keep huggingface_hub's meaning. One exception: `cache_dir`
-wins over HF_HOME, which the system unit sets.
+An unknown key is an error that names its path and the nearest key. Flags win over everything. For the endpoint
+HF_ENDPOINT wins over the file; for the cache the file wins over HF_HOME, which the system unit sets.
 """
 
 from __future__ import annotations

@@ -81,7 +81,7 @@ async def _reload_on_hup(daemon: Daemon) -> None:
         await daemon.signals.reload.wait()
         daemon.signals.reload.clear()
         daemon.notifier.reloading()
-        _reload(daemon)
+        await _reload(daemon)
         daemon.engine.recheck("signal")
         daemon.notifier.ready(status_line(daemon.bus.status))
 
@@ -92,10 +92,10 @@ async def _reload_on_change(daemon: Daemon) -> None:
         return
     async for changed in FileWatch().changes([path.parent]):
         if any(Path(name).name == path.name for name in changed):
-            _reload(daemon)
+            await _reload(daemon)
 
 
-def _reload(daemon: Daemon) -> None:
+async def _reload(daemon: Daemon) -> None:
     """Take the file's models; a bad file keeps the old ones and says so."""
     path = daemon.settings.config_file
     if path is None:
@@ -105,7 +105,7 @@ def _reload(daemon: Daemon) -> None:
     except BadConfig as error:
         daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
         return
-    daemon.engine.configure(config.models)
+    await daemon.engine.configure(config.models)
     daemon.bus.publish(e.ConfigReloaded(path=str(path), models=tuple(model.model for model in config.models)))
 
 

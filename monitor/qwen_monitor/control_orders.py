@@ -29,10 +29,11 @@ from qwen_monitor.plain import Plain
 _SHOWN_MISSING_MAX = 20
 _TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
 
-Verb = Literal["pause", "resume", "retry", "verify"]
+Verb = Literal["pause", "resume", "retry", "update", "verify"]
 _DONE: dict[Verb, str] = {
     "pause": "pauses; what is recorded stays (go on: qwenctl resume {0})",
     "resume": "goes on (watch: qwen-monitor {0})",
+    "update": "is brought to its newest commit (watch: qwen-monitor {0})",
     "retry": "is tried again now (watch: qwen-monitor {0})",
     "verify": "is being verified (wait: qwenctl wait {0})",
 }
@@ -49,6 +50,7 @@ def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Con
         "pause": client.pause,
         "resume": client.resume,
         "retry": client.retry,
+        "update": client.update,
         "verify": lambda key: client.verify(key, full=not arguments.quick),
     }
     accepted = calls[verb](ref.key)

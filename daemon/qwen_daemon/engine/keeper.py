@@ -103,6 +103,13 @@ class Keeper:
             self.complete = False
             self._say("checking")
 
+    async def update(self) -> None:
+        """Ask the Hub again which commit the revision names, and bring that one to complete."""
+        if not self.ref.is_pinned:
+            await self._world.desires.set_commit(self.ref.key, None)
+            self.complete = False
+        self._interrupt("command")
+
     def retry(self) -> None:
         """Cut every wait short."""
         self._hurry.set()

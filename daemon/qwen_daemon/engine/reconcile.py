@@ -60,14 +60,19 @@ class Engine:
         """Return once commands can be taken."""
         await self._started.wait()
 
-    def configure(self, wanted: Sequence[AddModel]) -> None:
-        """The configuration wants exactly these (besides those wanted by command)."""
+    async def configure(self, wanted: Sequence[AddModel]) -> None:
+        """The configuration wants exactly these (besides those wanted by command, which win back what it lets go)."""
         refs = {parse_model(model.model).key: model for model in wanted}
-        for gone in self._configured - refs.keys():
-            self._drop(gone, freed_bytes=0)
-        self._configured = set(refs)
-        for model in refs.values():
-            self._want(model)
+        async with self._changing:
+            commanded = await self._world.desires.desired()
+            for gone in self._configured - refs.keys():
+                if gone in commanded:
+                    self._want(commanded[gone])
+                else:
+                    self._drop(gone, freed_bytes=0)
+            self._configured = set(refs)
+            for model in refs.values():
+                self._want(model)
 
     async def add(self, wanted: AddModel) -> str:
         """Want a model from now on, also after a restart; returns its key. Raises BadModelName."""
@@ -102,7 +107,8 @@ class Engine:
             keep = self._etags_of_others(key, manifest.repo)
             for etag in {file.etag for file in manifest.files} - keep:
                 await world.disk.ledger.forget(manifest.repo, etag)
-            freed_bytes = await self._removing.remove(manifest, keep)
+            if not any(self._same_commit(keeper, manifest) for keeper, _ in self._keepers.values()):
+                freed_bytes = await self._removing.remove(manifest, keep)
         await world.desires.desire(key, None)
         return freed_bytes
 
@@ -117,6 +123,10 @@ class Engine:
     def retry(self, key: str) -> None:
         """See Keeper.retry."""
         self._keeper(key).retry()
+
+    async def update(self, key: str) -> None:
+        """Take the commit that the followed revision names now."""
+        await self._keeper(key).update()
 
     def verify(self, key: str, *, full: bool) -> None:
         """Look at the disk again; `full` hashes every file, seals or not."""
@@ -158,6 +168,11 @@ class Engine:
             return
         keeper = Keeper(self._world, self._watch, self._watched, self._rhythm, ref, wanted)
         self._keepers[ref.key] = (keeper, self._group.create_task(keeper.run()))
+
+    @staticmethod
+    def _same_commit(keeper: Keeper, manifest: Manifest) -> bool:
+        other = keeper.manifest
+        return other is not None and (other.repo, other.commit) == (manifest.repo, manifest.commit)
 
     def _drop(self, key: str, *, freed_bytes: int) -> None:
         known = self._keepers.pop(key, None)

@@ -54,6 +54,9 @@ class Commands(Protocol):
     def retry(self, key: str) -> None:
         """Try again now."""
 
+    async def update(self, key: str) -> None:
+        """Take the revision's newest commit."""
+
     def verify(self, key: str, *, full: bool) -> None:
         """Look at the disk again."""
 
@@ -122,6 +125,7 @@ class Api:
                     web.post("/v1/models", self._add),
                     web.delete("/v1/models/{id}", self._remove),
                     web.post("/v1/models/{id}/{verb:pause|resume|retry}", self._verb),
+                    web.post("/v1/models/{id}/update", self._update),
                     web.post("/v1/models/{id}/verify", self._verify),
                 ]
             )
@@ -219,6 +223,12 @@ class Api:
         key, verb = request.match_info["id"], request.match_info["verb"]
         _audit(request, verb, key)
         {"pause": self._engine.pause, "resume": self._engine.resume, "retry": self._engine.retry}[verb](key)
+        return _accepted(self._bus.seq, key)
+
+    async def _update(self, request: web.Request) -> web.Response:
+        key = request.match_info["id"]
+        _audit(request, "update", key)
+        await self._engine.update(key)
         return _accepted(self._bus.seq, key)
 
     async def _verify(self, request: web.Request) -> web.Response:

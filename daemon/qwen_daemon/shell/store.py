@@ -244,7 +244,16 @@ class HubCache:
         for ref in (places.repo_dir(self._cache, manifest.repo) / "refs").rglob("*"):
             if ref.is_file() and _read(ref) == manifest.commit.encode():
                 ref.unlink()
+        places.tree_file(self._cache, manifest.repo, manifest.commit).unlink(missing_ok=True)
+        self._remove_if_empty(manifest.repo)
         return freed
+
+    def _remove_if_empty(self, repo: str) -> None:
+        """Nothing of the repository is left: its folder goes, as `hf cache rm` would do it."""
+        folder = places.repo_dir(self._cache, repo)
+        holds = [path for part in ("snapshots", "blobs") for path in (folder / part).rglob("*") if not path.is_dir()]
+        if not holds and not folder.is_symlink():
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _named_in(folder: Path) -> set[str]:
