@@ -41,8 +41,8 @@ install-user: python-ok  ## the daemon, monitor and commands as a service of thi
 	@[ -x "$(USER_VENV)/bin/python" ] || $(PYTHON) -m venv "$(USER_VENV)"
 	@"$(USER_VENV)/bin/pip" --disable-pip-version-check install --quiet --upgrade ".[monitor]"
 	@sh systemd/install.sh --user
-	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH, or link them:"
-	@echo "  mkdir -p ~/.local/bin && ln -sf $(USER_VENV)/bin/qwen* ~/.local/bin/"
+	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH:"
+	@echo "  export PATH=\"$(USER_VENV)/bin:\$$PATH\"        (in ~/.profile to keep it)"
 
 docs: $(VENV)/.test  ## write what is generated: docs/events.md
 	$(BIN)/python docs/generate.py

@@ -14,21 +14,31 @@ from pathlib import Path
 
 from demo import steps
 from demo.stage import Stage, StepFailed
+from qwen_api.models import BadModelName, parse_model
 
 EMBEDDED_MODEL = "Qwen/Qwen-Image-Edit-2511"
 
 
 def main() -> int:
     """Run it; 0 if everything that should happen did."""
-    parser = argparse.ArgumentParser(prog="make run", description=__doc__, add_help=True)
+    parser = argparse.ArgumentParser(
+        prog="make run",
+        description=__doc__,
+        epilog="with make: make run MODEL=qwen-image-edit",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("model", nargs="?", default="", help="alias or org/name: do it on the real Hub")
     parser.add_argument("--var", type=Path, default=Path("var/demo"), help="where everything is put")
     parser.add_argument("--rate-limit", default="15M", help="bytes per second of the embedded mirror")
     options = parser.parse_args()
+    try:
+        model = str(parse_model(options.model)) if options.model else ""
+    except BadModelName as error:
+        parser.error(str(error))
     stage = Stage(options.var)
     try:
         with stage:
-            picture = _real(stage, options.model) if options.model else _embedded(stage, options.rate_limit)
+            picture = _real(stage, model) if model else _embedded(stage, options.rate_limit)
     except StepFailed as failed:
         stage.say(f"FAILED: {failed}")
         stage.say(f"logs are in {stage.logs}")

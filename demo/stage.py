@@ -18,10 +18,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from qwen_api.client import Disconnected, Follower, Line, find_socket
-from qwen_api.events import Event
+from qwen_api.events import Event, ModelStateChanged
 
 BIN = Path(sys.executable).parent
-STEP_TIMEOUT_S = 180.0
+START_TIMEOUT_S = 60.0
+SILENCE_MAX_S = 300.0  # without any event at all; a wait itself may take hours: 57.7 GB on a slow line
+LOG_LINES_SHOWN = 8
 
 
 class StepFailed(RuntimeError):
@@ -37,6 +39,7 @@ class Stage:
         self.logs = self.run / "logs"
         self._started_s = time.monotonic()
         self._children: list[subprocess.Popen[bytes]] = []
+        self._daemon: tuple[subprocess.Popen[bytes], str] | None = None
         self._events: queue.Queue[Line | Disconnected] = queue.Queue()
         self._follower: Follower | None = None
         self._thread: threading.Thread | None = None
@@ -83,8 +86,14 @@ class Stage:
         self._children.append(child)
         return child
 
+    def watch(self, daemon: subprocess.Popen[bytes], log: str) -> None:
+        """From now on every wait ends when this child does, and tells the last lines of its log."""
+        self._daemon = (daemon, log)
+
     def end(self, child: subprocess.Popen[bytes], number: signal.Signals = signal.SIGTERM) -> None:
         """Signal a child and wait for its end."""
+        if self._daemon is not None and self._daemon[0] is child:
+            self._daemon = None
         if child.poll() is None:
             child.send_signal(number)
         try:
@@ -103,21 +112,36 @@ class Stage:
         self._thread = threading.Thread(target=self._collect, name="events", daemon=True)
         self._thread.start()
 
-    def wait_for(self, what: str, wanted: Callable[[Event], bool]) -> Event:
-        """The next event that is wanted. Raises StepFailed when a minute-scale limit passes or a child is lost."""
-        for line in self._lines(what):
-            if not isinstance(line, Disconnected) and hasattr(line, "ts") and wanted(line):  # type: ignore[arg-type]
+    def wait_for(self, what: str, wanted: Callable[[Event], bool], *, silence_s: float = SILENCE_MAX_S) -> Event:
+        """The next event that is wanted. Raises StepFailed if the daemon ends, gives the model up, or falls silent."""
+        for line in self._lines(what, silence_s):
+            if isinstance(line, Disconnected) or not hasattr(line, "ts"):
+                continue
+            if wanted(line):  # type: ignore[arg-type]
                 return line  # type: ignore[return-value]
+            if isinstance(line, ModelStateChanged) and line.state == "failed":
+                raise StepFailed(f"{what}: {line.code}: {line.detail}")
         raise StepFailed(what)
 
-    def _lines(self, what: str) -> Iterator[Line | Disconnected]:
-        deadline_s = time.monotonic() + STEP_TIMEOUT_S
-        while (left_s := deadline_s - time.monotonic()) > 0:
+    def _lines(self, what: str, silence_s: float) -> Iterator[Line | Disconnected]:
+        heard_s = time.monotonic()
+        while (silent_s := time.monotonic() - heard_s) < silence_s:
             try:
-                yield self._events.get(timeout=min(left_s, 1.0))
+                line = self._events.get(timeout=min(silence_s - silent_s, 1.0))
             except queue.Empty:
+                self._see_daemon(what)
                 continue
-        raise StepFailed(f"{what}: nothing of the kind in {STEP_TIMEOUT_S:.0f} s")
+            if not isinstance(line, Disconnected):
+                heard_s = time.monotonic()
+            yield line
+        raise StepFailed(f"{what}: not a word of the daemon in {silence_s:.0f} s")
+
+    def _see_daemon(self, what: str) -> None:
+        if self._daemon is None or self._daemon[0].poll() is None:
+            return
+        child, log = self._daemon
+        tail = (self.logs / log).read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
+        raise StepFailed("\n  ".join([f"{what}: the daemon ended with {child.returncode}:", *tail]))
 
     def _collect(self) -> None:
         assert self._follower is not None

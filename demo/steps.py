@@ -9,7 +9,7 @@ import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
 
-from demo.stage import Stage, StepFailed
+from demo.stage import LOG_LINES_SHOWN, START_TIMEOUT_S, Stage, StepFailed
 from qwen_api import events as e
 from qwen_api.events import Event
 
@@ -60,8 +60,9 @@ def start_daemon(stage: Stage, model: str, *, endpoint: str | None) -> subproces
         state = ("--state-dir", str(stage.var / "state"))
     command = ("qwen-daemon", "--config", str(config), "--socket", str(stage.socket), *state)
     daemon = stage.start(*command, log="daemon.log", env=env)
+    stage.watch(daemon, "daemon.log")
     stage.follow()
-    stage.wait_for("the daemon answers", lambda event: _is_started(event, daemon.pid))
+    stage.wait_for("the daemon answers", lambda event: _is_started(event, daemon.pid), silence_s=START_TIMEOUT_S)
     stage.say(f"the daemon runs (pid {daemon.pid}) and answers on its socket")
     return daemon
 
@@ -141,7 +142,7 @@ def see_picture(stage: Stage, loader: subprocess.Popen[bytes]) -> Path:
         stage.say(f"loader: {line}")
     picture = stage.run / "after.png"
     if loader.returncode != 0 or not picture.exists():
-        tail = (stage.logs / "loader.log").read_text(errors="replace").splitlines()[-8:]
+        tail = (stage.logs / "loader.log").read_text(errors="replace").splitlines()[-LOG_LINES_SHOWN:]
         raise StepFailed(f"the loader ended with {loader.returncode}:\n  " + "\n  ".join(tail))
     return picture
 

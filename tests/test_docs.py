@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import runpy
 from pathlib import Path
 
 import msgspec
+import pytest
 
 from qwen_api import events
+from tests import readme
 
 DOCS = Path(__file__).parent.parent / "docs"
 
@@ -25,3 +28,41 @@ def test_every_event_is_documented() -> None:
     text = (DOCS / "events.md").read_text()
     assert [k for k in events.EVENT_TYPES if f"### `{k.__struct_config__.tag}`" not in text] == []
     assert [k for k in events.EVENT_TYPES if not (k.__doc__ or "").strip()] == []
+
+
+def test_both_readmes_have_the_same_code() -> None:
+    """Block by block and line by line; only comments are translated, and the translation drops none."""
+    english, russian = readme.blocks(readme.ENGLISH), readme.blocks(readme.RUSSIAN)
+    assert [readme.without_comments(b) for b in english] == [readme.without_comments(b) for b in russian]
+    assert [b.count("# ") for b in english] == [b.count("# ") for b in russian]
+    assert len(english) > 10
+
+
+def test_both_readmes_have_the_same_structure() -> None:
+    """Headings of the same depth in the same order, and each links to the other."""
+    english, russian = (path.read_text(encoding="utf-8") for path in (readme.ENGLISH, readme.RUSSIAN))
+    depths = [
+        re.findall(r"^(#+) ", re.sub(r"^    .*", "", text, flags=re.M), flags=re.M) for text in (english, russian)
+    ]
+    assert depths[0] == depths[1]
+    assert "](README.ru.md)" in english and "](README.md)" in russian
+
+
+@pytest.mark.parametrize("path", [readme.ENGLISH, readme.RUSSIAN], ids=lambda path: path.name)
+def test_links_of_the_readmes_lead_somewhere(path: Path) -> None:
+    """Files exist; an anchor is a heading of the same file, in GitHub's spelling."""
+    text = path.read_text(encoding="utf-8")
+    headings = {re.sub(r"[^\w -]", "", name.lower()).replace(" ", "-") for name in re.findall(r"^#+ (.*)$", text, re.M)}
+    for target in re.findall(r"\]\(([^)]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        else:
+            assert (readme.ROOT / target).exists(), target
+
+
+def test_make_knows_every_target_that_the_readmes_name() -> None:
+    """And `make help` lists them."""
+    makefile = (readme.ROOT / "Makefile").read_text()
+    named = set(re.findall(r"\bmake ([a-z-]+)", "\n".join(readme.commands())))
+    assert {"run", "test", "test-system", "install-user"} <= named
+    assert [target for target in named if not re.search(rf"^{target}:.*## ", makefile, re.M)] == []

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import http.client
+import os
 import socket
 import struct
 import threading
@@ -37,6 +38,8 @@ ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a co
 SILENCE_MAX_S = 20.0  # bookmarks come every 5 s, so four missed ones mean the stream is dead
 LINE_BYTES_MAX = 64 << 20  # a snapshot of 100,000 files
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 5.0
+
+SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with the NUL, unix(7)
 
 Line = Event | Frame | Unknown
 
@@ -86,6 +89,12 @@ def find_socket(env: Mapping[str, str], given: Path | None = None) -> Path:
     if denied:
         raise _denied(denied)
     tried = ", ".join(str(p) for p in candidates)
+    if any(len(os.fsencode(p)) > SOCKET_PATH_BYTES_MAX for p in candidates):
+        raise DaemonUnreachable(
+            "E_DAEMON_DOWN",
+            f"no daemon answers (tried {tried}), and a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes",
+            "give the daemon a shorter one with --socket PATH, and the clients QWEN_DAEMON_SOCKET=PATH",
+        )
     raise DaemonUnreachable(
         "E_DAEMON_DOWN",
         f"no daemon answers (tried {tried})",
@@ -303,6 +312,12 @@ def _unreachable(path: Path, error: Exception) -> DaemonUnreachable:
 
 
 def _denied(path: Path) -> DaemonUnreachable:
+    if path.parent != places.SYSTEM_RUNTIME_DIR:
+        return DaemonUnreachable(
+            "E_SOCKET_DENIED",
+            f"you may not open {path}",
+            "it is another user's daemon: be that user, or start your own",
+        )
     group = "qwen" if path.name == places.EVENTS_SOCKET else "qwen-admin"
     return DaemonUnreachable(
         "E_SOCKET_DENIED",

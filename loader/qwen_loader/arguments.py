@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
+from qwen_api.durations import parse_duration_s
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
 from qwen_loader.gate import Policy
@@ -122,7 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("model", metavar="MODEL", help="an alias (qwen-image-edit), org/name or org/name@revision")
     waiting = parser.add_argument_group("waiting")
     waiting.add_argument("--revision", metavar="REVISION", help="a branch, a tag or a commit (default: main)")
-    waiting.add_argument("--timeout", metavar="S", type=_seconds, help="give up after S seconds; 0: look once")
+    waiting.add_argument("--timeout", metavar="TIME", type=_seconds, help="give up after 90, 30m or 2h; 0: look once")
     waiting.add_argument("--socket", metavar="PATH", type=Path, help="the daemon's control socket")
     waiting.add_argument("--cache-dir", metavar="DIR", type=Path, help="the Hub cache looked at without a daemon")
     waiting.add_argument("--name", metavar="NAME", help="this loader's name in the monitor (default: qwen-loader-PID)")
@@ -152,10 +153,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _seconds(text: str) -> float:
-    seconds = float(text)
-    if not 0 <= seconds < float("inf"):
-        raise ValueError(text)
-    return seconds
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _read_edit(given: argparse.Namespace) -> Edit | None:

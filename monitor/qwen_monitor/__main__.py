@@ -42,6 +42,7 @@ examples:
   qwen-monitor --plain >> download.log    a line for each event, a summary every 30 s
   qwen-monitor --json | jq 'select(.type == "file.retry")'
 
+exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found, 4 incomplete, 69 no daemon, 130 Ctrl-C
 keys: q quit, p pause or resume, r retry now, v verify, / filter, a all files, Tab next model, ? help
 """
 
@@ -169,8 +170,17 @@ def _refresh(text: str) -> float:
     return seconds
 
 
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        print(
+            error_text("E_USAGE", "the command cannot be understood", message, "see: qwen-monitor --help"),
+            file=sys.stderr,
+        )
+        raise SystemExit(exits.USAGE)
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+    parser = _Parser(
         prog="qwen-monitor",
         description="Watch qwen-daemon download, verify and serve models.",
         epilog=_EXAMPLES,

@@ -36,7 +36,7 @@ from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
 
 # Answers of the Hub that no other source of knowledge can contradict, if nothing of the model is here.
-_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED")
+_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_CONFIG")
 
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):

@@ -73,6 +73,11 @@ def _run(arguments: argparse.Namespace) -> int:
         refusal = Refusal(error.code, "the daemon cannot be reached", error.why, error.fix)
     except BadModelName as error:
         refusal = Refusal("E_USAGE", "no such model name", str(error), _path_hint(arguments))
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
+        refusal = Refusal("E_IO", "the command cannot go on", why, "check that path, its owner and its permissions")
     except (KeyboardInterrupt, Ended) as ended:
         console.end_progress()
         return ended.exit_code if isinstance(ended, Ended) else EXIT_INTERRUPTED

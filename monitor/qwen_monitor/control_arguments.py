@@ -1,20 +1,17 @@
 """What can be written behind `qwenctl`: commands, flags, help and examples; and what was probably meant by a typo.
 
-Only argparse is imported here, so that `--help` and a mistyped flag answer at once. Flags that `hf download` has too
-are spelled and meant as there.
+Little more than argparse is imported here, so that `--help` and a mistyped flag answer at once. Flags that
+`hf download` has too are spelled and meant as there.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-_DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?")
-_DURATION_MAX_S = 30 * 86_400.0  # threading's own limit is far above; a longer wait is a typing error
-_UNIT_S = {"d": 86_400.0, "h": 3600.0, "m": 60.0, "s": 1.0}
+from qwen_api.durations import parse_duration_s
 
 EXAMPLES = """\
 examples:
@@ -25,8 +22,10 @@ examples:
   qwenctl wait qwen-image-edit && start-my-app    start when every byte is verified
 
 MODEL is an alias (qwen-image-edit), org/name, or org/name@revision.
-exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 access, 6 network, 7 stopped, 9 disk full, 10 corrupt,
-            69 no daemon, 75 wait timed out, 130 Ctrl-C
+"""
+EXITS = """\
+exit codes: 0 ok, 1 other error, 2 usage, 3 not found, 4 incomplete, 5 token or licence, 6 network, 7 stopped
+            unfinished, 9 disk full, 10 wrong content, 69 no daemon, 75 timeout, 78 bad configuration, 130 Ctrl-C
 """
 
 
@@ -51,6 +50,8 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser, commands = _parser()
     if not argv:
         raise UsageError("no command was given", "see: qwenctl --help")
+    if argv[0] == "--version":
+        argv = ("version", *argv[1:])
     if not argv[0].startswith("-") and argv[0] not in commands:
         near = _near(argv[0], list(commands))
         raise UsageError(
@@ -64,11 +65,10 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
 
 def duration_s(text: str) -> float:
     """Seconds in `90`, `45s`, `30m`, `2h`, `1h30m`, `1d`."""
-    found = _DURATION.fullmatch(text.strip())
-    seconds = sum(float(n) * _UNIT_S[unit] for unit, n in found.groupdict().items() if n) if found else 0.0
-    if not found or not text.strip() or seconds > _DURATION_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a duration up to 30 days such as 90, 45s, 30m or 1h30m")
-    return seconds
+    try:
+        return parse_duration_s(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
 
 
 def _unknown(word: str, parser: argparse.ArgumentParser) -> UsageError:
@@ -91,7 +91,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
     parser = _Parser(
         prog="qwenctl",
         description="Check, download and command Hugging Face Hub models; the daemon does the work.",
-        epilog=EXAMPLES,
+        epilog=EXAMPLES + EXITS,
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
@@ -102,7 +102,7 @@ def _parser() -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParse
             name,
             help=purpose,
             description=purpose[0].upper() + purpose[1:] + ".",
-            epilog=f"examples:\n{examples}" if examples else None,
+            epilog=f"examples:\n{examples}\n\n{EXITS}",
             formatter_class=argparse.RawDescriptionHelpFormatter,
             allow_abbrev=False,
         )
@@ -215,15 +215,16 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
     ),
     "add": ("have the daemon keep a model complete from now on", "  qwenctl add qwen-image-edit", _add),
     "rm": ("have the daemon want a model no more", "  qwenctl rm qwen-image-2512 --delete-files", _rm),
-    "ls": ("list the models that the daemon keeps", "", _nothing),
+    "ls": ("list the models that the daemon keeps", "  qwenctl ls", _nothing),
     "status": (
         "how complete the models are (without a daemon: what the disk shows)",
         "  qwenctl status\n  qwenctl status qwen-image-edit --json | jq -r '.models[].missing[]'",
         _maybe_model,
     ),
-    "pause": ("stop fetching a model; what is recorded stays", "", _model),
-    "resume": ("go on after a pause", "", _model),
-    "retry": ("cut every wait short and try failed files now", "", _model),
+    "pause": ("stop fetching a model; what is recorded stays", "  qwenctl pause qwen-image-edit", _model),
+    "resume": ("go on after a pause", "  qwenctl resume qwen-image-edit", _model),
+    "update": ("take the newest commit of the branch a model follows", "", _model),
+    "retry": ("cut every wait short and try failed files now", "  qwenctl retry qwen-image-edit", _model),
     "verify": ("have the daemon hash a model's files again", "  qwenctl verify qwen-image-edit --quick", _verify),
     "wait": (
         "block until a model is complete and verified; prints its path",
@@ -236,5 +237,9 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
         "  qwenctl events --json | jq -c 'select(.type == \"file.retry\")'",
         _events,
     ),
-    "version": ("versions of this program and of the daemon, and where it keeps things", "", _nothing),
+    "version": (
+        "versions of this program and of the daemon, and where it keeps things",
+        "  qwenctl version --json",
+        _nothing,
+    ),
 }

@@ -34,7 +34,7 @@ LAST_WORDS_S = 30.0  # after its stream ended, a private daemon closes its ledge
 _CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 _TABLE_WIDTH = 80
 # The Hub's word on these is final: there is nothing that a daemon could do about them either.
-_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_LISTING")
+_FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_LISTING", "E_CONFIG")
 
 
 class Job(msgspec.Struct, frozen=True, kw_only=True):

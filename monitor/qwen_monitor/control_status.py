@@ -53,24 +53,27 @@ def ls(arguments: argparse.Namespace, console: Console) -> int:
 def version(arguments: argparse.Namespace, console: Console) -> int:
     """This program's version, and the daemon's with the places it uses."""
     own = importlib.metadata.version("qwen-daemon")
+    socket = ""
     try:
-        daemon = Client(find_socket(console.env, arguments.socket)).version()
+        found = find_socket(console.env, arguments.socket)
+        daemon, socket = Client(found).version(), str(found)
     except DaemonUnreachable as error:
         daemon = None
         console.hint(safe(error.why))
     if console.as_json:
-        console.json({"qwenctl": own, "daemon": daemon})
+        console.json({"qwenctl": own, "socket": socket, "daemon": daemon})
         return exits.OK
     console.data([f"qwenctl {own}"])
     if daemon is not None:
         facts = (
             ("pid", daemon.pid),
+            ("socket", socket),
             ("cache", daemon.cache_dir),
             ("state", daemon.state_dir),
             ("hub", daemon.endpoint),
         )
         console.data([f"qwen-daemon {safe(daemon.version)}"])
-        console.data(f"  {name:<5} {safe(str(value), glyphs=console.glyphs)}" for name, value in facts)
+        console.data(f"  {name:<6} {safe(str(value), glyphs=console.glyphs)}" for name, value in facts)
     return exits.OK
 
 
