@@ -318,9 +318,8 @@ def _denied(path: Path) -> DaemonUnreachable:
             f"you may not open {path}",
             "it is another user's daemon: be that user, or start your own",
         )
-    group = "qwen" if path.name == places.EVENTS_SOCKET else "qwen-admin"
     return DaemonUnreachable(
         "E_SOCKET_DENIED",
         f"you may not open {path}",
-        f"join its group: sudo usermod -aG {group} $USER, then log in again",
+        "join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again",
     )

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from qwen_api.status import ModelStatus, Status
+from qwen_daemon.core.amounts import size_text
 from qwen_daemon.core.pace import eta_s
-
-_UNITS = ("B", "kB", "MB", "GB", "TB")
 
 
 def status_line(status: Status) -> str:
@@ -33,11 +32,5 @@ def _busy_line(models: list[ModelStatus]) -> str:
     files = [f for m in models for f in m.files.values()]
     retrying = sum(f.state in ("retrying", "stalled") for f in files)
     trouble = f"; {retrying} retrying" if retrying else ""
-    return f"{models[0].state} {100 * done / size:.1f} % {_size(done)}/{_size(size)} {_size(rate)}/s{eta}{trouble}"
-
-
-def _size(count: int) -> str:
-    value, step = float(count), 0
-    while value >= 999.95 and step < len(_UNITS) - 1:
-        value, step = value / 1000, step + 1
-    return f"{value:.0f} {_UNITS[step]}" if step == 0 else f"{value:.1f} {_UNITS[step]}"
+    amount = f"{100 * done / size:.1f} % {size_text(done)}/{size_text(size)}"
+    return f"{models[0].state} {amount} {size_text(rate)}/s{eta}{trouble}"

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwen_api import events as e
+from qwen_daemon.core.amounts import size_text
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.ports import Blobs
 
@@ -41,8 +42,9 @@ class Room:
         if not fits:
             raise MakeRoom(
                 "E_DISK_FULL",
-                f"needs {needed_bytes} bytes on {self._path}, {free_bytes} are free, {claimed_bytes} claimed by other "
-                f"models, {self._reserve_bytes} kept in reserve: {short_bytes} too few",
+                f"needs {size_text(needed_bytes)} on {self._path}, where {size_text(free_bytes)} are free; "
+                f"{size_text(self._reserve_bytes)} are kept in reserve and {size_text(claimed_bytes)} claimed by other "
+                f"models: {size_text(short_bytes)} too little",
                 needed_bytes=needed_bytes,
                 free_bytes=free_bytes,
             )
