@@ -30,7 +30,7 @@ from qwen_daemon.engine.files import Budget, Disk
 from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.room import Room
-from qwen_daemon.engine.round import World
+from qwen_daemon.engine.world import World
 from qwen_daemon.process import Daemon, Signals
 from qwen_daemon.shell import hub as hub_module
 from qwen_daemon.shell import instance

@@ -21,7 +21,8 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
-from qwen_daemon.engine.round import Outcome, Round, World
+from qwen_daemon.engine.round import Outcome, Round
+from qwen_daemon.engine.world import World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
 FAR_S = 365 * 24 * 3600.0  # "until something happens"

@@ -16,7 +16,7 @@ from qwen_api.manifest import Manifest
 from qwen_api.models import parse_model
 from qwen_daemon.core.errors import Configured, UnknownModel
 from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
-from qwen_daemon.engine.round import World
+from qwen_daemon.engine.world import World
 
 
 class Removing(Protocol):

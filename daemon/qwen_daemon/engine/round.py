@@ -1,53 +1,32 @@
-"""One round for one model: resolve, list, check, plan, make room, fetch, finish. Ends complete or says why not.
+"""One round for one model: check, plan, make room, fetch, finish. Ends complete or says why not.
 
 A round changes nothing that another round cannot take up; it can be cancelled anywhere. When to run the next one is
-the keeper's business (engine.keeper).
+the keeper's business (engine.keeper); what the files should be, engine.lookup's.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from contextlib import suppress
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
 
 from qwen_api import events as e
 from qwen_api.commands import AddModel
-from qwen_api.manifest import BadManifest, Manifest, WantedFile, read_tree
+from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
-from qwen_daemon.core.attempts import Again, Attempts, after_trouble
-from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain, TryLater
+from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found, Plan, Step, make_plan
 from qwen_daemon.core.spans import recorded_bytes
-from qwen_daemon.engine.cancel import beside, together, wait
-from qwen_daemon.engine.files import Budget, Disk, Failure, Files
-from qwen_daemon.engine.room import Room
+from qwen_daemon.engine.cancel import beside, together
+from qwen_daemon.engine.files import Failure, Files
+from qwen_daemon.engine.lookup import Lookup
 from qwen_daemon.engine.transfers import Transfers
-from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
+from qwen_daemon.engine.world import World
+from qwen_daemon.ports import Structure
 
-T = TypeVar("T")
 LOOKS_MAX = 5  # a folder that changes faster than it is verified is not called complete
-
-
-@dataclass(frozen=True, kw_only=True)
-class World:
-    """Everything a round needs, the same for every model."""
-
-    hub: Hub
-    origin: Origin
-    disk: Disk
-    listings: Listings
-    desires: Desires
-    clock: Clock
-    budget: Budget
-    room: Room
-    publish: Callable[[e.Event], int]
-    select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
-    structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
-    offline: bool
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +58,8 @@ class Round:
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
         try:
-            commit = await self._commit()
-            self.manifest = await self._manifest(commit, last)
+            lookup = Lookup(world=self.world, ref=self.ref, wanted=self.wanted, reason=self.reason, hurry=self.hurry)
+            self.manifest = await lookup.manifest(last)
             return await self._complete(self.manifest)
         except MakeRoom:
             raise
@@ -92,60 +71,6 @@ class Round:
                 detail=trouble.detail,
                 needs_human=isinstance(trouble, AskHuman),
             )
-
-    async def _commit(self) -> str:
-        """The commit this model is at: as recorded; else asked of the Hub; else, offline, what the cache says."""
-        world = self.world
-        if self.ref.is_pinned:
-            return self.ref.revision
-        known = await world.desires.commit_of(self.ref.key)
-        is_asked_anew = self.wanted.follow == "auto" and self.reason == "start" and not world.offline
-        if known is not None and not is_asked_anew:
-            return known
-        if world.offline:
-            commit = await world.listings.ref(self.ref)
-            if commit is None:
-                raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache does not know this revision")
-        else:
-            try:
-                commit = await self._patiently(lambda: world.hub.resolve(self.ref))
-            except TryAgain:
-                commit = known or await world.listings.ref(self.ref)
-                if commit is None:
-                    raise
-                return commit  # not recorded: the Hub is asked again next time
-        await world.desires.set_commit(self.ref.key, commit)
-        return commit
-
-    async def _manifest(self, commit: str, last: Manifest | None) -> Manifest:
-        world, source = self.world, "cache"
-        whole: Manifest | None = None
-        raw = await world.listings.listed(self.ref.repo, commit)
-        if raw is not None:
-            with suppress(BadManifest):  # damaged: ask the Hub again
-                whole = read_tree(self.ref.repo, commit, raw)
-        if whole is None:
-            if world.offline:
-                raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache has no listing of this commit")
-            source = "hub"
-            whole = await self._patiently(lambda: world.hub.list_files(self.ref.repo, commit))
-            await world.disk.store.begin(whole)
-        manifest = world.select(whole, self.wanted.include, self.wanted.exclude)
-        if not manifest.files:
-            raise AskHuman("E_NOTHING_WANTED", "the patterns leave no file of this repository")
-        if manifest != last:
-            world.publish(
-                e.ModelResolved(
-                    model=self.ref.key,
-                    commit=commit,
-                    files=tuple(
-                        e.ListedFile(path=f.path, size_bytes=f.size_bytes, etag=f.etag) for f in manifest.files
-                    ),
-                    size_bytes=manifest.size_bytes,
-                    source="hub" if source == "hub" else "cache",
-                )
-            )
-        return manifest
 
     async def _complete(self, manifest: Manifest) -> Outcome:
         """Look, work, and look again, until a look finds nothing to do: what was seen last decides."""
@@ -276,31 +201,6 @@ class Round:
                 size_bytes=sum(f.size_bytes for f in files),
             )
         )
-
-    async def _patiently(self, ask: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Ask the Hub with the same tries as a file has."""
-        attempts = Attempts()
-        while True:
-            try:
-                return await ask()
-            except Trouble as trouble:
-                decision = after_trouble(attempts, trouble, received_bytes=0, dice=self.world.clock.dice())
-                if not isinstance(decision, Again):
-                    raise
-                retry_at = self.world.clock.utc(decision.delay_s)
-                if isinstance(trouble, TryLater):
-                    self.world.publish(e.HubThrottled(origin="api", retry_at=retry_at))
-                self.world.publish(
-                    e.ModelStateChanged(
-                        model=self.ref.key,
-                        state="checking",
-                        code=trouble.code,
-                        detail=trouble.detail,
-                        retry_at=retry_at,
-                    )
-                )
-            attempts = decision.attempts
-            await wait(self.hurry, decision.delay_s)
 
     def _say(self, state: e.ModelState) -> None:
         self.world.publish(e.ModelStateChanged(model=self.ref.key, state=state))

@@ -1,0 +1,31 @@
+"""Everything the engine's parts need of the outside, gathered once by the application, the same for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from qwen_api import events as e
+from qwen_api.manifest import Manifest
+from qwen_api.models import ModelRef
+from qwen_daemon.engine.files import Budget, Disk
+from qwen_daemon.engine.room import Room
+from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The ports, the shared budgets, and the few functions that only the shell can bring."""
+
+    hub: Hub
+    origin: Origin
+    disk: Disk
+    listings: Listings
+    desires: Desires
+    clock: Clock
+    budget: Budget
+    room: Room
+    publish: Callable[[e.Event], int]
+    select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
+    structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
+    offline: bool
