@@ -1,8 +1,21 @@
-"""For all tests: no test is judged by how long it took, so neither are the examples that hypothesis makes."""
+"""For all tests: none is judged by how long it took, and none changes the environment of another."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Iterator
+
+import pytest
 from hypothesis import settings
 
 settings.register_profile("unhurried", deadline=None, max_examples=60)
 settings.load_profile("unhurried")
+
+
+@pytest.fixture(autouse=True)
+def own_environment() -> Iterator[None]:
+    """What a test sets (loading a pipeline sets HF_HUB_OFFLINE, as documented) ends with it."""
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)

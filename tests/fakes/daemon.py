@@ -152,6 +152,11 @@ class FakeDaemon:
     async def _vanish(self) -> None:
         await self._cut()
         if self._runner is not None:
+            for site in list(self._runner.sites):
+                await site.stop()
+            # A client that came in this very moment: asyncio is still making its transport, which must be closed too.
+            coming = [task for task in asyncio.all_tasks() if "_accept_connection2" in repr(task.get_coro())]
+            await asyncio.gather(*coming, return_exceptions=True)
             await self._runner.cleanup()
             self._runner = None
         for path in (self.control, self.events):
