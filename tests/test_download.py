@@ -162,6 +162,20 @@ async def test_broken_lines_cost_no_byte(breaks: list[int], piece_bytes: int, st
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and twice(given) == 0
 
 
+async def test_who_is_killed_soon_again_and_again_gets_on() -> None:
+    """The first bytes are recorded after a quarter of a second, so that no series of short lives fetches in circles."""
+    disk = Disk()
+    book = Book(disk)
+    task = asyncio.ensure_future(one_try(Line(piece_bytes=10), disk, book, step_s=0.0005))
+    while not book.known:
+        await asyncio.sleep(0)
+    recorded = recorded_bytes((await book.spans(REPO, "", SIZE))[1])
+    task.cancel()
+    with suppress(asyncio.CancelledError):
+        await task
+    assert 0 < recorded < SIZE / 2
+
+
 @given(st.integers(1, SIZE - 1), st.sets(st.integers(0, SIZE - 1), max_size=3), st.integers(500, 3000))
 async def test_damage_costs_the_damaged_spans_only(broken_at: int, flips: set[int], piece_bytes: int) -> None:
     """Bits that flipped on the disk meanwhile are found by their span's digest; only such spans come again."""

@@ -67,6 +67,11 @@ def truncate(size: int) -> Callable[[Path], None]:
     return lambda path: os.truncate(path, size)
 
 
+def lengthen(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"x" * 100)
+
+
 def into_folder(path: Path) -> None:
     path.unlink()
     path.mkdir()
@@ -79,12 +84,13 @@ def into_plain_file(path: Path) -> None:
 
 
 def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: Path) -> None:
-    """Flipped, cut, deleted, unlinked, replaced: each is noticed, and only damaged spans come over the network."""
+    """Flipped, cut, lengthened, deleted, unlinked, replaced: noticed, and only damaged spans come over the network."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
         model = Complete(daemon, hub)
         assert model.after(flip(SPAN + 7), WEIGHTS) == ({WEIGHTS}, SPAN)
         assert daemon.seen(e.FileCorrupt)[-1].where == "disk"
         assert model.after(truncate(2 * SPAN), WEIGHTS) == ({WEIGHTS}, len(BIG) - 2 * SPAN)
+        assert model.after(lengthen, WEIGHTS) == ({WEIGHTS}, 0)
         assert model.after(lambda path: path.unlink(), WEIGHTS) == ({WEIGHTS}, 0)
         assert model.after(lambda path: path.resolve().unlink(), WEIGHTS) == ({WEIGHTS}, len(BIG))
         assert model.after(lambda path: os.utime(path), WEIGHTS) == ({WEIGHTS}, 0)

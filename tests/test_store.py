@@ -229,3 +229,19 @@ async def test_the_lock_is_huggingface_hubs(cache: Path) -> None:
         assert lock.is_file() and stat.S_IMODE(lock.stat().st_mode) & 0o600 == 0o600
     async with locks.hold(REPO, etag) as again:
         assert again
+
+
+async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cache: Path) -> None:
+    """A SIGKILL leaves parts of which nothing is on record; those of other files, and other programs', stay."""
+    store = HubCache(cache)
+    manifest = await fill(store)
+    blobs = repo_dir(cache) / "blobs"
+    spent = [await store.open_part(REPO, file, None) for file in manifest.files]
+    other = await store.open_part(REPO, WantedFile(path="x", size_bytes=1, git_sha1="0" * 40), None)
+    for part in (*spent, other):
+        await part.close()
+    foreign = blobs / f"{manifest.files[0].etag}.incomplete"
+    foreign.touch()
+    await store.finish(manifest, REF)
+    left = {path.name for path in blobs.iterdir()} - {file.etag for file in manifest.files}
+    assert left == {other.name, foreign.name}

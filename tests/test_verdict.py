@@ -91,6 +91,7 @@ def test_answers_that_are_trouble(answer: Answer, kind: type[Trouble], code: str
         (of_cdn(206, content_range="bytes 100-199/1000"), TakeBody(skip=0, length=100)),
         (of_cdn(206, content_range="bytes 100-149/1000"), TakeBody(skip=0, length=50)),  # less than asked is allowed
         (of_hub(206, content_range="bytes 100-199/1000", content_encoding="identity"), TakeBody(skip=0, length=100)),
+        (of_hub(200, content_length="77", content_encoding="gzip"), TakeBody(skip=100, length=100, gzipped=True)),
         (of_cdn(200, content_length="1000"), TakeBody(skip=100, length=100)),
         (of_cdn(200), TakeBody(skip=100, length=100)),
         (of_hub(302, location="https://cdn/x", x_linked_etag=f'"{SHA}"', x_linked_size="1000"), Follow(location="https://cdn/x")),

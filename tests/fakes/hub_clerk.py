@@ -16,7 +16,7 @@ from typing import NoReturn
 from urllib.parse import quote
 
 from tests.fakes import hub_answers as answers
-from tests.fakes.hub_kinds import ChangedETag, EntryVanished, ForgeListing, IgnoreRange, Kind
+from tests.fakes.hub_kinds import ChangedETag, EntryVanished, ForgeListing, IgnoreRange, Kind, QueryLost
 from tests.fakes.hub_log import Request
 from tests.fakes.hub_messages import Answer, Asked, Headers, Visit, asked_bytes, text_body
 from tests.fakes.hub_repo import Commit, Content, Entry, SimRepo
@@ -127,7 +127,7 @@ class Clerk:
         entries: Sequence[Entry] = list(commit.files.values())
         if isinstance(kind, ForgeListing):
             entries = kind.edit(entries)
-        asked = query(visit.target)
+        asked = {} if isinstance(kind, QueryLost) else query(visit.target)
         match route.verb:
             case "info":
                 return answers.info(repo, commit, entries, blobs=asked.get("blobs", "").lower() == "true")

@@ -40,6 +40,7 @@ from tests.fakes.hub_kinds import (
     NoContentLength,
     NoContentRange,
     OverLong,
+    QueryLost,
     RangeNotSatisfiable,
     RateLimited,
     Redirect,
@@ -211,7 +212,7 @@ def distort(rule: Rule, visit: Visit, answer: Answer) -> tuple[Answer, Delivery]
             | ChunkedTruncated() | Corrupt()
         ):  # fmt: skip
             return _deliver(rule, kind, answer)
-        case IgnoreRange() | ChangedETag() | EntryVanished() | ForgeListing():
+        case IgnoreRange() | ChangedETag() | EntryVanished() | ForgeListing() | QueryLost():
             return answer, PLAIN  # these were obeyed when the answer was made
         case CursorLoop(fresh=fresh):
             cursor = f"page-{visit.number}" if fresh else "again"

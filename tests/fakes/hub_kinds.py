@@ -257,6 +257,13 @@ class CursorLoop:
     fresh: bool = False
 
 
+@dataclass(frozen=True, kw_only=True)
+class QueryLost:
+    """The API answers as if its address had no query: a caching proxy dropped `?recursive=true`, `?blobs=true`."""
+
+    where: ClassVar[Where] = "api"
+
+
 Replacing: TypeAlias = (
     Status | RetryAfter | RateLimited | ExpiredSignature | CaptivePortal | Redirect | RedirectLoop
 )  # fmt: skip
@@ -267,7 +274,7 @@ Distorting: TypeAlias = (
 Delivering: TypeAlias = (
     Reset | CloseEarly | Stall | SlowFirstByte | Drip | OverLong | NoContentLength | ChunkedTruncated | Corrupt
 )  # fmt: skip
-Listing: TypeAlias = ForgeListing | CursorLoop | EntryVanished
+Listing: TypeAlias = ForgeListing | CursorLoop | QueryLost | EntryVanished
 Kind: TypeAlias = Replacing | Distorting | Delivering | Listing
 
 

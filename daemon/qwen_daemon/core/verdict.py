@@ -2,7 +2,8 @@
 
 Pure: the fetch module passes status and headers. The answers described in comments are recorded ones of the real Hub
 and its CDN; header names are lower-case here. A body is taken only when it is provably the bytes that were asked for:
-right start, right total size, no content coding, no multipart (RFC 9110 sections 14 and 15.3.7).
+right start, right total size, no multipart, a content coding only around the whole file (RFC 9110 sections 8.4, 14 and
+15.3.7).
 """
 
 from __future__ import annotations
@@ -48,10 +49,14 @@ class Answer:
 
 @dataclass(frozen=True, kw_only=True)
 class TakeBody:
-    """The body is the file's bytes from `skip` bytes before the asked start on; read `skip + length` and stop."""
+    """The body is the file's bytes from `skip` bytes before the asked start on; read `skip + length` and stop.
+
+    `gzipped`: so it is once unpacked; some mirrors compress small JSON in spite of `Accept-Encoding: identity`.
+    """
 
     skip: int
     length: int
+    gzipped: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,13 +136,15 @@ def _why_not_ours(asked: Asked, answer: Answer) -> Trouble | None:
 
 def _judge_body(asked: Asked, answer: Answer) -> Verdict:
     headers = answer.headers
-    if headers.get("content-encoding", "identity").lower() not in ("identity", ""):
+    coding = headers.get("content-encoding", "identity").lower()
+    gzipped = coding in ("gzip", "x-gzip")
+    if coding not in ("identity", "") and not (gzipped and answer.status == 200):
         return TryAgain("E_ENCODED", "the server compressed a range, which destroys its offsets")
     content_type = headers.get("content-type", "").lower()
     if content_type.startswith("multipart/"):
         return TryAgain("E_BAD_RANGE", "the server answered with multipart ranges")
     if answer.status == 200:
-        return _judge_whole(asked, headers, content_type)
+        return _judge_whole(asked, headers, content_type, gzipped=gzipped)
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None:
         return TryAgain("E_BAD_RANGE", "206 without a readable Content-Range")
@@ -149,16 +156,16 @@ def _judge_body(asked: Asked, answer: Answer) -> Verdict:
     return TakeBody(skip=0, length=last + 1 - first)
 
 
-def _judge_whole(asked: Asked, headers: Mapping[str, str], content_type: str) -> Verdict:
+def _judge_whole(asked: Asked, headers: Mapping[str, str], content_type: str, *, gzipped: bool) -> Verdict:
     """200 for a range: some servers do not know ranges; the bytes before the asked ones are read and dropped."""
-    length = headers.get("content-length")
+    length = None if gzipped else headers.get("content-length")
     if length is not None and length != str(asked.size_bytes):
         captive = "text/html" in content_type
         code = "E_CAPTIVE_PORTAL" if captive else "E_CONTENT_CHANGED"
         return TryAgain(code, f"the server sent {length} bytes, the listing says {asked.size_bytes}")
     if length is None and "text/html" in content_type:
         return TryAgain("E_CAPTIVE_PORTAL", "a web page came instead of the file")
-    return TakeBody(skip=asked.start, length=asked.end - asked.start)
+    return TakeBody(skip=asked.start, length=asked.end - asked.start, gzipped=gzipped)
 
 
 def _strip_etag(etag: str) -> str:

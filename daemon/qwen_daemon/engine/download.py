@@ -1,9 +1,9 @@
 """One file, one try: walk from the first byte to the last, re-reading what is recorded and fetching what is not.
 
 The hash follows the walk, so it is known when the last byte lands and no second pass is needed. Bytes are recorded in
-the ledger only after they are durable, every CHECKPOINT_BYTES or CHECKPOINT_S and at every stop, cancelling included.
-A recorded span whose bytes no longer have its digest is dropped and fetched again, which is how a part of an earlier
-try and a copy of a damaged file are both just places to start from. Retrying is the job's business.
+the ledger only after they are durable, every CHECKPOINT_BYTES or CHECKPOINT_S (sooner at first) and at every stop,
+cancelling included. A recorded span whose bytes no longer have its digest is dropped and fetched again, which is how a
+part of an earlier try and a copy of a damaged file are both just places to start from. Retrying is the job's business.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ REQUEST_BYTES = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB; l
 BATCH_BYTES = 2 << 20  # one write and one hash call per batch; 64 KiB batches cost four times the CPU
 CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per file
 CHECKPOINT_S = 2.0
+FIRST_CHECKPOINT_S = 0.25  # doubled up to CHECKPOINT_S: whoever is killed again and again still gets on
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +64,7 @@ class Download:
         self._batch = bytearray()
         self._unrecorded_bytes = 0
         self._checkpoint_s = clock.monotonic_s()
+        self._checkpoint_after_s = FIRST_CHECKPOINT_S
         self._writing = asyncio.Lock()  # one flush at a time, whoever asks for it
         self._broken: Trouble | None = None  # the disk's refusal: what comes now has no place any more
         self._unsynced = False  # the kernel may have dropped pages and forgotten the error (fsync(2), ERRORS)
@@ -128,7 +130,7 @@ class Download:
         """Write the batch, then hash it; sometimes record. Called through `finish`, so it is never cut in half."""
         async with self._writing:
             await self._write()
-            is_due = self._clock.monotonic_s() - self._checkpoint_s >= CHECKPOINT_S
+            is_due = self._clock.monotonic_s() - self._checkpoint_s >= self._checkpoint_after_s
             if is_due or self._unrecorded_bytes >= CHECKPOINT_BYTES:
                 await self._record()
 
@@ -142,8 +144,8 @@ class Download:
     async def _checkpoint_when_slow(self) -> None:
         """A line too slow to fill a batch, or silent, must not keep what has come from being durable."""
         while self._broken is None:
-            await self._clock.sleep(CHECKPOINT_S)
-            if self._clock.monotonic_s() - self._checkpoint_s < CHECKPOINT_S:
+            await self._clock.sleep(self._checkpoint_after_s)
+            if self._clock.monotonic_s() - self._checkpoint_s < self._checkpoint_after_s:
                 continue
             with suppress(Trouble):  # it is kept, and raised at the next write
                 await finish(self._checkpoint())
@@ -177,6 +179,7 @@ class Download:
             raise
         await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
         self._transfer.durable_bytes += count
+        self._checkpoint_after_s = min(2 * self._checkpoint_after_s, CHECKPOINT_S)
 
     def _take(self, batch: Bytes) -> None:
         self._whole.update(batch)

@@ -9,6 +9,7 @@ import asyncio
 import os
 import re
 import stat
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +23,7 @@ from qwen_daemon.mirror.routes import DEFAULT_REVISION, is_repo_id
 from qwen_daemon.mirror.tree import Entry
 
 DEPTH_MAX = 32  # of folders in a model; the Hub's own are one or two deep
+FRESH_S = 2.0  # how long a commit's listing is served without looking at the folder again
 LOOKS_MAX = 3  # at a folder that changes while it is looked at, before the client is told to come back
 REF_BYTES_MAX = 128  # a ref holds 40
 TREE_BYTES_MAX = 256 * 1024 * 1024  # of a trees/<commit>.json: a million files
@@ -88,21 +90,36 @@ class Folder:
         self._hasher = hasher
         self._notes = notes
         self._noted: set[str] = set()
+        self._recent: dict[str, tuple[float, Listing]] = {}  # by repository: when it was looked at, and what was seen
 
     async def listing(self, repo: str, revision: str) -> Listing:
         """Look at one revision of one model, waiting until its files are hashed.
+
+        A commit that was seen just now is not looked at again: each request of a download of thousands of files would
+        walk all of them. What a file's stamp says is checked when it is opened.
 
         Raises:
             RepoMissingError, RevisionMissingError: it is not here.
             FileChangedError: the folder changes all the time.
             OSError: a file cannot be read.
         """
+        seen_s, recent = self._recent.get(repo, (0.0, None))
+        if recent is not None and recent.commit == revision and time.monotonic() - seen_s < FRESH_S:
+            return recent
         for _ in range(LOOKS_MAX - 1):
             try:
-                return await self._listing(repo, revision)
+                return self._remember(repo, await self._listing(repo, revision))
             except FileChangedError:
                 continue
-        return await self._listing(repo, revision)
+        return self._remember(repo, await self._listing(repo, revision))
+
+    def forget(self) -> None:
+        """A file turned out to have changed: look anew at the next request."""
+        self._recent.clear()
+
+    def _remember(self, repo: str, listing: Listing) -> Listing:
+        self._recent[repo] = time.monotonic(), listing
+        return listing
 
     async def _listing(self, repo: str, revision: str) -> Listing:
         look = await asyncio.to_thread(self._look, repo, revision)

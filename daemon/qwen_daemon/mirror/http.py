@@ -121,6 +121,7 @@ class _Mirror:
         except web.HTTPRequestEntityTooLarge:
             return refusal(RefusedError(413, f"a request's body may hold {BODY_BYTES_MAX} bytes"))
         except FileChangedError as error:
+            self._folder.forget()
             return refusal(RefusedError(503, f"{error} is being written to", Retry_After=str(RETRY_AFTER_S)))
         except ConnectionError:
             raise  # the client has gone; aiohttp closes the rest

@@ -10,7 +10,8 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
-from collections.abc import AsyncIterator, Callable
+import zlib
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
@@ -26,6 +27,7 @@ from qwen_daemon.ports import Body
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
 SIGNED_MAX = 1000  # addresses kept; more files than this are never in flight
+_GZIP = 16 + zlib.MAX_WBITS
 READ_BUFFER_BYTES = 1 << 20  # aiohttp's 64 KiB costs a wake-up per packet; 4 MiB doubles memory for nothing
 
 
@@ -157,19 +159,31 @@ class HttpOrigin:
 async def _chunks(response: aiohttp.ClientResponse, take: TakeBody) -> AsyncIterator[bytes]:
     """The asked bytes of the body: `skip` dropped, never more than `length`, TryAgain if fewer came."""
     skip, left = take.skip, take.length
+    unpack = zlib.decompressobj(wbits=_GZIP) if take.gzipped else None
     while left > 0:
         cut: Exception | None = None
         try:
-            chunk = await response.content.readany()
+            raw = await response.content.readany()
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            chunk, cut = _still_buffered(response.content), error
-        if not chunk:
+            raw, cut = _still_buffered(response.content), error
+        if not raw:
             raise cut or TryAgain("E_CUT_SHORT", f"the connection ended {left} bytes early")
-        dropped = min(skip, len(chunk))
-        skip, chunk = skip - dropped, chunk[dropped:][:left]
-        left -= len(chunk)
-        if chunk:
-            yield chunk
+        for piece in [raw] if unpack is None else _unpacked(unpack, raw):
+            dropped = min(skip, len(piece))
+            chunk = piece[dropped:][:left]
+            skip, left = skip - dropped, left - len(chunk)
+            if chunk:
+                yield chunk
+
+
+def _unpacked(unpack: zlib._Decompress, raw: bytes) -> Iterator[bytes]:
+    """In pieces of bounded size, however well it was packed."""
+    try:
+        while raw and not unpack.eof:
+            yield unpack.decompress(raw, READ_BUFFER_BYTES)
+            raw = unpack.unconsumed_tail
+    except zlib.error as error:
+        raise TryAgain("E_ENCODED", "the server says that the file is compressed, and it is not") from error
 
 
 def _still_buffered(content: aiohttp.StreamReader) -> bytes:

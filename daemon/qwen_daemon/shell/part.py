@@ -24,10 +24,15 @@ class PartFile:
         self._position = 0
 
     @classmethod
-    async def open(cls, path: Path) -> PartFile:
-        """Open for reading and writing; made if it is not there; a link in its place is refused."""
+    async def open(cls, path: Path, bytes_max: int) -> PartFile:
+        """Open for reading and writing; made if it is not there; a link in its place is refused.
+
+        What is longer than `bytes_max` (a copy of a file that something was appended to) is cut to it: nobody would
+        read the rest, and so nobody would miss it in the hash.
+        """
         try:
             handle = await aiofiles.open(path, "r+b", buffering=0, opener=_open_no_follow)
+            await asyncio.to_thread(_cut, handle.fileno(), bytes_max)
         except OSError as error:
             raise durable.translate(error) from error
         return cls(path, handle)
@@ -80,3 +85,9 @@ class PartFile:
 
 def _open_no_follow(path: str, flags: int) -> int:
     return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+
+
+def _cut(descriptor: int, bytes_max: int) -> None:
+    if os.fstat(descriptor).st_size > bytes_max:
+        os.ftruncate(descriptor, bytes_max)
+        os.fdatasync(descriptor)

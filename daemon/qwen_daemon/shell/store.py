@@ -63,7 +63,7 @@ class HubCache:
         if name is not None and (known is None or known[1] != file.etag):
             name = None  # a ledger is a hint; a name of another shape is never opened
         await _in_thread(durable.make_folder, blobs)
-        part = await PartFile.open(blobs / (name or _new_part_name(file.etag)))
+        part = await PartFile.open(blobs / (name or _new_part_name(file.etag)), file.size_bytes)
         if name is None:
             await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
         return part
@@ -208,7 +208,16 @@ class HubCache:
             path = places.ref_file(self._cache, ref.repo, ref.revision)
             # 40 bytes, no newline: one would break huggingface_hub's reader.
             durable.write_if_other(path, manifest.commit.encode())
+        self._drop_spent_parts(manifest)
         return self.snapshot(manifest)
+
+    def _drop_spent_parts(self, manifest: Manifest) -> None:
+        """Parts of files that are all published: a SIGKILL left them before anything of them was on record."""
+        done = {file.etag for file in manifest.files}
+        for part in self._blobs(manifest.repo).glob(".qwen-*.part"):
+            known = PART_NAME.fullmatch(part.name)
+            if known is not None and known[1] in done:
+                part.unlink(missing_ok=True)
 
     def _free_bytes(self) -> int:
         folder = self._cache
