@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import stat
 from pathlib import Path
@@ -155,6 +156,19 @@ async def test_folders_where_files_must_be_are_moved_aside(cache: Path) -> None:
     await store.publish(manifest, file, part.name)
     assert blob(cache, file).read_bytes() == FILES[file.path]
     assert len(list(cache.rglob("mine"))) == 1
+
+
+async def test_files_published_at_the_same_time_into_a_new_folder_do_not_take_it_from_each_other(cache: Path) -> None:
+    """The folder that one of them has just made is not in the other's way."""
+    store = HubCache(cache)
+    for round_ in range(40):
+        manifest = listing({f"{round_}/a/b/c/{name}": f"{round_} {name}".encode() for name in "rstuvwxy"})
+        blobs = repo_dir(cache) / "blobs"
+        blobs.mkdir(parents=True, exist_ok=True)
+        for file in manifest.files:
+            (blobs / file.etag).touch()
+        await asyncio.gather(*(store.publish(manifest, file, None) for file in manifest.files))
+    assert list(cache.rglob(".qwen-*")) == []
 
 
 async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path) -> None:

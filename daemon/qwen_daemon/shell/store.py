@@ -15,6 +15,7 @@ import os
 import re
 import secrets
 import shutil
+import stat
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -198,8 +199,11 @@ class HubCache:
         for step in [*reversed(named.parents), named]:
             if step != snapshot and snapshot not in step.parents:
                 continue
-            is_folder = step.is_dir() and not step.is_symlink()
-            is_wrong = is_folder if step == named else step.is_symlink() or (step.exists() and not is_folder)
+            try:
+                mode = step.lstat().st_mode  # one look: another file's publishing may be making this folder right now
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            is_wrong = stat.S_ISDIR(mode) if step == named else not stat.S_ISDIR(mode)
             if is_wrong:
                 _move_aside(step)
 
