@@ -25,6 +25,8 @@ from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
 
 SHOW = (sys.executable, "-c", "import os; print(*[os.environ.get(n) for n in os.environ['SHOW'].split()], sep='\\n')")
 
+SHOW_IGNORED = "grep SigIgn /proc/self/status"
+
 
 class Place:
     """One user's world: a home with a cache, a state directory and sockets, and the environment that leads there."""
@@ -396,9 +398,25 @@ def test_command_gets_its_signals_undisturbed(place: Place) -> None:
     done = place.command("--", sys.executable, "-c", script)
     assert done.stdout == "set()\n"
     assert done.returncode == -signal.SIGTERM
-    show_ignored = "grep SigIgn /proc/self/status"
-    as_here = subprocess.run(["sh", "-c", show_ignored], capture_output=True, text=True, check=True).stdout
-    assert place.command("--", "sh", "-c", show_ignored).stdout == as_here
+    as_here = subprocess.run(["sh", "-c", SHOW_IGNORED], capture_output=True, text=True, check=True).stdout
+    assert place.command("--", "sh", "-c", SHOW_IGNORED).stdout == as_here
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGINT])
+def test_a_signal_that_was_ignored_stays_so(place: Place, number: signal.Signals) -> None:
+    """`nohup qwen-loader MODEL -- cmd` and `qwen-loader MODEL -- cmd &`: for the loader and for the command."""
+    place.model.write().write_ready(place.state)
+    loader = f"{sys.executable} -W error -m qwen_loader {REPO} -- sh -c '{SHOW_IGNORED}'"
+    done = subprocess.run(
+        ["sh", "-c", f"trap '' {number.name.removeprefix('SIG')}; {SHOW_IGNORED}; exec {loader}"],
+        env=place.env,
+        cwd=place.env["HOME"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    before, after = done.stdout.splitlines()
+    assert before == after and int(before.split()[1], 16) >> (number - 1) & 1
 
 
 @pytest.mark.parametrize(("command", "expected"), [("no-such-command", 127), ("/", 126)])

@@ -65,9 +65,11 @@ class _Attendant:
         )
         self._job = threading.Thread(target=run_job, args=(asked, self._wait, self._inbox.put), name="job", daemon=True)
         self._ticker = Ticker(_print, time.monotonic)
+        # What nohup or a shell's `&` had ignored stays so, for the loader and for COMMAND after it.
+        self._heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
 
     def attend(self) -> int:
-        for number in _SIGNALS:
+        for number in self._heard:
             signal.signal(number, lambda received, _: self._inbox.put(signal.Signals(received)))
         self._presence.say(LoaderReport(state="waiting"))
         self._job.start()
@@ -161,7 +163,7 @@ class _Attendant:
         received = self._signal_in_inbox()
         if received is not None:
             return words.EXIT_SIGNAL + received
-        for number in (*_SIGNALS, *_IGNORED_BY_PYTHON):
+        for number in (*self._heard, *_IGNORED_BY_PYTHON):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         command = self._asked.command
