@@ -8,12 +8,15 @@ USER_VENV ?= $(HOME)/.local/share/qwen-daemon/venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
-SOURCES := daemon monitor loader demo docs tests
+SOURCES := daemon monitor loader demo benchmarks docs tests
 # What `make test` calls besides Python, and the Debian package that has it.
 TEST_TOOLS := curl:curl tmux:tmux strace:strace systemd-analyze:systemd
+BENCH_TOOLS := nginx:nginx aria2c:aria2 curl:curl openssl:openssl
+BENCH_ARGS ?=
 SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap
 
-.PHONY: help run test lint test-system test-long install-user docs clean python-ok tools-test tools-system
+.PHONY: help run test lint test-system test-long bench bench-quick install-user docs clean python-ok tools-test \
+  tools-system tools-bench
 
 help:  ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  make \1\t/p' $(MAKEFILE_LIST) | expand -t 22
@@ -36,6 +39,13 @@ test-system: tools-test tools-system $(VENV)/.test  ## needs root and Debian pac
 
 test-long: $(VENV)/.test  ## hours; by hand
 	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+
+bench: tools-bench $(VENV)/.bench  ## an hour: side by side with the peers, writes docs/benchmarks.md; BENCH_ARGS="--case 2"
+	$(BIN)/python -m benchmarks $(BENCH_ARGS)
+
+bench-quick: tools-bench $(VENV)/.bench  ## minutes: the same at a twentieth of the size, into var/
+	$(BIN)/python -m benchmarks --rounds 1 --scale 0.05 --results var/benchmarks --document var/benchmarks/benchmarks.md \
+	  $(BENCH_ARGS)
 
 install-user: python-ok  ## the daemon, monitor and commands as a service of this user, in their own environment
 	@[ -x "$(USER_VENV)/bin/python" ] || $(PYTHON) -m venv "$(USER_VENV)"
@@ -65,6 +75,10 @@ $(VENV)/.test: $(VENV)/.run
 	@$(PIP) install --quiet -c constraints.txt -e ".[monitor,loader,dev]"
 	@touch $@
 
+$(VENV)/.bench: $(VENV)/.test
+	@$(PIP) install --quiet hf_transfer py-spy
+	@touch $@
+
 python-ok:
 	@command -v $(PYTHON) >/dev/null || { echo "no $(PYTHON): sudo apt install python3" >&2; exit 1; }
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -74,6 +88,10 @@ python-ok:
 
 tools-test:
 	@$(call need,$(TEST_TOOLS))
+
+bench bench-quick tools-bench: export PATH := $(PATH):/usr/sbin
+tools-bench:
+	@$(call need,$(BENCH_TOOLS))
 
 tools-system:
 	@$(call need,$(SYSTEM_TOOLS))

@@ -96,6 +96,22 @@ def test_questions_are_answered_to_curl(daemon: Running) -> None:
 
 
 @needs_curl
+def test_a_model_may_be_named_in_every_form_that_people_know(daemon: Running) -> None:
+    """Its key, or its repository percent-encoded, in paths, in queries and in commands."""
+    encoded = REPO.replace("/", "%2F")
+    for name in (KEY, encoded, f"{encoded}%40main"):
+        assert json.loads(curl(daemon, f"/v1/models/{name}")[2])["model"] == KEY
+        assert json.loads(curl(daemon, f"/v1/models/{name}/files")[2])["model"] == KEY
+        assert curl(daemon, f"/readyz?model={name}")[0] == 200
+        status, _, body = curl(daemon, f"/v1/models/{name}/resume", "-X", "POST")
+        assert (status, json.loads(body)["model"]) == (202, KEY)
+    assert curl(daemon, f"/readyz?model={REPO}")[0] == 200
+    # An alias of a model that is not here is understood, and refused for what it stands for.
+    status, _, body = curl(daemon, "/readyz?model=qwen-image-edit")
+    assert (status, json.loads(body)["detail"]) == (404, "Qwen--Qwen-Image-Edit-2511")
+
+
+@needs_curl
 def test_the_stream_starts_with_everything_and_can_be_filtered(daemon: Running) -> None:
     """follow=0 ends it after the greeting; since and epoch bring the backlog; types and model choose; SSE if asked."""
     epoch = daemon.client.version().epoch
@@ -106,7 +122,7 @@ def test_the_stream_starts_with_everything_and_can_be_filtered(daemon: Running) 
     asked = f"/v1/events?follow=0&since=0&epoch={epoch}&types=model.complete,component.*&model={KEY}"
     assert frames(curl(daemon, asked)[2]) == ["hello", "snapshot", "component.complete", "model.complete", "live"]
     other = frames(curl(daemon, f"/v1/events?follow=0&since=0&epoch={epoch}&model=other")[2])
-    assert set(other) == {"hello", "snapshot", "daemon.started", "disk.changed", "live"}
+    assert set(other) == {"hello", "snapshot", "daemon.started", "limits.changed", "disk.changed", "live"}
     _, content_type, body = curl(daemon, "/v1/events?follow=0", "-H", "Accept: text/event-stream")
     assert content_type == "text/event-stream"
     assert [json.loads(part.removeprefix(b"data: "))["type"] for part in body.split(b"\n\n") if part] == [

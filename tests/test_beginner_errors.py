@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import os
 import subprocess
 import sys
@@ -75,6 +76,15 @@ def test_no_locale_breaks_a_message(home: Path, locale: dict[str, str]) -> None:
     for command in (("qwenctl", "check", "./тест"), ("qwen-daemon", "--config", "тест"), ("qwen-loader", "тест")):
         code, told = run(home, *command, **locale)
         assert code in (2, 3, 78) and "error[E_" in told and "Traceback" not in told, told
+
+
+@pytest.mark.parametrize("command", ["qwen-daemon", "qwenctl", "qwen-monitor", "qwen-loader"])
+def test_every_command_says_its_version(home: Path, command: str) -> None:
+    """All four are one distribution, so it is the same one; no daemon is needed for it."""
+    told = subprocess.run(
+        [str(BIN / command), "--version"], env={"HOME": str(home)}, capture_output=True, text=True, timeout=RUN_S
+    )
+    assert (told.returncode, told.stdout) == (0, f"{command} {importlib.metadata.version('qwen-daemon')}\n")
 
 
 def test_no_home_is_no_error(home: Path) -> None:

@@ -51,6 +51,13 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
         ("[network]\nmax_files = 0", "$.network.max_files"),
         ("[network]\nmax_files = 65", "$.network.max_files"),
         ('[network]\nmax_files = "3"', "$.network.max_files"),
+        ("[network]\nmax_connections = 0", "$.network.max_connections"),
+        ("[network]\nrate_limit_bps = 5", "$.network.rate_limit_bps"),
+        ("[network]\nrate_limit_bps = true", "$.network.rate_limit_bps"),
+        ('[network]\nrate_limit_bps = "fast"', "such as 20MB/s"),
+        ('[[models]]\nmodel = "org/name"\nrate_limit_bps = "20Mbit/s"', "$.models[0].rate_limit_bps"),
+        ('[[models]]\nmodel = "org/name"\npriority = 101', "$.models[0].priority"),
+        ("[network]\nmax_rate = 3", "$.network"),
         ("[disk]\nreserve_bytes = -1", "$.disk.reserve_bytes"),
         ("[check]\ndisk_interval_s = 0", "$.check.disk_interval_s"),
         ('[[models]]\nmodel = "org/name"\nfollow = "sometimes"', "$.models[0].follow"),
@@ -66,6 +73,21 @@ def test_a_mistake_is_told_with_its_place(file: Path, text: str, said: str) -> N
     with pytest.raises(BadConfig) as refused:
         read(file)
     assert said in str(refused.value) and str(file) in str(refused.value)
+
+
+def test_a_speed_is_written_as_a_number_or_as_people_do(file: Path) -> None:
+    """For all models and for one; "off" is the same as leaving it out."""
+    file.write_text(
+        '[network]\nrate_limit_bps = "20MB/s"\nmax_connections = 4\n'
+        '[[models]]\nmodel = "org/name"\nrate_limit_bps = 500000\npriority = -1\n'
+        '[[models]]\nmodel = "org/other"\nrate_limit_bps = "off"\n'
+    )
+    config = read(file)
+    assert (config.network.rate_limit_bps, config.network.max_connections) == (20_000_000, 4)
+    assert config.models == (
+        AddModel(model="org/name", rate_limit_bps=500_000, priority=-1),
+        AddModel(model="org/other"),
+    )
 
 
 @given(st.binary(max_size=200))

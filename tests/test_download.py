@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
@@ -20,13 +20,25 @@ from qwen_daemon.core.digest import span_digest
 from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
-from qwen_daemon.engine.download import Download, Source, Transfer
+from qwen_daemon.engine.connections import Connections
+from qwen_daemon.engine.download import Download, Source, Transfer, Tuning
 from qwen_daemon.ports import Body
 from tests.fakes.model_folder import COMMIT, REPO
 
 CONTENT = bytes(range(251)) * 40  # no stretch of it looks like another
 SIZE = len(CONTENT)
 FILE = WantedFile(path="w", size_bytes=SIZE, git_sha1="0" * 40, sha256=hashlib.sha256(CONTENT).hexdigest())
+
+
+MANY = Tuning(  # the same decisions, on a file of ten kilobytes
+    segment_bytes=64,
+    batch_bytes=100,
+    window_bytes=4000,
+    lease_min_bytes=300,
+    lease_max_bytes=2000,
+    eager_bytes=1000,
+    proven_bytes=100,
+)
 
 
 class QuickClock:
@@ -59,12 +71,13 @@ class Disk:
     room_bytes: int = 1 << 30
     syncs_left: int = 1 << 30
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
+    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
         await asyncio.sleep(0)
         if offset + len(data) > self.room_bytes:
             raise MakeRoom("E_DISK_FULL")
         self.written.extend(bytes(max(0, offset + len(data) - len(self.written))))
         self.written[offset : offset + len(data)] = data
+        written(data)
 
     async def read(self, offset: int, length: int) -> bytes:
         return bytes(self.written[offset : offset + length])
@@ -113,6 +126,9 @@ class Line:
     breaks_after: int = 1 << 30
     given: list[tuple[int, int]] = field(default_factory=list)
 
+    def splits(self, repo: str, file: WantedFile) -> bool:
+        return True
+
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
         return self._read(start, end)
 
@@ -132,12 +148,16 @@ class Line:
             await asyncio.sleep(0)
 
 
-async def one_try(line: Line, disk: Disk, book: Book, *, step_s: float = 1.0) -> tuple[str | None, int]:
+async def one_try(
+    line: Line, disk: Disk, book: Book, *, step_s: float = 1.0, streams: int = 1
+) -> tuple[str | None, int]:
     """The hash, or None if the try failed; and how many recorded bytes were kept."""
     clock = QuickClock(step_s)
     source = Source(repo=REPO, commit=COMMIT, file=FILE, origin=line)
     kept: list[int] = [0]
-    download = Download(source, disk, book, clock, Transfer(pace=Pace(started_s=0)))
+    transfer = Transfer(pace=Pace(started_s=0))
+    tuning = Tuning() if streams == 1 else MANY
+    download = Download(source, disk, book, clock, transfer, Connections(streams), tuning=tuning)
     with suppress(Trouble):
         return await download.run((await book.spans(REPO, FILE.etag, SIZE))[1], kept.append), kept[-1]
     return None, kept[-1]
@@ -146,6 +166,41 @@ async def one_try(line: Line, disk: Disk, book: Book, *, step_s: float = 1.0) ->
 def twice(given: list[tuple[int, int]]) -> int:
     """How many bytes were given more than once."""
     return sum(end - start for start, end in given) - len({byte for start, end in given for byte in range(start, end)})
+
+
+STREAMS = st.sampled_from((1, 2, 7))
+
+
+@given(st.lists(st.integers(1, SIZE), max_size=6), st.integers(50, 3000), STREAMS, st.integers(0, 3))
+async def test_many_connections_bring_every_byte_once(
+    breaks: list[int], piece_bytes: int, streams: int, damaged: int
+) -> None:
+    """In any order, with connections breaking and spans rotting in between: nothing recorded and sound comes again."""
+    disk = Disk()
+    book = Book(disk)
+    for breaks_after in (*breaks, 1 << 30):
+        spans = (await book.spans(REPO, "", SIZE))[1]
+        for span in spans[:damaged]:
+            disk.written[span.offset] ^= 1
+        sound = {
+            byte
+            for span in spans
+            if span_digest(disk.written[span.offset : span.end]) == span.digest
+            for byte in range(span.offset, span.end)
+        }
+        line = Line(piece_bytes=piece_bytes, breaks_after=breaks_after)
+        digest, _ = await one_try(line, disk, book, streams=streams)
+        assert not sound & {byte for start, end in line.given for byte in range(start, end)}
+        disk.crash()
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
+
+
+async def test_a_stolen_half_is_fetched_by_the_thief_only() -> None:
+    """What a connection was stopped from fetching costs at most what was on its way."""
+    line = Line(piece_bytes=20)
+    digest, _ = await one_try(line, disk := Disk(), Book(disk), streams=7)
+    assert digest == FILE.sha256 and twice(line.given) <= 20 * 50
+    assert len({start for start, end in line.given}) > 20
 
 
 @given(st.lists(st.integers(1, SIZE), max_size=6), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))
@@ -222,12 +277,12 @@ async def test_a_failed_sync_is_the_end_of_the_try(good_syncs: int, piece_bytes:
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and kept == recorded
 
 
-@given(st.integers(0, 60), st.integers(100, 3000))
-async def test_cancelling_anywhere_leaves_ledger_and_disk_agreed(steps: int, piece_bytes: int) -> None:
+@given(st.integers(0, 60), st.integers(100, 3000), STREAMS)
+async def test_cancelling_anywhere_leaves_ledger_and_disk_agreed(steps: int, piece_bytes: int, streams: int) -> None:
     """Cancelled after any number of steps, then powered off: the next try ends right and fetches nothing recorded."""
     disk = Disk()
     book = Book(disk)
-    task = asyncio.ensure_future(one_try(Line(piece_bytes=piece_bytes), disk, book))
+    task = asyncio.ensure_future(one_try(Line(piece_bytes=piece_bytes), disk, book, streams=streams))
     for _ in range(steps):
         await asyncio.sleep(0)
     task.cancel()

@@ -275,11 +275,23 @@ def test_a_listing_without_a_snapshot_is_still_an_answer(tmp_path: Path) -> None
 
 def test_without_refs_the_newest_snapshot_stands_for_the_default_branch(tmp_path: Path) -> None:
     """And the answer says that it was a guess; for a branch that was named, nothing is guessed."""
-    write_cache(tmp_path, qwen(), ref="")
+    folder = write_cache(tmp_path, qwen(), ref="")
+    write(folder.parents[1] / "trees", {f"{'0' * 40}.json": b"{}"})
 
     found = find_snapshot(tmp_path, REF)
 
     assert found is not None and found.found_by == "newest"
+    assert find_snapshot(tmp_path, ModelRef(repo=REPO, revision="other")) is None
+
+
+@pytest.mark.parametrize("snapshot", [True, False])
+def test_the_only_commit_that_was_ever_heard_of_is_no_guess(tmp_path: Path, snapshot: bool) -> None:
+    """A first download that was stopped leaves a listing and no refs/."""
+    write_cache(tmp_path, qwen(), ref="", snapshot=snapshot)
+
+    found = find_snapshot(tmp_path, REF)
+
+    assert found is not None and (found.found_by, found.manifest) == ("only", listing(qwen()))
     assert find_snapshot(tmp_path, ModelRef(repo=REPO, revision="other")) is None
 
 

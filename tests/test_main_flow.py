@@ -171,6 +171,20 @@ def test_what_was_durable_before_a_kill_is_never_fetched_again(hub: SimHub, tmp_
         assert parts(daemon) == []
 
 
+def test_pruning_the_cache_in_mid_download_removes_nothing_of_it(hub: SimHub, tmp_path: Path) -> None:
+    """The first download of a model: a ref names its commit from the start, and our parts are none of `hf`'s."""
+    gate = hub.gate(WEIGHTS, 20 * MIB)
+    with Running(tmp_path, endpoint=hub.endpoint, models=[ONE]) as daemon:
+        gate.wait_reached()
+        pruned = hf(daemon, "cache", "prune", "--yes")
+        assert pruned.returncode == 0, pruned.stderr
+        assert len(parts(daemon)) == 1
+        assert "IncompleteSnapshotError" in offline_snapshot(daemon, ONE)
+        hub.open_gates()
+        daemon.wait_complete(ONE_KEY)
+        assert hub.log.bytes_twice() == 0
+
+
 def test_a_graceful_stop_loses_no_byte(hub: SimHub, tmp_path: Path) -> None:
     """SIGTERM in mid-file: whatever was received is recorded before the process ends with 0; so with pause."""
     gate = hub.gate(WEIGHTS, 9 * MIB + 12345)
@@ -203,13 +217,13 @@ def test_two_revisions_of_one_repository_share_what_they_have_in_common(hub: Sim
     gate = hub.gate(WEIGHTS, 5 * MIB)
     with Running(tmp_path, endpoint=hub.endpoint, models=["org/two", "org/two@v1"]) as daemon:
         gate.wait_reached()
-        waiting = daemon.wait_event(e.FileRetry, code="E_LOCKED")
+        for key in ("org--two", "org--two@v1"):
+            daemon.wait_event(e.ModelPlanned, model=key)
         hub.open_gates()
-        other = "org--two" if waiting.model == "org--two@v1" else "org--two@v1"
-        daemon.wait_complete(other)
-        daemon.client.retry(waiting.model)
-        daemon.wait_complete(waiting.model)
+        daemon.wait_complete("org--two")
+        daemon.wait_complete("org--two@v1")
         assert hub.log.bytes_twice() == 0 and parts(daemon) == []
+        assert len(daemon.seen(e.FileStarted, path=WEIGHTS)) == 1 and daemon.seen(e.FileRetry) == []
         refs = {path.name: path.read_text() for path in (daemon.cache / "models--org--two" / "refs").iterdir()}
         assert refs == {"main": tagged.sha, "v1": tagged.find("v1").sha}  # type: ignore[union-attr]
 

@@ -13,6 +13,7 @@ from itertools import count
 from pathlib import Path
 
 import pytest
+from msgspec import structs
 
 from qwen_api import events as e
 from qwen_api.client import Client, DaemonRefused, Follower
@@ -20,6 +21,7 @@ from qwen_api.models import ModelRef
 from qwen_api.status import Status, fold
 from qwen_monitor.__main__ import can_draw, main
 from qwen_monitor.display import ASCII, UNICODE
+from qwen_monitor.event_text import event_text
 from qwen_monitor.plain import Plain, follow, follow_json
 from tests.fakes import download
 from tests.fakes.daemon import FakeDaemon
@@ -111,6 +113,26 @@ def test_a_new_epoch_a_gap_and_an_unknown_line_are_told() -> None:
     assert plain.lines(gap, Status(), 0.0, NOW) == ["2026-11-23 14:25:50 missed    5 events"]
     unknown = e.Unknown(raw=b'{"type":"new.\x1b[2J"}\n')
     assert plain.lines(unknown, Status(), 0.0, NOW)[0].endswith('unknown   {"type":"new.\\x1b[2J"}')
+
+
+def test_waiting_for_the_list_of_files_is_said_with_its_reason_and_its_end() -> None:
+    """Nothing else moves meanwhile, so it counts as bad news and is shown over a progress line too."""
+    refused = e.ModelStateChanged(
+        ts="2026-11-23T14:25:50.000Z",
+        model="m",
+        state="checking",
+        code="E_NETWORK",
+        detail="cannot connect to hub:443: connection refused",
+        retry_at="2026-11-23T14:25:54.100Z",
+    )
+    limited = structs.replace(refused, code="E_RATE_LIMITED", detail="HTTP 429")
+
+    said, asked_to_wait = event_text(refused), event_text(limited)
+
+    assert said is not None and asked_to_wait is not None and said.is_bad
+    why = "cannot connect to hub:443: connection refused"
+    assert said.detail == f"the Hub does not answer ({why}), trying again in 4 s"
+    assert asked_to_wait.detail == "the Hub asks to wait (HTTP 429), trying again in 4 s"
 
 
 def test_events_of_other_models_are_left_out_when_one_is_named(daemon: FakeDaemon) -> None:

@@ -127,6 +127,40 @@ def test_a_changed_byte_is_seen_by_full_and_only_by_full(run: Run, cache: Path) 
     assert "its hash differs" in full.stdout
 
 
+def test_an_odd_file_of_the_right_size_is_hashed_at_once(run: Run, cache: Path) -> None:
+    """What the repository holds so is no damage; real damage is told apart, without --verify full."""
+    files = fake.qwen() | {"notes.json": b"not json {"}
+    folder = fake.write_cache(cache, files)
+
+    assert run("check", MODEL).returncode == 0
+    (folder / "notes.json").resolve().write_bytes(b"not JSON {")
+    done = run("check", MODEL)
+
+    assert done.returncode == 4
+    assert "its hash differs" in done.stdout
+
+
+def test_what_the_repository_itself_lacks_is_4_and_no_command_is_advised(run: Run, cache: Path) -> None:
+    """Downloading it again would bring the same."""
+    fake.write_cache(cache, {path: content for path, content in fake.qwen().items() if path != SHARD})
+
+    done = run("check", MODEL)
+
+    assert done.returncode == 4
+    assert SHARD in done.stdout and "the repository itself does not have this file" in done.stdout
+    assert "To do" not in done.stdout
+
+
+def test_a_first_download_that_was_stopped_is_reported_by_its_listing(run: Run, cache: Path) -> None:
+    """No refs/ yet, but one commit alone was ever heard of: that is no guess, and nothing is remarked."""
+    fake.write_cache(cache, fake.qwen(), ref="", snapshot=False)
+
+    done = run("check", MODEL)
+
+    assert (done.returncode, done.stderr) == (4, "")
+    assert "0 found, 32 missing" in done.stdout
+
+
 def test_full_proves_a_good_model(run: Run, cache: Path) -> None:
     """Every hash, sha256 and git's, and says so."""
     fake.write_cache(cache, fake.qwen())

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -205,3 +206,35 @@ def test_an_unreachable_hub_is_6_for_a_download_and_no_matter_for_a_check(env: E
 
     assert check.returncode == 0
     assert "no listing from the Hub" in check.stderr
+
+
+def test_a_download_says_why_nothing_moves_while_the_hub_is_away(env: Env, tmp_path: Path) -> None:
+    """The host, the reason and when the next try is, before the tries are spent."""
+    env["HF_ENDPOINT"] = "http://127.0.0.1:1"
+    process = subprocess.Popen(
+        [*COMMAND, "download", MODEL], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr is not None
+    with process.stderr:
+        told = next(line for line in process.stderr if "trying again" in line)
+        process.send_signal(signal.SIGINT)
+        process.stderr.read()
+    assert process.wait(RUN_S) == 130
+    assert "the Hub does not answer (cannot connect to 127.0.0.1:1: connection refused), trying again in 2 s" in told
+
+
+@pytest.mark.parametrize("words", [("download", MODEL), ("check", MODEL)])
+def test_a_hub_that_takes_its_time_is_named_meanwhile(env: Env, words: tuple[str, ...]) -> None:
+    """It takes the connection and says nothing; Ctrl-C ends the wait."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        env["HF_ENDPOINT"] = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        process = subprocess.Popen(
+            [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        with process.stderr:
+            told = process.stderr.readline()
+            process.send_signal(signal.SIGINT)
+            process.stderr.read()
+        assert process.wait(RUN_S) == 130
+    assert told == f"waiting for the list of files from {env['HF_ENDPOINT']} ...\n"

@@ -185,7 +185,17 @@ def test_a_pointer_that_the_hub_itself_holds_is_still_useless(tmp_path: Path) ->
     report = check(tmp_path, files, listed=files, hashed=True)
 
     assert says(report) == {VAE: ("corrupt", "lfs_pointer")}
-    assert "the repository itself" in report.findings[0].detail
+    assert "the repository itself" in report.findings[0].detail and report.findings[0].in_repository
+
+
+def test_a_pointer_in_the_place_of_weights_that_no_loader_takes_is_a_remark(tmp_path: Path) -> None:
+    """The safetensors beside it are taken; a pointer in the place of a small file is opened, and fails."""
+    spare, small = "vae/diffusion_pytorch_model.bin", "tokenizer/special_tokens_map.json"
+    files = GOOD | {spare: POINTER, small: POINTER}
+    report = check(tmp_path, files, listed=files, hashed=True)
+
+    assert says(report) == {small: ("corrupt", "lfs_pointer")}
+    assert any(spare in note for note in report.notes)
 
 
 def test_an_odd_file_that_no_loader_needs_is_judged_by_its_hash(tmp_path: Path) -> None:
@@ -195,6 +205,38 @@ def test_an_odd_file_that_no_loader_needs_is_judged_by_its_hash(tmp_path: Path) 
 
     assert report.complete
     assert any("assets/broken.json" in note for note in report.notes)
+
+
+@pytest.mark.parametrize("gone", [SHARD, VAE])
+def test_weights_that_the_repository_itself_lacks_keep_it_incomplete(tmp_path: Path, gone: str) -> None:
+    """An index names the shard, or the component has no weights at all: everything arrived and nothing can load it."""
+    files = {path: content for path, content in GOOD.items() if path != gone}
+    manifest = listing(files)
+
+    report = make_report(ref=REF, manifest=manifest, inventory=look(write(tmp_path, files)), listed=files)
+
+    assert says(report).keys() == {gone} and not report.complete
+    assert "the repository itself" in report.findings[0].detail and report.findings[0].in_repository
+
+
+def test_weights_that_only_the_patterns_leave_out_are_not_the_repositorys_fault(tmp_path: Path) -> None:
+    """Nor is a component whose weights are another framework's, which this check knows too little of."""
+    kept = {path: content for path, content in GOOD.items() if path not in (SHARD, VAE)}
+    others = {path: content for path, content in GOOD.items() if path != VAE} | {"vae/flax_model.msgpack": b"flax"}
+
+    report = make_report(ref=REF, manifest=listing(kept), inventory=look(write(tmp_path / "a", kept)), listed=GOOD)
+    foreign = make_report(
+        ref=REF, manifest=listing(others), inventory=look(write(tmp_path / "b", others)), listed=others
+    )
+
+    assert (report.complete, foreign.complete) == (True, True)
+
+
+def test_no_files_at_all_are_no_complete_model(tmp_path: Path) -> None:
+    """An empty repository, or patterns that leave nothing."""
+    report = check(tmp_path, {}, listed={})
+
+    assert not report.complete and any("no file is wanted" in note for note in report.notes)
 
 
 def test_an_empty_file_that_should_be_empty_is_well(tmp_path: Path) -> None:

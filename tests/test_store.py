@@ -27,13 +27,17 @@ def cache(tmp_path: Path) -> Path:
     return tmp_path / "hub"
 
 
+def no_digest(_data: bytes | bytearray) -> None:
+    """What was written is of no interest."""
+
+
 async def fill(store: HubCache, files: Files = FILES, ref: ModelRef = REF) -> Manifest:
     """Publish all files as the engine does."""
     manifest = listing(files)
-    await store.begin(manifest)
+    await store.begin(manifest, ref)
     for file in manifest.files:
         part = await store.open_part(REPO, file, None)
-        await part.write(0, files[file.path])
+        await part.write(0, files[file.path], no_digest)
         await part.sync()
         await part.close()
         await store.publish(manifest, file, part.name)
@@ -151,7 +155,7 @@ async def test_folders_where_files_must_be_are_moved_aside(cache: Path) -> None:
     (blob(cache, file) / "mine").touch()
     assert (await store.find(manifest))[file.path].seal is None
     part = await store.open_part(REPO, file, None)
-    await part.write(0, FILES[file.path])
+    await part.write(0, FILES[file.path], no_digest)
     await part.close()
     await store.publish(manifest, file, part.name)
     assert blob(cache, file).read_bytes() == FILES[file.path]
@@ -193,8 +197,8 @@ async def test_a_part_takes_bytes_anywhere(cache: Path) -> None:
     """Writes at offsets, reads back, and gives less at its end."""
     store, file = HubCache(cache), listing(FILES).files[0]
     part = await store.open_part(REPO, file, None)
-    await part.write(5, b"world")
-    await part.write(0, bytearray(b"hello"))
+    await part.write(5, b"world", no_digest)
+    await part.write(0, bytearray(b"hello"), no_digest)
     assert await part.read(0, 100) == b"helloworld"
     assert await part.read(8, 5) == b"ld"
     await part.sync()
@@ -230,7 +234,7 @@ async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path) -> None:
         await store.digest(REPO, file, found, lambda _: None)
     broken = HubCache(cache / "CACHEDIR.TAG")
     with pytest.raises((TryAgain, AskHuman)):
-        await broken.begin(manifest)
+        await broken.begin(manifest, REF)
 
 
 async def test_the_lock_is_huggingface_hubs(cache: Path) -> None:

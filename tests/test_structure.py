@@ -11,12 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_api.inventory import look
+from qwen_api.models import ModelRef
 from qwen_api.report import Report, make_report
 from qwen_api.structure import Structure, find_structure
+from qwen_daemon.shell.structure import SnapshotStructure
 from tests.fakes.model_folder import (
+    REPO,
     Files,
     diffusers_config,
     in_folder,
+    listing,
     model_index,
     qwen,
     safetensors,
@@ -24,6 +28,7 @@ from tests.fakes.model_folder import (
     to_json,
     transformers_model,
     write,
+    write_cache,
 )
 
 VAE = ["diffusers", "AutoencoderKL"]
@@ -441,3 +446,17 @@ def test_a_real_tiny_pipeline_is_complete_by_its_structure(tmp_path: Path, layou
         report = make_report(ref=None, inventory=look(folder))
         (tmp_path / "aside").rename(folder / path)
         assert (path in free) == report.complete, path
+
+
+async def test_a_verified_snapshot_that_lacks_a_shard_of_its_index_is_no_complete_model(tmp_path: Path) -> None:
+    """Every file is the Hub's and nothing can load them; unless the shard is only outside the patterns."""
+    shard = "transformer/diffusion_pytorch_model-00003-of-00005.safetensors"
+    files = {path: content for path, content in qwen().items() if path != shard}
+    ref = ModelRef(repo=REPO)
+    write_cache(tmp_path / "lacking", files)
+    write_cache(tmp_path / "patterns", qwen())
+
+    lacking = await SnapshotStructure(tmp_path / "lacking")(ref, listing(files))
+    patterns = await SnapshotStructure(tmp_path / "patterns")(ref, listing(qwen()).keep(files))
+
+    assert (lacking.problem, patterns.problem) == (f"{shard}: the index names this shard", "")

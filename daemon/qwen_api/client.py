@@ -143,6 +143,19 @@ class Client:
         """Compare the disk with the listing again; `full` hashes every file, seals or not."""
         return self._command("POST", _model_url(model_key, "verify"), commands.VerifyModel(full=full))
 
+    def set_limits(self, limits: commands.SetLimits) -> commands.Accepted:
+        """Change what holds for the whole daemon, until it ends."""
+        return self._command("PUT", "/v1/limits", limits)
+
+    def limit(self, model_key: str, rate_limit_bps: int | None) -> commands.Accepted:
+        """Give one model a speed limit of its own, or none (None), until the daemon ends."""
+        limits = commands.SetModelLimits(rate_limit_bps=rate_limit_bps)
+        return self._command("PUT", _model_url(model_key, "limits"), limits)
+
+    def prioritise(self, model_key: str, priority: int) -> commands.Accepted:
+        """Have a model's files begun before those of lower priority, until the daemon ends."""
+        return self._command("PUT", _model_url(model_key, "priority"), commands.SetPriority(priority=priority))
+
     def remove(self, model_key: str, *, delete_files: bool = False) -> commands.Accepted:
         """Want the model no more; with `delete_files` its files go too."""
         return self._command("DELETE", _model_url(model_key), commands.RemoveModel(delete_files=delete_files))

@@ -11,17 +11,47 @@ from typing import Annotated
 import msgspec
 
 from qwen_api.events import FollowPolicy, LoaderState
+from qwen_api.rates import Rate
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
+COUNT_MAX = 64
+Count = Annotated[int, msgspec.Meta(ge=1, le=COUNT_MAX)]  # files or connections at once
+Priority = Annotated[int, msgspec.Meta(ge=-100, le=100)]
+
 
 class AddModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """POST /v1/models. `model` is an alias, org/name or org/name@revision; patterns as in `hf download`."""
+    """POST /v1/models. `model` is an alias, org/name or org/name@revision; patterns as in `hf download`.
+
+    A limit and a priority that are left out stay as they are if the model is known, else there is none.
+    """
 
     model: Annotated[str, msgspec.Meta(max_length=400)]
     include: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)] = ()
     exclude: Annotated[tuple[Pattern, ...], msgspec.Meta(max_length=100)] = ()
     follow: FollowPolicy = "notify"
+    rate_limit_bps: Rate | None = None
+    priority: Priority = 0
+
+
+class SetLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """PUT /v1/limits: of the whole daemon, until it ends. What is left out stays; null is no speed limit."""
+
+    rate_limit_bps: Rate | msgspec.UnsetType | None = msgspec.UNSET
+    max_files: Count | msgspec.UnsetType = msgspec.UNSET
+    max_connections: Count | msgspec.UnsetType = msgspec.UNSET
+
+
+class SetModelLimits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PUT /v1/models/{id}/limits: of one model, until the daemon ends; null is no speed limit of its own."""
+
+    rate_limit_bps: Rate | None
+
+
+class SetPriority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PUT /v1/models/{id}/priority: whose files are begun first, the greater the sooner, until the daemon ends."""
+
+    priority: Priority
 
 
 class VerifyModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):

@@ -24,6 +24,7 @@ LoaderState = Literal["waiting", "loading", "ready", "failed", "gone"]
 Finding = Literal["present", "missing", "short", "long", "empty", "corrupt", "unverified"]
 DiskState = Literal["ok", "low", "full"]
 FollowPolicy = Literal["notify", "auto", "pin"]
+AdoptedHow = Literal["reflink", "hardlink", "copy"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -66,6 +67,14 @@ class ConfigRejected(_Event, frozen=True, kw_only=True, tag="config.rejected"):
     detail: str
 
 
+class LimitsChanged(_Event, frozen=True, kw_only=True, tag="limits.changed"):
+    """What holds for the whole daemon from now on; a `rate_limit_bps` of 0 is no limit."""
+
+    max_files: int
+    max_connections: int
+    rate_limit_bps: int = 0
+
+
 class ModelAdded(_ModelEvent, frozen=True, kw_only=True, tag="model.added"):
     """A model is wanted from now on (or is wanted with other patterns)."""
 
@@ -80,6 +89,13 @@ class ModelRemoved(_ModelEvent, frozen=True, kw_only=True, tag="model.removed"):
     """The model is no longer wanted; its files stay unless `freed_bytes` says otherwise."""
 
     freed_bytes: int = 0
+
+
+class ModelLimitsChanged(_ModelEvent, frozen=True, kw_only=True, tag="model.limits"):
+    """The model's own speed limit (0: none) and its priority (the greater the sooner) from now on."""
+
+    rate_limit_bps: int = 0
+    priority: int = 0
 
 
 class ModelStateChanged(_ModelEvent, frozen=True, kw_only=True, tag="model.state"):
@@ -164,6 +180,15 @@ class ModelChanged(_ModelEvent, frozen=True, kw_only=True, tag="model.changed"):
     paths: tuple[str, ...] = ()
 
 
+class ModelScrubbed(_ModelEvent, frozen=True, kw_only=True, tag="model.scrubbed"):
+    """Files of a complete model were read and hashed again because it was time; `damaged` ones are repaired next."""
+
+    files: int
+    size_bytes: int
+    damaged: int = 0
+    duration_s: float = 0.0
+
+
 class ComponentComplete(_ModelEvent, frozen=True, kw_only=True, tag="component.complete"):
     """Every wanted file of one component ("" is the root) is verified; a loader may load it."""
 
@@ -197,6 +222,17 @@ class FileProgress(_FileEvent, frozen=True, kw_only=True, tag="file.progress"):
     durable_bytes: int = 0
     rate_bps: int = 0
     verifying: bool = False
+
+
+class FileAdopted(_FileEvent, frozen=True, kw_only=True, tag="file.adopted"):
+    """The content lay elsewhere in this cache, was proven and is taken from there, not fetched.
+
+    `source_repo` is empty if it lay in huggingface_hub's shared store. Reflinks and hardlinks take no room.
+    """
+
+    size_bytes: int
+    source_repo: str
+    how: AdoptedHow
 
 
 class FileStalled(_FileEvent, frozen=True, kw_only=True, tag="file.stalled"):
@@ -279,8 +315,10 @@ Event: TypeAlias = (
     | DaemonStopping
     | ConfigReloaded
     | ConfigRejected
+    | LimitsChanged
     | ModelAdded
     | ModelRemoved
+    | ModelLimitsChanged
     | ModelStateChanged
     | ModelResolved
     | ModelChecked
@@ -288,10 +326,12 @@ Event: TypeAlias = (
     | ModelComplete
     | ModelMoved
     | ModelChanged
+    | ModelScrubbed
     | ComponentComplete
     | FileStarted
     | FileResumed
     | FileProgress
+    | FileAdopted
     | FileStalled
     | FileRetry
     | FileVerified

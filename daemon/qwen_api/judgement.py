@@ -6,9 +6,12 @@ or finds contradictory, and the hash if somebody computed it. `report` collects 
 
 from __future__ import annotations
 
+from pathlib import PurePosixPath
+
 import msgspec
 
 from qwen_api.causes import finding_of
+from qwen_api.contents import WEIGHT_SUFFIXES
 from qwen_api.events import Finding
 from qwen_api.inventory import FoundFile, PartFile
 from qwen_api.manifest import WantedFile
@@ -22,7 +25,7 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     """All that is known about one path. `hash` is "" when nobody hashed it.
 
     `explanation`: what hashing.explain_mismatch said after a mismatch. `owner`: the wanted file whose hash this
-    content has. `part`: an unfinished download of it.
+    content has. `part`: an unfinished download of it. `is_in_repository` is False for what the commit does not have.
     """
 
     path: str
@@ -34,13 +37,14 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True):
     explanation: str = ""
     owner: str = ""
     part: PartFile | None = None
+    is_in_repository: bool = True
 
 
 class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be said about the path. `cause` is a key of causes.CAUSES, "" when nothing is wrong.
 
     `expected_bytes` is None where nothing says how long the file should be. `note` is a remark that makes nothing
-    incomplete.
+    incomplete. `in_repository`: so it is in the repository itself, and no download will mend it.
     """
 
     finding: Finding
@@ -49,6 +53,7 @@ class Verdict(msgspec.Struct, frozen=True, kw_only=True):
     found_bytes: int = 0
     detail: str = ""
     other_path: str = ""
+    in_repository: bool = False
     note: str = ""
 
     @property
@@ -79,6 +84,9 @@ def _judge_absent(facts: Facts) -> Verdict:
         )
     if facts.found is not None:
         return _bad("dangling_link", expected=expected, detail=facts.found.detail)
+    if facts.need is not None and not facts.is_in_repository:
+        verdict = _bad(facts.need.cause, expected=None, detail="the repository itself does not have this file")
+        return msgspec.structs.replace(verdict, in_repository=True)
     if facts.need is not None:
         return _bad(facts.need.cause, expected=expected, detail=facts.need.detail if facts.wanted is None else "")
     return _bad("missing", expected=expected)
@@ -110,16 +118,19 @@ def _judge_hashed(facts: Facts, wanted: WantedFile, found: FoundFile) -> Verdict
     if not cause or wanted.size_bytes == 0:
         return Verdict(finding="present", expected_bytes=wanted.size_bytes, found_bytes=found.size_bytes)
     remark = f"{detail}; the hash is the Hub's, so the repository itself holds this"
-    if facts.need is None and cause != "lfs_pointer":
+    # A pointer in the place of a small file is opened and fails; in that of weights that are not chosen it is not.
+    is_opened = facts.need is not None or (
+        cause == "lfs_pointer" and PurePosixPath(facts.path).suffix.lower() not in WEIGHT_SUFFIXES
+    )
+    if not is_opened:
         return Verdict(
             finding="present",
             expected_bytes=wanted.size_bytes,
             found_bytes=found.size_bytes,
             note=f"{facts.path}: {remark}",
         )
-    return msgspec.structs.replace(
-        _bad(cause, expected=wanted.size_bytes, found=found.size_bytes, detail=remark), other_path=other
-    )
+    verdict = _bad(cause, expected=wanted.size_bytes, found=found.size_bytes, detail=remark)
+    return msgspec.structs.replace(verdict, other_path=other, in_repository=True)
 
 
 def _judge_mismatch(facts: Facts, wanted: WantedFile) -> Verdict:

@@ -7,13 +7,14 @@ findings, all of it encodable as JSON. One file's verdict is `judgement`'s, what
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path, PurePosixPath
 from typing import Literal
 
 import msgspec
 
 from qwen_api.causes import CAUSES, code_of
+from qwen_api.contents import WEIGHT_SUFFIXES
 from qwen_api.events import Finding
 from qwen_api.inventory import Inventory
 from qwen_api.judgement import Facts, Verdict, judge
@@ -92,7 +93,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
     `code` is an E_ code, `cause` a key of CAUSES (whose sentence says it in English), `detail` the particulars;
     `other_path` is the file whose content this is, for `swapped_with`. `expected_bytes` is None if unknown. `path`
-    is "" for `no_model_here`.
+    is "" for `no_model_here`. `in_repository`: so it is in the repository itself, and no download will mend it.
     """
 
     path: str
@@ -104,6 +105,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     found_bytes: int
     detail: str = ""
     other_path: str = ""
+    in_repository: bool = False
 
 
 class Report(msgspec.Struct, frozen=True, kw_only=True):
@@ -137,6 +139,7 @@ def make_report(
     manifest: Manifest | None = None,
     hashes: Mapping[str, str] | None = None,
     explanations: Mapping[str, str] | None = None,
+    listed: Collection[str] = (),
     folder: Path | str = "",
     commit: str = "",
 ) -> Report:
@@ -144,10 +147,15 @@ def make_report(
 
     `manifest` holds the wanted files only: include and exclude patterns have been applied by the caller. `hashes` are
     by path, in the algorithm of each file's etag; a file without one counts by its size. `explanations` are what
-    inventory.explain_mismatch said of paths whose hash was wrong. Without a manifest the model's own files decide.
+    inventory.explain_mismatch said of paths whose hash was wrong. `listed` are all paths of the commit, before the
+    patterns: weights that a loader must have and that are not among them keep the model from being complete, for no
+    download will bring them. Without a manifest the model's own files decide.
     """
     structure = find_structure(inventory)
-    facts = _gather(inventory, manifest, structure, hashes or {}, explanations or {})
+    facts = [
+        *_gather(inventory, manifest, structure, hashes or {}, explanations or {}),
+        *(_lacking(inventory, structure, listed) if manifest and listed else ()),
+    ]
     verdicts = {f.path: judge(f) for f in facts}
     components = _components(verdicts, structure)
     totals = _totals(verdicts, _extra(inventory, manifest))
@@ -157,7 +165,7 @@ def make_report(
         commit=commit or (manifest.commit if manifest else ""),
         source="listing" if manifest else "structure",
         verified=_verified(manifest, verdicts, hashes or {}),
-        complete=totals.found == totals.files,
+        complete=0 < totals.files == totals.found,
         shape=structure.shape,
         class_name=structure.class_name,
         components=components,
@@ -200,6 +208,32 @@ def _gather(
             )
         )
     return facts
+
+
+def _lacking(inventory: Inventory, structure: Structure, listed: Collection[str]) -> list[Facts]:
+    """The weights without which no loader can build a component, and which the repository does not have at all.
+
+    Only where there can be no doubt: a shard that an index names, and the weights of a component in whose folder the
+    repository has none of any framework.
+    """
+    found = inventory.by_path()
+    absent = [need for need in structure.needs().values() if need.path not in listed and need.path not in found]
+    return [
+        Facts(path=need.path, need=need, is_in_repository=False)
+        for need in absent
+        if (need.cause == "shard_missing" and _has_index(structure, need.path))
+        or (need.cause == "weights_missing" and "/" in need.path and not _has_weights(listed, need.path))
+    ]
+
+
+def _has_weights(listed: Collection[str], path: str) -> bool:
+    folder = path.rpartition("/")[0] + "/"
+    return any(p.startswith(folder) and PurePosixPath(p).suffix.lower() in WEIGHT_SUFFIXES for p in listed)
+
+
+def _has_index(structure: Structure, path: str) -> bool:
+    folder = path.rpartition("/")[0]
+    return any(c.index and c.index.path.rpartition("/")[0] == folder for c in structure.components)
 
 
 def _paths_by_structure(inventory: Inventory, structure: Structure) -> list[str]:
@@ -291,6 +325,7 @@ def _problem(path: str, verdict: Verdict) -> Problem:
         found_bytes=verdict.found_bytes,
         detail=verdict.detail,
         other_path=verdict.other_path,
+        in_repository=verdict.in_repository,
     )
 
 
@@ -299,6 +334,7 @@ def _notes(
 ) -> tuple[str, ...]:
     return (
         *structure.notes,
+        *(("no file is wanted: the repository has none, or the patterns leave none",) if not verdicts else ()),
         *(v.note for v in verdicts.values() if v.note),
         *_needed_but_unlisted(manifest, structure, verdicts),
         *(

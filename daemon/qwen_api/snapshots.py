@@ -18,17 +18,21 @@ from qwen_api.models import DEFAULT_REVISION, ModelRef, is_commit
 TREE_BYTES_MAX = 64 << 20  # a listing of 100,000 files is about 30 MB
 
 
+FoundBy = Literal["commit", "ref", "only", "newest"]
+
+
 class Snapshot(msgspec.Struct, frozen=True, kw_only=True):
     """A model as the cache knows it. `folder` need not exist: with a listing, everything then reads as missing.
 
-    `found_by`: `commit` (the revision is one), `ref` (refs/ names it), `newest` (refs/ does not know the default
-    branch, so the snapshot changed last was taken, which may be another branch's). `listing_error` says why a
+    `found_by`: `commit` (the revision is one), `ref` (refs/ names it), `only` (refs/ does not know the default branch
+    yet, and the cache has heard of one commit alone), `newest` (refs/ does not know it, so the snapshot changed last
+    was taken, which may be another branch's). `listing_error` says why a
     listing that is there could not be read.
     """
 
     commit: str
     folder: Path
-    found_by: Literal["commit", "ref", "newest"]
+    found_by: FoundBy
     manifest: Manifest | None = None
     listing_error: str = ""
 
@@ -50,9 +54,14 @@ def find_snapshot(cache: Path, ref: ModelRef) -> Snapshot | None:
     commit = _read_ref(places.ref_file(cache, ref.repo, ref.revision))
     if commit:
         return _open(cache, ref.repo, commit, "ref")
-    if ref.revision == DEFAULT_REVISION and (newest := _newest(places.repo_dir(cache, ref.repo) / "snapshots")):
-        return _open(cache, ref.repo, newest, "newest")
-    return None
+    if ref.revision != DEFAULT_REVISION:
+        return None
+    snapshots = _commits(places.repo_dir(cache, ref.repo) / "snapshots")
+    # A first download that was stopped has a listing, and perhaps a snapshot of it, but no refs/ yet.
+    heard_of = {*snapshots, *_commits(places.repo_dir(cache, ref.repo) / "trees")}
+    if len(heard_of) == 1:
+        return _open(cache, ref.repo, heard_of.pop(), "only")
+    return _open(cache, ref.repo, snapshots[0], "newest") if snapshots else None
 
 
 def snapshot_parts(folder: Path) -> SnapshotParts | None:
@@ -80,7 +89,7 @@ def listing_beside(folder: Path, repo: str = "") -> Manifest | None:
     return None
 
 
-def _open(cache: Path, repo: str, commit: str, found_by: Literal["commit", "ref", "newest"]) -> Snapshot:
+def _open(cache: Path, repo: str, commit: str, found_by: FoundBy) -> Snapshot:
     manifest, error = _read_listing(places.tree_file(cache, repo, commit), repo, commit)
     return Snapshot(
         commit=commit,
@@ -112,8 +121,10 @@ def _read_listing(path: Path, repo: str, commit: str) -> tuple[Manifest | None, 
         return None, str(error)
 
 
-def _newest(snapshots: Path) -> str:
-    return next((p.name for p in _newest_first(snapshots) if is_commit(p.name)), "")
+def _commits(folder: Path) -> list[str]:
+    """The commits that a folder's entries are named by, the one changed last first."""
+    names = (p.name.removesuffix(".json") for p in _newest_first(folder))
+    return [name for name in names if is_commit(name)]
 
 
 def _newest_first(folder: Path) -> list[Path]:

@@ -69,6 +69,8 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     include: tuple[str, ...] = ()
     exclude: tuple[str, ...] = ()
     follow: e.FollowPolicy = "notify"
+    rate_limit_bps: int = 0
+    priority: int = 0
     newer_commit: str = ""
     has_code: bool = False
     has_pickle: bool = False
@@ -132,6 +134,14 @@ class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     needed_bytes: int = 0
 
 
+class LimitsStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What holds for the whole daemon; 0 is no speed limit, and a count that is not known."""
+
+    rate_limit_bps: int = 0
+    max_files: int = 0
+    max_connections: int = 0
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """The whole state of one daemon at event `seq`."""
 
@@ -141,6 +151,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     started_at: str = ""
     stopping: bool = False
     throttled_until: str = ""
+    limits: LimitsStatus = LimitsStatus()
     models: dict[str, ModelStatus] = {}
     loaders: dict[str, LoaderStatus] = {}
     disks: dict[str, DiskStatus] = {}
@@ -177,6 +188,13 @@ def _fold(status: Status, event: e.Event) -> Status:
             return _with(status, stopping=True)
         case e.ConfigReloaded() | e.ConfigRejected():
             return status
+        case e.LimitsChanged():
+            limits = LimitsStatus(
+                rate_limit_bps=event.rate_limit_bps,
+                max_files=event.max_files,
+                max_connections=event.max_connections,
+            )
+            return _with(status, limits=limits)
         case e.HubThrottled():
             return _with(status, throttled_until=event.retry_at)
         case e.DiskChanged():
@@ -246,6 +264,8 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
         case e.ModelPlanned():
             waiting = {p: _with(f, state="queued") for p, f in model.files.items() if f.state == "missing"}
             return _with(model, files={**model.files, **waiting})
+        case e.ModelLimitsChanged():
+            return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
         case e.FileStarted() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():

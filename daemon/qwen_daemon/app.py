@@ -26,20 +26,25 @@ from qwen_daemon.config import Settings
 from qwen_daemon.core.status_line import status_line
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.cancel import beside
-from qwen_daemon.engine.files import Budget, Disk
+from qwen_daemon.engine.connections import Connections
+from qwen_daemon.engine.controls import Controls
+from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.room import Room
+from qwen_daemon.engine.scrub import Scrub
 from qwen_daemon.engine.world import World
 from qwen_daemon.process import Daemon, Signals
 from qwen_daemon.shell import hub as hub_module
 from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api
 from qwen_daemon.shell.clock import SystemClock
+from qwen_daemon.shell.elsewhere import OtherBlobs
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin
 from qwen_daemon.shell.hub import HubApi
 from qwen_daemon.shell.ledger import SqliteLedger
 from qwen_daemon.shell.locks import CacheLocks
+from qwen_daemon.shell.scrub import BackgroundReader
 from qwen_daemon.shell.store import HubCache
 from qwen_daemon.shell.structure import SnapshotStructure
 from qwen_daemon.shell.systemd import Notifier, inherited_sockets
@@ -93,8 +98,13 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
         )
         await _serve(stack, settings, given, Api(bus, engine, about, _seals(engine, ledger)), bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
+        world.controls.tell()
         await stack.enter_async_context(_engine(engine))
-        yield Daemon(settings=settings, bus=bus, engine=engine, signals=signals, notifier=notifier)
+        if settings.config.check.scrub_interval_s:
+            await stack.enter_async_context(_scrub(settings, world, engine, ledger))
+        yield Daemon(
+            settings=settings, bus=bus, engine=engine, controls=world.controls, signals=signals, notifier=notifier
+        )
         notifier.stopping("recording what is here")
         bus.publish(e.DaemonStopping(reason="asked to"))
 
@@ -142,17 +152,27 @@ async def _world(
         user_agent=hub_module.user_agent(),
         connect_timeout_s=network.connect_timeout_s,
         read_timeout_s=network.read_timeout_s,
-        connections_max=2 * network.max_files,
+        connections_max=2 * commands.COUNT_MAX,  # a safety net: the budgets, which commands change, are smaller
     )
+    connections = Connections(network.max_connections)
+    controls = Controls(clock, bus.publish, process.limits_of(network), connections.resize)
     async with HttpOrigin(fetch, on_throttled=throttled) as origin:
         yield World(
             hub=HubApi(settings.endpoint, token),
             origin=origin,
-            disk=Disk(store=store, blobs=store, ledger=ledger, seals=ledger, locks=CacheLocks(settings.cache_dir)),
+            disk=Disk(
+                store=store,
+                blobs=store,
+                ledger=ledger,
+                seals=ledger,
+                locks=CacheLocks(settings.cache_dir),
+                twins=OtherBlobs(settings.cache_dir),
+            ),
             listings=store,
             desires=ledger,
             clock=clock,
-            budget=Budget(files=asyncio.Semaphore(network.max_files), hashes=asyncio.Semaphore(HASHES_AT_ONCE)),
+            controls=controls,
+            budget=Budget(files=controls.files, connections=connections, hashes=asyncio.Semaphore(HASHES_AT_ONCE)),
             room=Room(store, str(settings.cache_dir), settings.config.disk.reserve_bytes, bus.publish),
             publish=bus.publish,
             select=hub_module.select,
@@ -172,6 +192,25 @@ async def _engine(engine: Engine) -> AsyncIterator[None]:
         task.cancel()
         with suppress(asyncio.CancelledError):
             await task
+
+
+@asynccontextmanager
+async def _scrub(settings: Settings, world: World, engine: Engine, ledger: SqliteLedger) -> AsyncIterator[None]:
+    reader = BackgroundReader(settings.cache_dir)
+    scrub = Scrub(
+        interval_s=settings.config.check.scrub_interval_s,
+        keepers=engine.keepers,
+        disk=world.disk,
+        reader=reader,
+        readings=ledger,
+        clock=world.clock,
+        publish=world.publish,
+    )
+    try:
+        async with beside(scrub.run()):
+            yield
+    finally:
+        reader.close()
 
 
 def _where_systemd_listens(settings: Settings, given: Mapping[str, socket.socket]) -> Settings:

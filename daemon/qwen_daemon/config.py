@@ -7,21 +7,23 @@ HF_ENDPOINT wins over the file; for the cache the file wins over HF_HOME, which 
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 
 from qwen_api import places
-from qwen_api.commands import AddModel
+from qwen_api.commands import AddModel, Count
 from qwen_api.events import FollowPolicy
 from qwen_api.models import BadModelName, parse_model
+from qwen_api.rates import BadRate, Rate, parse_limit_bps
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
-Count = Annotated[int, msgspec.Meta(ge=1, le=64)]
+Seconds = Annotated[float, msgspec.Meta(ge=0)]
 
 
 class BadConfig(ValueError):
@@ -32,6 +34,8 @@ class Network(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """[network]"""
 
     max_files: Count = 8  # files in flight over all models; one stream of the CDN gives about 28 MiB/s
+    max_connections: Count = 16  # over all files in flight
+    rate_limit_bps: Rate | None = None  # over everything that is fetched; also written as "20MB/s" or "off"
     connect_timeout_s: Positive = 20.0
     read_timeout_s: Positive = 30.0  # silence on an open connection before it is cut
 
@@ -41,6 +45,9 @@ class Check(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
 
     disk_interval_s: Positive = 900.0  # a look at sizes and times; watchfiles tells of changes at once
     hub_interval_s: Positive = 21600.0  # has the branch moved? one metadata request
+    scrub_interval_s: Seconds = (
+        604800.0  # every file is read and hashed again in this time, in the background; 0: never
+    )
 
 
 class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -88,17 +95,39 @@ def load(env: Mapping[str, str], given: Path | None) -> tuple[Config, Path | Non
 def read(path: Path) -> Config:
     """Read one file. Raises BadConfig."""
     try:
-        config = msgspec.toml.decode(path.read_bytes(), type=Config)
+        config = msgspec.convert(_with_rates_read(tomllib.loads(path.read_bytes().decode())), type=Config)
     except OSError as error:
         raise BadConfig(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
         raise BadConfig(f"{path}: {_with_hint(str(error))}") from error
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except BadRate as error:
+        raise BadConfig(f"{path}: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from error
     _check_models(path, config.models)
     if config.endpoint:
         endpoint_url(config.endpoint, f"{path}: `$.endpoint`")
     return config
+
+
+def _with_rates_read(said: dict[str, Any]) -> dict[str, Any]:
+    """The file with every speed that is written as people do ("20MB/s", "off") as a number. Raises BadRate."""
+    network, models = said.get("network"), said.get("models")
+    if isinstance(network, dict):
+        _read_rate(network, "$.network")
+    for index, model in enumerate(models if isinstance(models, list) else ()):
+        if isinstance(model, dict):
+            _read_rate(model, f"$.models[{index}]")
+    return said
+
+
+def _read_rate(table: dict[str, Any], path: str) -> None:
+    text = table.get("rate_limit_bps")
+    if isinstance(text, str):
+        try:
+            table["rate_limit_bps"] = parse_limit_bps(text)
+        except BadRate as error:
+            raise BadRate(f"{error} - at `{path}.rate_limit_bps`") from error
 
 
 def endpoint_url(text: str, source: str) -> str:

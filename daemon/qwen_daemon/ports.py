@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Protocol
 
 from qwen_api.commands import AddModel
+from qwen_api.events import AdoptedHow
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.twins import Refusal, Taken, Twin
 
 
 class Clock(Protocol):
@@ -56,6 +58,9 @@ class Origin(Protocol):
         only by raising a Trouble; what was given before stays good. Leaving the context closes the connection.
         """
 
+    def splits(self, repo: str, file: WantedFile) -> bool:
+        """False once a server answered a range of this file with all of it: then one connection is best."""
+
 
 Body = AbstractAsyncContextManager[AsyncIterator[bytes]]
 
@@ -65,11 +70,14 @@ class Part(Protocol):
 
     name: str
 
-    async def write(self, offset: int, data: bytes | bytearray | memoryview) -> None:
-        """Write all of `data` at `offset`. MakeRoom when the disk is full, TryAgain(E_DISK_IO) otherwise."""
+    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+        """Write all of `data` at `offset`, then call `written(data)` in the same thread; several may run at once.
+
+        MakeRoom when the disk is full, TryAgain(E_DISK_IO) otherwise.
+        """
 
     async def read(self, offset: int, length: int) -> bytes:
-        """Read up to `length` bytes; fewer at the end of what was written."""
+        """Read up to `length` bytes, fewer at the end of what was written; one at a time."""
 
     async def sync(self) -> None:
         """Return only when everything written is durable. After a failure the part must be closed and re-read."""
@@ -84,8 +92,11 @@ class Store(Protocol):
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """What is on disk of each wanted file, without reading content."""
 
-    async def begin(self, manifest: Manifest) -> None:
-        """Write the commit's listing (trees/<commit>.json) before anything of the commit is published."""
+    async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
+        """Write the commit's listing (trees/<commit>.json) before anything of the commit is published.
+
+        A revision that the cache does not know yet points at the commit from now on; one it knows, after `finish`.
+        """
 
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
         """Open the part `name` of an earlier try for reading and writing, or a fresh one if None or gone."""
@@ -149,6 +160,28 @@ class Seals(Protocol):
 
     async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
         """Record a seal, or break it (None)."""
+
+
+class Twins(Protocol):
+    """The content of a wanted file, lying elsewhere in the cache under the same name."""
+
+    async def find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
+        """Every other file of this name that is the cache's own, whatever its size; nothing is read."""
+
+    async def take(
+        self,
+        repo: str,
+        file: WantedFile,
+        twin: Twin,
+        *,
+        is_proven: bool,
+        ways: Sequence[AdoptedHow],
+        progress: Callable[[int], None],
+    ) -> Taken | Refusal:
+        """Make a part of `repo` from it, durable, by the first of the ways that works; the twin is never written to.
+
+        What is not proven, or is copied, is hashed on the way. MakeRoom when a copy does not fit.
+        """
 
 
 class Desires(Protocol):

@@ -14,9 +14,10 @@ from pathlib import Path
 
 from qwen_api import events as e
 from qwen_daemon import config as configuration
-from qwen_daemon.config import BadConfig, Settings
+from qwen_daemon.config import BadConfig, Network, Settings
 from qwen_daemon.core.status_line import status_line
 from qwen_daemon.engine.bus import Bus
+from qwen_daemon.engine.controls import Controls, Limits
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.shell.systemd import Notifier
 from qwen_daemon.shell.watch import FileWatch
@@ -47,6 +48,7 @@ class Daemon:
     settings: Settings
     bus: Bus
     engine: Engine
+    controls: Controls
     signals: Signals
     notifier: Notifier
 
@@ -96,7 +98,7 @@ async def _reload_on_change(daemon: Daemon) -> None:
 
 
 async def _reload(daemon: Daemon) -> None:
-    """Take the file's models; a bad file keeps the old ones and says so."""
+    """Take the file's models and limits; a bad file keeps the old ones and says so."""
     path = daemon.settings.config_file
     if path is None:
         return
@@ -105,8 +107,16 @@ async def _reload(daemon: Daemon) -> None:
     except BadConfig as error:
         daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
         return
+    daemon.controls.configure(limits_of(config.network))
     await daemon.engine.configure(config.models)
     daemon.bus.publish(e.ConfigReloaded(path=str(path), models=tuple(model.model for model in config.models)))
+
+
+def limits_of(network: Network) -> Limits:
+    """What the configuration says of that which can be changed while the daemon runs."""
+    return Limits(
+        rate_limit_bps=network.rate_limit_bps, max_files=network.max_files, max_connections=network.max_connections
+    )
 
 
 async def _miss_loaders(daemon: Daemon) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('qwen-daemon')}")
     parser.add_argument("model", metavar="MODEL", help="an alias (qwen-image-edit), org/name or org/name@revision")
     waiting = parser.add_argument_group("waiting")
     waiting.add_argument("--revision", metavar="REVISION", help="a branch, a tag or a commit (default: main)")

@@ -7,6 +7,7 @@ be one (it paints on stderr).
 from __future__ import annotations
 
 import argparse
+import importlib.metadata
 import importlib.util
 import os
 import signal
@@ -187,6 +188,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('qwen-daemon')}")
     parser.add_argument("model", nargs="?", metavar="MODEL", help="show only this model")
     parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's control socket")
     form = parser.add_argument_group("form (chosen by itself when the output is no terminal)")

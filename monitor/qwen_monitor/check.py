@@ -9,6 +9,7 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -38,6 +39,8 @@ from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
 # Answers of the Hub that no other source of knowledge can contradict, if nothing of the model is here.
 _FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_CONFIG")
 
+ODD_BYTES_MAX = 256_000_000  # hashed in a second or two; a check without --verify full takes no longer
+
 
 class Wish(msgspec.Struct, frozen=True, kw_only=True):
     """What was asked for: a model in a cache or a folder, which of its files, and how deep to look."""
@@ -64,21 +67,28 @@ def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
     """Look at the disk and compare. Raises Refusal if there is nothing to compare with at all."""
     subject = _find_subject(wish, console)
     manifest = subject.manifest
+    listed = manifest.by_path() if manifest else {}
     if manifest is not None:
         manifest = keep_wanted(manifest, wish.include, wish.exclude)
     elif wish.include or wish.exclude:
         console.hint("no listing is known, so --include and --exclude are not applied")
     inventory = look(subject.folder)
-    hashes = _hashes(manifest, inventory, console) if wish.full else {}
-    report = make_report(
-        ref=wish.ref,
-        inventory=inventory,
-        manifest=manifest,
-        hashes=hashes,
-        explanations=_explanations(manifest, inventory, hashes),
-        folder=subject.folder,
-        commit=subject.commit,
-    )
+
+    def judged(hashes: Mapping[str, str]) -> Report:
+        return make_report(
+            ref=wish.ref,
+            inventory=inventory,
+            manifest=manifest,
+            hashes=hashes,
+            explanations=_explanations(manifest, inventory, hashes),
+            listed=listed,
+            folder=subject.folder,
+            commit=subject.commit,
+        )
+
+    report = judged(_hashes(manifest, inventory, console) if wish.full else {})
+    if manifest is not None and not wish.full and (odd := _odd(report)):
+        report = judged(_hashes(manifest.keep(odd), inventory, console))
     return report, _advice(report, wish)
 
 
@@ -133,13 +143,23 @@ def _ask(ref: ModelRef, wish: Wish, console: Console, *, is_here: bool) -> Manif
     if not wish.may_ask_hub:
         return None
     try:
-        return ask_hub(ref, console.env)
+        return ask_hub(ref, console.env, on_wait=partial(say_waiting, console.env, console))
     except Refusal as error:
         if error.code in _FINAL and not is_here:
             raise
         why = f" ({safe(error.why)})" if error.why else ""
         console.hint(f"no listing from the Hub: {safe(error.what)}{why}")
         return None
+
+
+def _odd(report: Report) -> list[str]:
+    """Files of the right size whose content looks wrong: only a hash tells damage from what the repository holds."""
+    return [p.path for p in report.findings if p.found_bytes == p.expected_bytes and p.found_bytes <= ODD_BYTES_MAX]
+
+
+def say_waiting(env: Mapping[str, str], console: Console) -> None:
+    """The Hub takes its time over the list of files."""
+    console.hint(f"waiting for the list of files from {safe(places.endpoint(env), glyphs=console.err_glyphs)} ...")
 
 
 def _say_how_found(found: Snapshot, console: Console) -> None:
@@ -185,7 +205,7 @@ def _explanations(manifest: Manifest | None, inventory: Inventory, hashes: Mappi
 
 
 def _advice(report: Report, wish: Wish) -> Advice:
-    if report.complete:
+    if all(problem.in_repository for problem in report.findings):
         return Advice()
     place = wish.folder or wish.cache
     return Advice(

@@ -97,11 +97,19 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         if command == "status":
             return control_status.status(arguments, _maybe_ref(arguments.model), console)
         return control_status.ls(arguments, console) if command == "ls" else control_status.version(arguments, console)
+    if command == "limit":
+        from qwen_monitor import control_limits
+
+        return control_limits.limit(arguments, console)
     from qwen_monitor import control_orders
 
     if command == "events":
         return control_orders.events(arguments, _maybe_ref(arguments.model), console)
     ref = _ref(arguments.model)
+    if command == "prio":
+        from qwen_monitor import control_limits
+
+        return control_limits.prioritise(arguments, ref, console)
     if command == "rm":
         return control_orders.remove(arguments, ref, console)
     if command == "wait":

@@ -71,6 +71,31 @@ def duration_s(text: str) -> float:
         raise argparse.ArgumentTypeError(str(error)) from error
 
 
+def rate_bps(text: str) -> int:
+    """Bytes per second in `20MB/s`, `500k`, `1.5MiB`."""
+    from qwen_api.rates import parse_rate_bps  # msgspec's 10 ms, which --help does not need
+
+    try:
+        return parse_rate_bps(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+
+
+def _between(low: int, high: int) -> Callable[[str], int]:
+    """A whole number in these bounds, which are the API's (qwen_api.commands)."""
+
+    def read(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from {low} to {high}")
+        return number
+
+    return read
+
+
 def _unknown(word: str, parser: argparse.ArgumentParser) -> UsageError:
     if not word.startswith("-"):
         return UsageError(f"{word!r} is one argument too many", f"see: {parser.prog} --help")
@@ -157,6 +182,7 @@ def _download(parser: argparse.ArgumentParser) -> None:
     _choice_of_files(parser)
     _cache(parser)
     parser.add_argument("--token", help="access token (better: HF_TOKEN, which other users cannot see)")
+    parser.add_argument("--limit-rate", type=rate_bps, metavar="RATE", help="at most 20MB/s, 500k or 1.5MiB a second")
     parser.add_argument("--dry-run", action="store_true", help="list the files to fetch and their sizes; fetch nothing")
     parser.add_argument("-q", "--quiet", action="store_true", help="no progress; the snapshot's path at the end")
 
@@ -175,6 +201,17 @@ def _rm(parser: argparse.ArgumentParser) -> None:
 def _verify(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("--quick", action="store_true", help="hash only what was touched since it was verified")
+
+
+def _limit(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="[MODEL] RATE|off", help="20MB/s, 500k, 1.5MiB, or off")
+    parser.add_argument("--max-files", type=_between(1, 64), metavar="N", help="files in flight over all models")
+    parser.add_argument("--max-connections", type=_between(1, 64), metavar="N", help="connections over all files")
+
+
+def _prio(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    parser.add_argument("priority", type=_between(-100, 100), metavar="N", help="the greater the sooner; 0 at first")
 
 
 def _wait(parser: argparse.ArgumentParser) -> None:
@@ -223,6 +260,13 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
     ),
     "pause": ("stop fetching a model; what is recorded stays", "  qwenctl pause qwen-image-edit", _model),
     "resume": ("go on after a pause", "  qwenctl resume qwen-image-edit", _model),
+    "limit": (
+        "limit the speed, of all models or of one, until the daemon ends; shows the limits if none is given",
+        "  qwenctl limit 20MB/s\n  qwenctl limit qwen-image-edit 500k\n  qwenctl limit off\n"
+        "  qwenctl limit --max-connections 4",
+        _limit,
+    ),
+    "prio": ("begin a model's files before or after those of others", "  qwenctl prio qwen-image-edit 10", _prio),
     "update": ("take the newest commit of the branch a model follows", "", _model),
     "retry": ("cut every wait short and try failed files now", "  qwenctl retry qwen-image-edit", _model),
     "verify": ("have the daemon hash a model's files again", "  qwenctl verify qwen-image-edit --quick", _verify),

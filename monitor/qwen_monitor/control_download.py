@@ -20,9 +20,10 @@ from qwen_api.inventory import find_snapshot
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor import exits
-from qwen_monitor.check import Wish, check, fetch_bytes, free_bytes
+from qwen_monitor.check import Wish, check, fetch_bytes, free_bytes, say_waiting
 from qwen_monitor.console import Console
 from qwen_monitor.display import bytes_text, padded, safe
+from qwen_monitor.elsewhere import bytes_elsewhere
 from qwen_monitor.exits import Refusal, exit_code_of
 from qwen_monitor.follow_model import follow_model
 from qwen_monitor.host import judge_fit, read_host, weights_bytes
@@ -46,6 +47,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     cache: Path | None = None
     endpoint: str = ""
     has_token: bool = False
+    rate_limit_bps: int | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +72,7 @@ def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> 
         cache=given or (places.hub_cache(env) if any(env.get(v) for v in _CACHE_VARIABLES) else None),
         endpoint=places.endpoint(env) if env.get("HF_ENDPOINT") else "",
         has_token=bool(arguments.token),
+        rate_limit_bps=arguments.limit_rate,
     )
     if arguments.dry_run:
         return _dry_run(job, console)
@@ -100,11 +103,14 @@ def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Conso
     manifest = cached_listing(cache, ref)
     if manifest is None:
         try:
-            manifest = ask_hub(ref, env)
+            manifest = ask_hub(ref, env, on_wait=partial(say_waiting, env, console))
         except Refusal as error:
             if error.code in _FINAL:
                 raise
-            return  # the daemon tries longer than a warning is worth
+            # The daemon tries longer than a warning is worth.
+            why = error.why or error.what
+            console.hint(f"no answer from the Hub yet ({safe(why, glyphs=console.err_glyphs)}); it is asked again")
+            return
     host = read_host()
     judgement = judge_fit(
         weights_bytes(keep_wanted(manifest, job.include, job.exclude)), host.gpu_bytes, host.ram_bytes
@@ -171,6 +177,8 @@ def _by_running(job: Job, socket: Path, console: Console) -> int:
     client = Client(socket)
     before = client.state().models.get(job.ref.key)
     client.add(_request(job))
+    if job.rate_limit_bps is not None:
+        client.limit(job.ref.key, job.rate_limit_bps)  # and not wanted with it: for this download, not for ever
     if before is not None and before.state == "paused":
         client.resume(job.ref.key)
     elif before is not None and before.state in ("waiting", "failed"):
@@ -189,7 +197,13 @@ def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
     cache = job.cache or places.hub_cache(env)
     waits = "another qwenctl download works in this cache; waiting for it to end (Ctrl-C: do not wait)"
     with PrivateDaemon(
-        job.ref, env, cache, include=job.include, exclude=job.exclude, on_wait=lambda: console.hint(waits)
+        job.ref,
+        env,
+        cache,
+        include=job.include,
+        exclude=job.exclude,
+        rate_limit_bps=job.rate_limit_bps,
+        on_wait=lambda: console.hint(waits),
     ) as daemon:
         try:
             settled, model = follow_model(
@@ -256,9 +270,10 @@ def _dry_run(job: Job, console: Console) -> int:
         for f in component.files
     ]
     total, free = fetch_bytes(report), free_bytes(cache)
+    here = _bytes_elsewhere(cache, ModelRef(repo=job.ref.repo, revision=report.commit), wanted, console)
     if console.as_json:
         facts = {"model": report.model, "commit": report.commit, "fetch_files": len(wanted), "fetch_bytes": total}
-        console.json({**facts, "free_bytes": free, "files": files})
+        console.json({**facts, "elsewhere_bytes": here, "free_bytes": free, "files": files})
         return exits.OK
     console.data(
         _table([(f.path, f.size_bytes or 0) for c in report.components for f in c.files if f.path in wanted], console)
@@ -267,7 +282,13 @@ def _dry_run(job: Job, console: Console) -> int:
     console.data(
         [f"[dry-run] Will download {len(wanted)} files (out of {len(files)}) totalling {bytes_text(total)}{room}"]
     )
+    if here:
+        console.data([f"[dry-run] {bytes_text(here)} of it lies in another model's folder and need not be fetched"])
     return exits.OK
+
+
+def _bytes_elsewhere(cache: Path, pinned: ModelRef, paths: set[str], console: Console) -> int:
+    return bytes_elsewhere(cache, cached_listing(cache, pinned) or ask_hub(pinned, console.env), paths) if paths else 0
 
 
 def _table(rows: list[tuple[str, int]], console: Console) -> list[str]:

@@ -64,12 +64,16 @@ _Words = tuple[str, str, str, bool]
 def _words(event: e.Event, glyphs: Glyphs) -> _Words:
     if isinstance(event, e.FileStarted | e.FileResumed | e.FileStalled | e.FileRetry):
         return _trying(event, glyphs)
-    if isinstance(event, e.FileVerified | e.FileCorrupt | e.FileFailed):
+    if isinstance(event, e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed):
         return _judged(event, glyphs)
     if isinstance(event, e.ModelStateChanged | e.ModelResolved | e.ModelChecked | e.ModelPlanned | e.ModelComplete):
         return _model_work(event, glyphs)
+    if isinstance(event, e.ModelScrubbed):
+        return _scrubbed(event)
     if isinstance(event, e.ModelAdded | e.ModelRemoved | e.ModelMoved | e.ModelChanged | e.ComponentComplete):
         return _model_facts(event)
+    if isinstance(event, e.LimitsChanged | e.ModelLimitsChanged):
+        return _limits(event)
     return _daemon(event, glyphs)
 
 
@@ -93,13 +97,16 @@ def _soon(event: e.FileRetry | e.FileFailed | e.HubThrottled) -> str:
     return f" in {duration_text((end - start).total_seconds())}" if start and end else ""
 
 
-def _judged(event: e.FileVerified | e.FileCorrupt | e.FileFailed, glyphs: Glyphs) -> _Words:
+def _judged(event: e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed, glyphs: Glyphs) -> _Words:
     match event:
         case e.FileVerified():
             how = f"{event.algorithm} ok, {bytes_text(event.size_bytes)}"
             if not event.received_bytes:
                 return "verified", event.path, f"{how}, was on disk", False
             return "verified", event.path, f"{how}{_speed(event.received_bytes, event.duration_s)}", False
+        case e.FileAdopted():
+            source = event.source_repo or "the shared store"
+            return "adopted", event.path, f"{bytes_text(event.size_bytes)} from {source}, by {event.how}", False
         case e.FileCorrupt():
             kept = f", {bytes_text(event.kept_bytes)} of it good" if event.kept_bytes else ""
             hashes = f"expected {event.expected[:12]}, found {event.found[:12]}"
@@ -119,6 +126,8 @@ def _model_work(
     event: e.ModelStateChanged | e.ModelResolved | e.ModelChecked | e.ModelPlanned | e.ModelComplete, glyphs: Glyphs
 ) -> _Words:
     match event:
+        case e.ModelStateChanged() if event.state == "checking" and event.retry_at:
+            return "model", event.model, _asks_again(event, glyphs), True
         case e.ModelStateChanged():
             why = f": {short_reason(event.code, event.detail, glyphs)}" if event.code or event.detail else ""
             bad = event.state in ("failed", "waiting", "incomplete")
@@ -137,6 +146,20 @@ def _model_work(
             return "planned", event.model, f"{fetch}{kept}, {bytes_text(event.free_bytes)} free", False
         case _:
             return "complete", event.model, f"{event.files} files, {bytes_text(event.size_bytes)}: {event.path}", False
+
+
+def _asks_again(event: e.ModelStateChanged, glyphs: Glyphs) -> str:
+    """Nothing moves while the Hub's list of files is asked for: why, and when the next try is, must be said."""
+    why = event.detail or short_reason(event.code, glyphs=glyphs)
+    said = "asks to wait" if event.code == "E_RATE_LIMITED" else "does not answer"
+    start, end = parse_time(event.ts), parse_time(event.retry_at)
+    soon = f" in {max(0.0, (end - start).total_seconds()):.0f} s" if start and end else ""
+    return f"the Hub {said} ({why}), trying again{soon}"
+
+
+def _scrubbed(event: e.ModelScrubbed) -> _Words:
+    what = f"{event.files} files read again, {bytes_text(event.size_bytes)}{_speed(event.size_bytes, event.duration_s)}"
+    return "scrubbed", event.model, f"{what}, {event.damaged} damaged", event.damaged > 0
 
 
 def _model_facts(
@@ -160,6 +183,16 @@ def _model_facts(
         case _:
             name = event.component or "(root)"
             return "component", name, f"complete, {event.files} files, {bytes_text(event.size_bytes)}", False
+
+
+def _limits(event: e.LimitsChanged | e.ModelLimitsChanged) -> _Words:
+    rate = f"at most {rate_text(event.rate_limit_bps)}" if event.rate_limit_bps else "no speed limit"
+    match event:
+        case e.LimitsChanged():
+            counts = f"{event.max_files} files, {event.max_connections} connections at once"
+            return "limits", "daemon", f"{rate}, {counts}", False
+        case e.ModelLimitsChanged():
+            return "limits", event.model, f"{rate}, priority {event.priority}", False
 
 
 def _daemon(event: e.Event, glyphs: Glyphs) -> _Words:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,6 +20,7 @@ from qwen_api.manifest import BadManifest, Manifest, read_tree
 from qwen_api.models import ModelRef
 from qwen_monitor.exits import Refusal
 
+SILENT_S = 3.0  # a person wonders after that long without a word
 LISTING_S = 120.0  # a listing of 100,000 files is 100 pages; a dead proxy must not hold a check for ever
 # -P: `python -m` would otherwise prefer a qwen_daemon/ in the current folder, which may be anybody's.
 DAEMON = (sys.executable, "-P", "-m", "qwen_daemon")
@@ -38,8 +39,8 @@ def cached_listing(cache: Path, ref: ModelRef) -> Manifest | None:
     return found.manifest if found else None
 
 
-def ask_hub(ref: ModelRef, env: Mapping[str, str]) -> Manifest:
-    """The listing as the Hub gives it now.
+def ask_hub(ref: ModelRef, env: Mapping[str, str], *, on_wait: Callable[[], None] = lambda: None) -> Manifest:
+    """The listing as the Hub gives it now; `on_wait` is called once if that takes longer than SILENT_S.
 
     Raises Refusal: E_OFFLINE when the environment forbids asking, else what the daemon's command said.
     """
@@ -48,16 +49,31 @@ def ask_hub(ref: ModelRef, env: Mapping[str, str]) -> Manifest:
     # Nothing secret stands in argv: a token travels in HF_TOKEN.
     command = (*DAEMON, "listing", ref.repo, "--revision", ref.revision)
     try:
-        answer = subprocess.run(
-            command, env=dict(env), stdin=subprocess.DEVNULL, capture_output=True, timeout=LISTING_S, check=False
-        )
+        told, complaint, code = _run(command, env, on_wait)
     except subprocess.TimeoutExpired as error:
         raise Refusal("E_TIMEOUT", f"the Hub did not list {ref} within {LISTING_S:.0f} s") from error
     except OSError as error:
         raise Refusal("E_INTERNAL", "qwen-daemon could not be started", str(error)) from error
-    if answer.returncode != 0:
-        raise read_error(answer.stderr.decode(errors="replace"), f"{ref} could not be listed")
-    return _read(answer.stdout, ref)
+    if code != 0:
+        raise read_error(complaint.decode(errors="replace"), f"{ref} could not be listed")
+    return _read(told, ref)
+
+
+def _run(command: Sequence[str], env: Mapping[str, str], on_wait: Callable[[], None]) -> tuple[bytes, bytes, int]:
+    """stdout, stderr and exit code. Raises TimeoutExpired, with the process gone."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(command, env=dict(env), stdin=subprocess.DEVNULL, stdout=pipe, stderr=pipe)
+    with process:
+        try:
+            try:
+                told, complaint = process.communicate(timeout=SILENT_S)
+            except subprocess.TimeoutExpired:
+                on_wait()
+                told, complaint = process.communicate(timeout=LISTING_S)
+        except BaseException:
+            process.kill()
+            raise
+    return told, complaint, process.returncode
 
 
 def read_error(text: str, what: str) -> Refusal:

@@ -53,6 +53,7 @@ class PrivateDaemon:
         *,
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
+        rate_limit_bps: int | None = None,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._ref = ref
@@ -70,6 +71,7 @@ class PrivateDaemon:
             f"--state-dir={self._state}",
             f"--cache-dir={cache}",
             *patterns,
+            *([] if rate_limit_bps is None else [f"--limit-rate={rate_limit_bps}"]),
         ]
         self._env = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
         self._child: subprocess.Popen[bytes] | None = None

@@ -111,7 +111,7 @@ REASONS: dict[str, tuple[str, str]] = {
         "nothing to do: the daemon takes over or adopts the file when the other has ended",
     ),
     "E_NOTHING_WANTED": (
-        "the patterns leave no file of this repository",
+        "no file is wanted: the repository has none, or the patterns leave none",
         "add the model again with other include and exclude patterns",
     ),
     "E_LISTING": (

@@ -177,6 +177,8 @@ class FakeDaemon:
         app.router.add_post("/v1/models/{model}/{verb}", self._verb)
         app.router.add_delete("/v1/models/{model}", self._remove)
         app.router.add_put("/v1/loaders/{name}", self._loader)
+        app.router.add_put("/v1/limits", self._limits)
+        app.router.add_put("/v1/models/{model}/{verb:limits|priority}", self._verb)
         return app
 
     @web.middleware
@@ -281,6 +283,10 @@ class FakeDaemon:
         self._note("remove", model, await request.read())
         await self._say([e.ModelRemoved(model=model)])
         return self._accepted(model)
+
+    async def _limits(self, request: web.Request) -> web.Response:
+        self._note("limits", "", await request.read())
+        return self._accepted()
 
     async def _loader(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]

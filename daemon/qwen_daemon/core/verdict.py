@@ -11,11 +11,13 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from qwen_daemon.core.backoff import asked_wait_s
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
 
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19})")
+_CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _BUSY_WAIT_S = 10.0  # for a 429 or 503 that names no time
 
 # X-Error-Code values of the Hub, and what they are called here.
@@ -113,9 +115,10 @@ def _judge_cdn(status: int, said: str) -> Trouble:
 
 def _judge_redirect(asked: Asked, answer: Answer) -> Verdict:
     location = answer.headers.get("location", "")
-    if not location or any(ord(c) < 0x21 or ord(c) == 0x7F for c in location):
+    if not location or any(ord(c) < 0x20 or ord(c) == 0x7F for c in location):
         return TryAgain("E_REDIRECT", f"HTTP {answer.status} without a usable Location")
-    return _why_not_ours(asked, answer) or Follow(location=location)
+    # Proxies unescape paths; what may not stand in an address is escaped again, everything else is left as it came.
+    return _why_not_ours(asked, answer) or Follow(location=quote(location, safe=_ASCII, errors="surrogateescape"))
 
 
 def _why_not_ours(asked: Asked, answer: Answer) -> Trouble | None:
@@ -148,8 +151,8 @@ def _judge_body(asked: Asked, answer: Answer) -> Verdict:
     match = _CONTENT_RANGE.fullmatch(headers.get("content-range", ""))
     if match is None:
         return TryAgain("E_BAD_RANGE", "206 without a readable Content-Range")
-    first, last, total = (int(group) for group in match.groups())
-    if total != asked.size_bytes:
+    first, last, total = int(match[1]), int(match[2]), match[3]
+    if total not in ("*", str(asked.size_bytes)):  # "*": the server does not know (RFC 9110 section 14.4)
         return TryAgain("E_CONTENT_CHANGED", f"the server says {total} bytes, the listing {asked.size_bytes}")
     if first != asked.start or not first <= last < asked.end:
         return TryAgain("E_BAD_RANGE", f"asked for {asked.start}-{asked.end - 1}, got {first}-{last}")

@@ -1,41 +1,60 @@
-"""One file, one try: walk from the first byte to the last, re-reading what is recorded and fetching what is not.
+"""One file, one try: several connections fetch what is not recorded yet, and the hash follows them to the last byte.
 
-The hash follows the walk, so it is known when the last byte lands and no second pass is needed. Bytes are recorded in
-the ledger only after they are durable, every CHECKPOINT_BYTES or CHECKPOINT_S (sooner at first) and at every stop,
-cancelling included. A recorded span whose bytes no longer have its digest is dropped and fetched again, which is how a
-part of an earlier try and a copy of a damaged file are both just places to start from. Retrying is the job's business.
+Bytes are recorded in the ledger only after they are durable, every CHECKPOINT_BYTES of a connection or CHECKPOINT_S
+(sooner at first) and at every stop, cancelling included. A recorded span whose bytes no longer have its digest is
+dropped and fetched again, which is how a part of an earlier try and a copy of a damaged file are both just places to
+start from. A connection that fails gives its rest to the others; the try fails with the last one. Retrying is the
+job's business, and how many connections there are at once that of engine.connections.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from qwen_api.manifest import WantedFile
-from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash, span_digest
-from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.digest import Bytes
+from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.pace import Pace
-from qwen_daemon.core.spans import Span, next_start
+from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Segments, holes_between
+from qwen_daemon.core.slowness import (
+    FIRST_BYTE_S,
+    is_slow,
+    pays_to_add,
+    pays_to_add_more,
+    steal_min_bytes,
+    streams_under,
+)
+from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.cancel import beside, finish
-from qwen_daemon.ports import Clock, Ledger, Origin, Part
+from qwen_daemon.engine.connections import Connections
+from qwen_daemon.engine.frontier import Frontier
+from qwen_daemon.engine.stream import Limit, NoLimit, Source, Stream
+from qwen_daemon.engine.writer import Writer
+from qwen_daemon.ports import Clock, Ledger, Part
 
-REQUEST_BYTES = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB; long: a first byte costs 0.65 s
-BATCH_BYTES = 2 << 20  # one write and one hash call per batch; 64 KiB batches cost four times the CPU
-CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per file
+__all__ = ["CHECKPOINT_BYTES", "Download", "Source", "Transfer", "Tuning"]
+
+CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per connection
 CHECKPOINT_S = 2.0
 FIRST_CHECKPOINT_S = 0.25  # doubled up to CHECKPOINT_S: whoever is killed again and again still gets on
+LOOK_S = 1.0  # how often the connections are compared with each other
+HUMBLE_S = 5.0  # after a refused connection, before more than are running are tried; doubled up to HUMBLE_MAX_S
+HUMBLE_MAX_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
-class Source:
-    """Which bytes are wanted, and where they come from."""
+class Tuning:
+    """Sizes that decide when another connection pays; benchmarks/ shows what they cost and bring."""
 
-    repo: str
-    commit: str
-    file: WantedFile
-    origin: Origin
+    segment_bytes: int = SEGMENT_BYTES
+    batch_bytes: int = 1 << 20  # one write and one hash call per batch; 64 KiB batches cost four times the CPU
+    window_bytes: int = 1 << 30  # ahead of the hash: it catches up with so much in under a second
+    lease_min_bytes: int = 32 << 20  # less does not outlast the first byte's wait
+    lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
+    eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
+    proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
 
 
 @dataclass
@@ -43,150 +62,338 @@ class Transfer:
     """What one file's try has done so far, for those who watch it."""
 
     pace: Pace
-    position: int = 0  # bytes walked: on disk and hashed
+    position: int = 0  # bytes on disk that count: re-read or written
     durable_bytes: int = 0
     received_bytes: int = 0
     kept_bytes: int = 0  # of earlier tries, re-read and still good
+    streams: int = 0  # connections open now
+    is_held: Callable[[], bool] = bool  # True while the speed limit, and nothing else, keeps bytes from coming
 
 
 class Download:
     """Bring a part to the file's full length and say what its hash is."""
 
-    def __init__(self, source: Source, part: Part, ledger: Ledger, clock: Clock, transfer: Transfer) -> None:
+    def __init__(
+        self,
+        source: Source,
+        part: Part,
+        ledger: Ledger,
+        clock: Clock,
+        transfer: Transfer,
+        connections: Connections,
+        limit: Limit = NoLimit(),  # noqa: B008 - it has no state
+        tuning: Tuning = Tuning(),
+    ) -> None:
         self._source = source
         self._file = source.file
         self._part = part
         self._ledger = ledger
         self._clock = clock
         self._transfer = transfer
-        self._whole = new_hash(source.file)
-        self._spans = SpanDigester(0)
-        self._batch = bytearray()
-        self._unrecorded_bytes = 0
-        self._checkpoint_s = clock.monotonic_s()
+        transfer.is_held = lambda: any(stream.is_waiting for stream in self._streams.values())
+        self._connections = connections
+        self._limit = limit
+        self._tuning = tuning
+        self._segments = Segments(())
+        self._streams: dict[asyncio.Task[None], Stream] = {}
+        self._is_large = False  # enough to fetch for more than one connection
+        self._streams_max = self._streams_before = 1
+        self._grown_at_bps = 0.0  # what all together gave when more were last added
+        self._humble_until_s, self._humble_s = 0.0, HUMBLE_S
+        self._first_byte_s = FIRST_BYTE_S
+        self._news = asyncio.Event()  # something was written, needed again, or went wrong
+        self._due = asyncio.Event()  # a connection has brought enough to be recorded
+        self._ended_spans: list[Span] = []  # of connections that have ended, not recorded yet
+        self._checkpointing = asyncio.Lock()
         self._checkpoint_after_s = FIRST_CHECKPOINT_S
-        self._writing = asyncio.Lock()  # one flush at a time, whoever asks for it
-        self._broken: Trouble | None = None  # the disk's refusal: what comes now has no place any more
+        self._failure: Exception | None = None
+        self._is_ending = False
         self._unsynced = False  # the kernel may have dropped pages and forgotten the error (fsync(2), ERRORS)
 
-    async def run(self, spans: tuple[Span, ...], resumed: Callable[[int], None]) -> str:
-        """Walk to the end and return the content's hash; `resumed` is told how many recorded bytes were still good.
+    async def run(self, spans: Sequence[Span], resumed: Callable[[int], None]) -> str:
+        """Fetch to the end and return the content's hash; `resumed` is told how many recorded bytes were still good.
 
         Raises Troubles. However it ends, what was received is written, durable and on record as far as the disk
         allowed.
         """
+        tuning, size_bytes = self._tuning, self._file.size_bytes
+        holes = holes_between(((span.offset, span.end) for span in spans), size_bytes)
+        self._segments = Segments(holes, tuning.segment_bytes)
+        self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
+        self._damaged: list[Span] = []
+        self._is_large = self._segments.left_bytes >= tuning.eager_bytes
+        self._streams_max = 2 if self._is_large else 1
+        self._connections.join(self)
         try:
-            async with beside(self._checkpoint_when_slow()):
-                await self._walk(list(spans), resumed)
-            await finish(self._checkpoint())
-        except BaseException:
-            with suppress(Trouble):  # the first trouble is the one that is told
-                await finish(self._checkpoint())
-            raise
-        return self._whole.hexdigest()
+            async with beside(self._checkpoint_now_and_then()), beside(self._compare_now_and_then()):
+                await self._follow(resumed)
+        finally:
+            self._is_ending = True
+            await finish(self._end())
+        if self._failure is not None:
+            raise self._failure
+        return self._frontier.hexdigest()
 
-    async def _walk(self, spans: list[Span], resumed: Callable[[int], None]) -> None:
-        told_bytes = 0
-        while (position := self._transfer.position) < self._file.size_bytes:
-            if spans and spans[0].offset == position:
-                await self._reread(spans.pop(0))
-                continue
-            if self._transfer.kept_bytes > told_bytes:
-                told_bytes = self._transfer.kept_bytes
-                resumed(told_bytes)
-            await self._fetch(position, next_start(spans, position, self._file.size_bytes))
-        if self._transfer.kept_bytes > told_bytes:
-            resumed(self._transfer.kept_bytes)
+    # What engine.connections asks of a file.
 
-    async def _reread(self, span: Span) -> None:
-        """Walk over a recorded span if its bytes are still the recorded ones; else forget it and stay."""
-        data = await self._part.read(span.offset, span.length)
-        if not await asyncio.to_thread(self._accept, data, span):
-            await self._ledger.forget(self._source.repo, self._file.etag, [span.offset])
-            return
-        self._transfer.position = span.end
-        self._transfer.kept_bytes += span.length
-        self._transfer.durable_bytes += span.length
+    @property
+    def streams(self) -> int:
+        """See connections.Fetching."""
+        return len(self._streams)
 
-    async def _fetch(self, start: int, end: int) -> None:
-        self._spans = SpanDigester(start)
-        while start < end:
-            await self._request(start, min(end, start + REQUEST_BYTES))
-            await finish(self._flush())
-            start = self._transfer.position
-        await finish(self._checkpoint())
+    def left_bytes(self) -> int:
+        """See connections.Fetching."""
+        return self._segments.left_bytes
 
-    async def _request(self, start: int, end: int) -> None:
-        source = self._source
-        async with source.origin.read(source.repo, source.commit, source.file, start, end) as chunks:
-            async for chunk in chunks:
-                self._transfer.received_bytes += len(chunk)
-                self._transfer.pace.took(self._clock.monotonic_s(), len(chunk))
-                self._batch += chunk
-                if len(self._batch) >= BATCH_BYTES:
-                    await finish(self._flush())
+    def rates_bps(self) -> list[float]:
+        """See connections.Fetching."""
+        return [rate for stream in self._streams.values() if (rate := stream.rate_bps()) is not None]
 
-    async def _flush(self) -> None:
-        """Write the batch, then hash it; sometimes record. Called through `finish`, so it is never cut in half."""
-        async with self._writing:
-            await self._write()
-            is_due = self._clock.monotonic_s() - self._checkpoint_s >= self._checkpoint_after_s
-            if is_due or self._unrecorded_bytes >= CHECKPOINT_BYTES:
-                await self._record()
+    def wants_stream(self) -> bool:
+        """See connections.Fetching."""
+        if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
+            return False
+        if not pays_to_add(self.rates_bps()):
+            return False
+        if self._segments.free_bytes:
+            return self._segments.may_take(self._tuning.window_bytes)
+        return self.streams > 0 and self._victim() is not None
 
-    async def _checkpoint(self) -> None:
-        async with self._writing:
+    def open_stream(self) -> None:
+        """See connections.Fetching."""
+        lease = self._segments.take(self._lease_bytes(), self._tuning.window_bytes)
+        if lease is None:
+            victim = self._victim()
+            assert victim is not None, "wants_stream said so"
+            lease = self._segments.steal(victim)
+        writer = Writer(self._part, lease.start, self._tuning.batch_bytes, CHECKPOINT_BYTES, self._wrote)
+        stream = Stream(self._source, self._segments, lease, writer, self._clock)
+        task = asyncio.create_task(self._stream(stream))
+        self._streams[task] = stream
+        self._transfer.streams = len(self._streams)
+
+    def _streams_limit(self) -> int:
+        if not self._source.origin.splits(self._source.repo, self._file):
+            return 1  # a server without ranges sends the whole file each time
+        return min(self._streams_max, streams_under(self._limit.rate_bps))
+
+    def _lease_bytes(self) -> int:
+        tuning = self._tuning
+        if self._streams_limit() == 1:
+            return self._file.size_bytes if self._streams_max > 1 else tuning.lease_max_bytes
+        expected = max(self.streams + 1, self._connections.share(self))
+        even = min(self._segments.left_bytes, tuning.window_bytes) // expected
+        return min(tuning.lease_max_bytes, max(tuning.lease_min_bytes, even))
+
+    def _victim(self) -> Lease | None:
+        rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}
+
+        def least(lease: Lease) -> float:
+            rate_bps = rates.get(id(lease))
+            if rate_bps is None:  # too young to be judged
+                return 2.0 * self._tuning.lease_min_bytes
+            return steal_min_bytes(rate_bps, self._first_byte_s, self._tuning.lease_min_bytes // 4)
+
+        def left_s(lease: Lease) -> float:
+            return lease.left_bytes / max(1.0, rates.get(id(lease)) or 0.0)
+
+        return self._segments.victim(least, left_s)
+
+    # The connections.
+
+    async def _stream(self, stream: Stream) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        try:
             try:
-                await self._write()
+                await stream.run(self._limit, self._took)
+                if stream.received_bytes >= self._tuning.proven_bytes and stream.lease.left_bytes == 0:
+                    self._connections.remember(stream.received_bytes / max(stream.age_s(), 1e-3))
             finally:
-                await self._record()
-
-    async def _checkpoint_when_slow(self) -> None:
-        """A line too slow to fill a batch, or silent, must not keep what has come from being durable."""
-        while self._broken is None:
-            await self._clock.sleep(self._checkpoint_after_s)
-            if self._clock.monotonic_s() - self._checkpoint_s < self._checkpoint_after_s:
-                continue
-            with suppress(Trouble):  # it is kept, and raised at the next write
-                await finish(self._checkpoint())
-
-    async def _write(self) -> None:
-        if self._broken is not None:  # bytes are missing before this batch
-            raise self._broken
-        batch, self._batch = self._batch, bytearray()
-        if not batch:
-            return
-        try:
-            await self._part.write(self._transfer.position, batch)
+                await finish(self._close(stream))
         except Trouble as trouble:
-            self._broken = trouble
-            raise
-        await asyncio.to_thread(self._take, batch)
-        self._transfer.position += len(batch)
-        self._unrecorded_bytes += len(batch)
+            self._failed(stream, trouble)
+        except Exception as surprise:  # raised by run(), in the task that waits for this one
+            self._fail(surprise)
+        finally:
+            del self._streams[task]
+            self._transfer.streams = len(self._streams)
+            self._connections.release()
+            self._news.set()
 
-    async def _record(self) -> None:
-        """Durable first, recorded second, told third. After a failed sync nothing more of this try is believed."""
-        self._checkpoint_s = self._clock.monotonic_s()
-        count, self._unrecorded_bytes = self._unrecorded_bytes, 0
-        if not count or self._unsynced:
+    def _took(self, stream: Stream, count: int) -> None:
+        """A chunk came and may pass: count it, and let more connections follow those that work."""
+        now_s = self._clock.monotonic_s()
+        self._transfer.received_bytes += count
+        self._transfer.pace.took(now_s, count)
+        if not stream.is_proven and stream.received_bytes >= self._tuning.proven_bytes and stream.rate_bps():
+            stream.is_proven = True
+            self._first_byte_s = 0.7 * self._first_byte_s + 0.3 * (stream.first_byte_after_s() or 0.0)
+            self._grow(now_s)
+        if stream.writer.unrecorded_bytes >= CHECKPOINT_BYTES // 2:
+            self._due.set()
+
+    def _grow(self, now_s: float) -> None:
+        """More connections, if the last ones that were added brought something."""
+        is_all_there = self.streams == self._streams_max and all(s.is_proven for s in self._streams.values())
+        if not self._is_large or not is_all_there or now_s < self._humble_until_s:
             return
-        spans = self._spans.take()
+        rate_bps = sum(self.rates_bps())
+        if not pays_to_add_more(rate_bps, before_bps=self._grown_at_bps):
+            self._streams_max = max(1, self._streams_before)
+            self._humble_until_s = now_s + HUMBLE_MAX_S
+            return
+        self._grown_at_bps, self._streams_before = rate_bps, self._streams_max
+        self._streams_max = min(self._connections.count_max, 4 * self._streams_max)
+        self._connections.fill()
+
+    def _failed(self, stream: Stream, trouble: Trouble) -> None:
+        """Others go on with its rest if there are any; else this is how the try ends."""
+        others = self.streams - 1
+        is_of_the_line = isinstance(trouble, (TryAgain, TryLater, ResolveAgain)) and not isinstance(trouble, StartOver)
+        if self._is_ending or (others and is_of_the_line and self._failure is None):
+            self._streams_max = max(1, others)
+            self._humble_until_s = self._clock.monotonic_s() + self._humble_s
+            self._humble_s = min(HUMBLE_MAX_S, 2 * self._humble_s) if not stream.received_bytes else HUMBLE_S
+            return
+        self._fail(trouble)
+
+    def _fail(self, failure: Exception) -> None:
+        self._failure = self._failure or failure
+        self._news.set()
+        for stream in self._streams.values():
+            stream.cut()
+
+    async def _close(self, stream: Stream) -> None:
+        """What it brought is written; the rest of its lease is free again."""
+        try:
+            await stream.writer.flush()
+        finally:
+            self._ended_spans += await stream.writer.take()
+            self._segments.give_back(stream.lease)
+
+    async def _wrote(self, start: int, batch: Bytes) -> None:
+        self._segments.wrote(start, start + len(batch))
+        self._transfer.position += len(batch)
+        await self._frontier.offer(start, batch)
+        self._news.set()
+
+    # The hash.
+
+    async def _follow(self, resumed: Callable[[int], None]) -> None:
+        told_bytes = 0
+        while not self._frontier.is_done and self._failure is None:
+            self._news.clear()
+            kept_bytes, position = self._frontier.kept_bytes, self._frontier.position
+            moved = await self._frontier.step()
+            self._kept(self._frontier.kept_bytes - kept_bytes)
+            await self._forget_damaged()
+            if self._frontier.position != position:
+                self._connections.fill()  # the window has moved
+            if moved:
+                continue
+            if self._frontier.kept_bytes > told_bytes:
+                told_bytes = self._frontier.kept_bytes
+                resumed(told_bytes)
+            await self._news.wait()
+        if self._frontier.kept_bytes > told_bytes:
+            resumed(self._frontier.kept_bytes)
+
+    def _kept(self, count: int) -> None:
+        self._transfer.kept_bytes += count
+        self._transfer.position += count
+        self._transfer.durable_bytes += count
+
+    def _need_again(self, span: Span) -> None:
+        self._damaged.append(span)
+
+    async def _forget_damaged(self) -> None:
+        """The ledger first, then the network: what is on record must not be written over."""
+        damaged, self._damaged = self._damaged, []
+        if damaged:
+            await self._ledger.forget(self._source.repo, self._file.etag, [span.offset for span in damaged])
+            for span in damaged:
+                self._segments.need(span.offset, span.end)
+            self._connections.fill()
+
+    # Making it durable.
+
+    async def _checkpoint_now_and_then(self) -> None:
+        """Also on a line too slow to fill a batch, or silent: what has come must not stay in memory."""
+        while self._failure is None:
+            with suppress(TimeoutError):
+                async with beside(self._call_after(self._checkpoint_after_s)):
+                    await self._due.wait()
+            self._due.clear()
+            try:
+                await finish(self._checkpoint())
+            except Trouble as trouble:
+                self._fail(trouble)
+
+    async def _call_after(self, seconds: float) -> None:
+        await self._clock.sleep(seconds)
+        self._due.set()
+
+    async def _checkpoint(self, *, flush: bool = True) -> None:
+        """Written first, durable second, recorded third, told last. After a failed sync nothing more is believed."""
+        async with self._checkpointing:
+            spans, self._ended_spans = self._ended_spans, []
+            trouble: Trouble | None = None
+            for stream in list(self._streams.values()):
+                try:
+                    if flush:
+                        await stream.writer.flush()
+                except Trouble as refused:
+                    trouble = refused
+                spans += await stream.writer.take()
+            if spans and not self._unsynced:
+                await self._record(spans)
+            if trouble is not None:
+                raise trouble
+
+    async def _record(self, spans: Sequence[Span]) -> None:
         try:
             await self._part.sync()
         except Trouble as trouble:
-            self._broken, self._unsynced = trouble, True
+            self._unsynced = True
+            self._fail(trouble)  # here: whoever waits for this checkpoint may have been cancelled meanwhile
             raise
         await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
-        self._transfer.durable_bytes += count
+        self._transfer.durable_bytes += sum(span.length for span in spans)
         self._checkpoint_after_s = min(2 * self._checkpoint_after_s, CHECKPOINT_S)
 
-    def _take(self, batch: Bytes) -> None:
-        self._whole.update(batch)
-        self._spans.update(batch)
+    # Comparing the connections, and the end.
 
-    def _accept(self, data: bytes, span: Span) -> bool:
-        if len(data) != span.length or span_digest(data) != span.digest:
+    async def _compare_now_and_then(self) -> None:
+        while self._failure is None:
+            await self._clock.sleep(LOOK_S)
+            for stream in list(self._streams.values()):
+                if self._is_slow(stream):
+                    if not self._siblings_bps(stream):
+                        self._connections.doubt()
+                    stream.cut()
+                    break  # the others may be faster without it
+            self._grow(self._clock.monotonic_s())
+            self._connections.fill()
+
+    def _is_slow(self, stream: Stream) -> bool:
+        mine_bps = stream.rate_bps()
+        if mine_bps is None:
             return False
-        self._whole.update(data)
-        return True
+        others = self._siblings_bps(stream) or [self._connections.remembered_bps]
+        return is_slow(mine_bps, others, age_s=stream.age_s(), left_bytes=stream.lease.left_bytes)
+
+    def _siblings_bps(self, stream: Stream) -> list[float]:
+        mine = [s.rate_bps() for s in self._streams.values() if s is not stream]
+        return [rate for rate in mine if rate is not None] + self._connections.others_bps(self)
+
+    async def _end(self) -> None:
+        for task in list(self._streams):
+            task.cancel()
+        while self._streams:
+            await asyncio.wait(list(self._streams))
+        self._connections.leave(self)
+        try:
+            await self._checkpoint()
+        except Trouble as trouble:  # the first trouble is the one that is told
+            self._failure = self._failure or trouble

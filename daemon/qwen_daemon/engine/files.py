@@ -7,7 +7,7 @@ only after it is published and durable. The round (what a model needs as a whole
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -19,31 +19,16 @@ from qwen_daemon.core.digest import algorithm_of
 from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.twins import ways_without_room
+from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import finish, wait
+from qwen_daemon.engine.controls import ModelControls
+from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.download import Download, Source
 from qwen_daemon.engine.transfers import Transfers
-from qwen_daemon.ports import Blobs, Clock, Ledger, Locks, Origin, Seals, Store
+from qwen_daemon.ports import Clock, Origin
 
 LOCKED_PAUSE_S = 5.0  # how often a file that another program is downloading is looked at again
-
-
-@dataclass(frozen=True, kw_only=True)
-class Disk:
-    """The ports onto what is stored."""
-
-    store: Store
-    blobs: Blobs
-    ledger: Ledger
-    seals: Seals
-    locks: Locks
-
-
-@dataclass(frozen=True, kw_only=True)
-class Budget:
-    """What all models share: files in flight, and files being hashed."""
-
-    files: asyncio.Semaphore
-    hashes: asyncio.Semaphore
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +51,12 @@ class Files:
     origin: Origin
     clock: Clock
     budget: Budget
+    controls: ModelControls
     transfers: Transfers
     publish: Callable[[e.Event], int]
     hurry: asyncio.Event  # set by "retry now": every wait between tries ends
     verified: Callable[[WantedFile], None]
+    adoption: Adoption
     failures: list[Failure] = field(default_factory=list)
 
     async def link(self, step: Step) -> None:
@@ -115,8 +102,12 @@ class Files:
         while True:
             received_before = self.transfers.received_bytes(file.path)
             try:
-                async with self.budget.files:
-                    await self._try(file, found, attempt)
+                async with self.budget.contents.hold(file.etag):
+                    # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
+                    if await self.adopt(steps, (*ways_without_room(file), "copy")):
+                        return
+                    async with self.budget.files.slot(self.controls.rank):
+                        await self._try(file, found, attempt)
                 break
             except MakeRoom:
                 raise
@@ -129,6 +120,20 @@ class Files:
                 return
             attempts, attempt = decision.attempts, decision.attempt
             await self._wait(file, decision, trouble)
+        await self._link_all(steps, started_s)
+
+    async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
+        """Take one content from elsewhere in the cache, if it is there and one of the ways works.
+
+        Raises MakeRoom when only a copy is left and does not fit.
+        """
+        started_s = self.clock.monotonic_s()
+        if not await self.adoption.adopt(steps[0].file, ways):
+            return False
+        await self._link_all(steps, started_s)
+        return True
+
+    async def _link_all(self, steps: list[Step], started_s: float) -> None:
         for step in steps:
             seal = await self.disk.store.publish(self.manifest, step.file, None)
             await self._announce(step.file, seal, duration_s=self.clock.monotonic_s() - started_s)
@@ -148,7 +153,15 @@ class Files:
                         spans = ()
                     source = Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
                     with self.transfers.watch(file) as transfer:
-                        download = Download(source, part, self.disk.ledger, self.clock, transfer)
+                        download = Download(
+                            source,
+                            part,
+                            self.disk.ledger,
+                            self.clock,
+                            transfer,
+                            self.budget.connections,
+                            self.controls.limiter,
+                        )
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()

@@ -47,8 +47,10 @@ class Lookup:
                 raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache has no listing of this commit")
             source = "hub"
             whole = await self._patiently(lambda: world.hub.list_files(self.ref.repo, commit))
-            await world.disk.store.begin(whole)
+            await world.disk.store.begin(whole, self.ref)
         manifest = world.select(whole, self.wanted.include, self.wanted.exclude)
+        if not whole.files:
+            raise AskHuman("E_NOTHING_WANTED", "the repository has no files at this commit")
         if not manifest.files:
             raise AskHuman("E_NOTHING_WANTED", "the patterns leave no file of this repository")
         if manifest != last:

@@ -7,14 +7,18 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
+import msgspec
+
 from qwen_api import events as e
-from qwen_api.commands import AddModel
+from qwen_api.commands import AddModel, SetLimits
 from qwen_api.manifest import Manifest
 from qwen_api.models import parse_model
 from qwen_daemon.core.errors import Configured, UnknownModel
+from qwen_daemon.engine.adopt import renew_seals, sealed_twins
 from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
 from qwen_daemon.engine.world import World
 
@@ -37,7 +41,7 @@ class Engine:
         rhythm: Rhythm,
         removing: Removing,
     ) -> None:
-        self._world = world
+        self._world = replace(world, look_again=self._look_again)
         self._watch = watch
         self._watched = watched
         self._rhythm = rhythm
@@ -78,6 +82,7 @@ class Engine:
         """Want a model from now on, also after a restart; returns its key. Raises BadModelName."""
         ref = parse_model(wanted.model)
         async with self._changing:
+            wanted = self._as_before(ref.key, wanted)
             if ref.key not in self._configured:
                 await self._world.desires.desire(ref.key, wanted)
             self._want(wanted)
@@ -97,6 +102,7 @@ class Engine:
             except BaseException:
                 self._want(keeper.wanted)  # half removed is still wanted: what is gone will come back
                 raise
+            self._world.controls.forget(key)
             self._world.publish(e.ModelRemoved(model=key, freed_bytes=freed_bytes))
 
     async def _forget(self, key: str, manifest: Manifest | None, *, delete_files: bool) -> int:
@@ -108,8 +114,18 @@ class Engine:
             for etag in {file.etag for file in manifest.files} - keep:
                 await world.disk.ledger.forget(manifest.repo, etag)
             if not any(self._same_commit(keeper, manifest) for keeper, _ in self._keepers.values()):
-                freed_bytes = await self._removing.remove(manifest, keep)
+                freed_bytes = await self._remove_files(manifest, keep)
         await world.desires.desire(key, None)
+        return freed_bytes
+
+    async def _remove_files(self, manifest: Manifest, keep: frozenset[str]) -> int:
+        """Removing one name of a hardlinked file must not cost the other names their seals."""
+        disk = self._world.disk
+        sealed = [(file, await sealed_twins(disk, manifest.repo, file)) for file in manifest.files]
+        freed_bytes = await self._removing.remove(manifest, keep)
+        renewed = [await renew_seals(disk, manifest.repo, file, before) for file, before in sealed]
+        for repo in set[str]().union(*renewed):
+            self._look_again(repo)
         return freed_bytes
 
     def pause(self, key: str) -> None:
@@ -132,6 +148,20 @@ class Engine:
         """Look at the disk again; `full` hashes every file, seals or not."""
         self._keeper(key).verify(full=full)
 
+    def set_limits(self, limits: SetLimits) -> None:
+        """Change what holds for the whole daemon."""
+        self._world.controls.set(limits)
+
+    def limit(self, key: str, rate_limit_bps: int | None) -> None:
+        """See Controls.limit."""
+        self._keeper(key)
+        self._world.controls.limit(key, rate_limit_bps)
+
+    def prioritise(self, key: str, priority: int) -> None:
+        """See Controls.prioritise."""
+        self._keeper(key)
+        self._world.controls.prioritise(key, priority)
+
     def recheck(self, reason: str) -> None:
         """Look at every model again."""
         for keeper, _ in self._keepers.values():
@@ -152,6 +182,8 @@ class Engine:
         ref = parse_model(wanted.model)
         known = self._keepers.get(ref.key)
         if known is not None and _same(known[0].wanted, wanted):
+            self._want_controls(ref.key, known[0].wanted, wanted)
+            known[0].wanted = wanted
             return
         self._world.publish(
             e.ModelAdded(
@@ -163,11 +195,34 @@ class Engine:
                 follow=wanted.follow,
             )
         )
+        self._want_controls(ref.key, known[0].wanted if known else None, wanted)
         if known is not None:
             known[0].change(wanted)
             return
         keeper = Keeper(self._world, self._watch, self._watched, self._rhythm, ref, wanted)
         self._keepers[ref.key] = (keeper, self._group.create_task(keeper.run()))
+
+    def _look_again(self, repo: str) -> None:
+        for keeper, _ in self._keepers.values():
+            if keeper.ref.repo == repo and keeper.complete:
+                keeper.wake("change")
+
+    def _want_controls(self, key: str, before: AddModel | None, wanted: AddModel) -> None:
+        """A limit or a priority that is wanted as before does not undo a command."""
+        if before is None or _controls(before) != _controls(wanted):
+            self._world.controls.want(key, wanted.rate_limit_bps, wanted.priority)
+
+    def _as_before(self, key: str, wanted: AddModel) -> AddModel:
+        """What a command leaves out of a known model's limit and priority stays."""
+        known = self._keepers.get(key)
+        if known is None:
+            return wanted
+        rate_limit_bps, priority = _controls(known[0].wanted)
+        return msgspec.structs.replace(
+            wanted,
+            rate_limit_bps=wanted.rate_limit_bps or rate_limit_bps,
+            priority=wanted.priority or priority,
+        )
 
     @staticmethod
     def _same_commit(keeper: Keeper, manifest: Manifest) -> bool:
@@ -178,6 +233,7 @@ class Engine:
         known = self._keepers.pop(key, None)
         if known is not None:
             known[1].cancel()
+            self._world.controls.forget(key)
             self._world.publish(e.ModelRemoved(model=key, freed_bytes=freed_bytes))
 
     def _etags_of_others(self, key: str, repo: str) -> frozenset[str]:
@@ -191,3 +247,7 @@ class Engine:
 
 def _same(a: AddModel, b: AddModel) -> bool:
     return (a.include, a.exclude, a.follow) == (b.include, b.exclude, b.follow)
+
+
+def _controls(wanted: AddModel) -> tuple[int | None, int]:
+    return wanted.rate_limit_bps, wanted.priority

@@ -7,7 +7,7 @@ the keeper's business (engine.keeper); what the files should be, engine.lookup's
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,6 +19,8 @@ from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found, Plan, Step, make_plan
 from qwen_daemon.core.spans import recorded_bytes
+from qwen_daemon.core.twins import ways_without_room
+from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import beside, together
 from qwen_daemon.engine.files import Failure, Files
 from qwen_daemon.engine.lookup import Lookup
@@ -112,28 +114,56 @@ class Round:
         contents: dict[str, list[Step]] = {}
         for step in steps:
             contents.setdefault(step.file.etag, []).append(step)
-        firsts = [group[0] for group in contents.values()]
-        if firsts and self.world.offline:
-            raise TryAgain("E_OFFLINE", f"{len(steps)} files are missing or wrong, and nothing may be fetched")
-        fetch_bytes = sum(step.fetch_bytes for step in firsts)
-        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
+            if found[step.file.path].seal is not None:
+                await files.adoption.distrust(step.file)
         try:
-            if firsts:
-                if not plan.of("fetch"):
-                    self._say("downloading")  # a file that was here turned out wrong
-                self.world.publish(
-                    e.ModelPlanned(
-                        model=self.ref.key,
-                        fetch_files=len(steps),
-                        fetch_bytes=fetch_bytes,
-                        kept_bytes=sum(step.kept_bytes for step in firsts),
-                        free_bytes=free_bytes,
-                        verify_files=len(plan.of("hash")),
-                    )
-                )
-            await together(files.fetch(group, found[group[0].file.path]) for group in contents.values())
+            groups = await self._adopt(files, list(contents.values()))
+            if groups and self.world.offline:
+                count = sum(map(len, groups))
+                raise TryAgain("E_OFFLINE", f"{count} files are missing or wrong, and nothing may be fetched")
+            await self._fetch(files, groups, plan, found)
         finally:
             self.world.room.release(self.ref.key)
+            for repo in files.adoption.touched:
+                self.world.look_again(repo)
+
+    async def _adopt(self, files: Files, groups: list[list[Step]]) -> list[list[Step]]:
+        """Take what lies elsewhere in the cache, first what costs no room; returns what is left to fetch."""
+        groups = await self._left(files, groups, ways_without_room)
+        copied_bytes = 0
+        for group in groups:
+            if await files.adoption.could(group[0].file):
+                copied_bytes += group[0].file.size_bytes
+        if not copied_bytes:
+            return groups
+        await self.world.room.claim(self.ref.key, copied_bytes, lambda: 0)
+        return await self._left(files, groups, lambda _file: ("copy",))
+
+    async def _left(
+        self, files: Files, groups: list[list[Step]], ways: Callable[[WantedFile], Sequence[e.AdoptedHow]]
+    ) -> list[list[Step]]:
+        adopted = await together(files.adopt(group, ways(group[0].file)) for group in groups)
+        return [group for group, is_done in zip(groups, adopted, strict=True) if not is_done]
+
+    async def _fetch(self, files: Files, groups: list[list[Step]], plan: Plan, found: dict[str, Found]) -> None:
+        firsts = [group[0] for group in groups]
+        fetch_bytes = sum(step.fetch_bytes for step in firsts)
+        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
+        if not firsts:
+            return
+        if not plan.of("fetch"):
+            self._say("downloading")  # a file that was here turned out wrong
+        self.world.publish(
+            e.ModelPlanned(
+                model=self.ref.key,
+                fetch_files=sum(map(len, groups)),
+                fetch_bytes=fetch_bytes,
+                kept_bytes=sum(step.kept_bytes for step in firsts),
+                free_bytes=free_bytes,
+                verify_files=len(plan.of("hash")),
+            )
+        )
+        await together(files.fetch(group, found[group[0].file.path]) for group in groups)
 
     async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
         if await files.hash(step, found):
@@ -185,10 +215,19 @@ class Round:
             origin=world.origin,
             clock=world.clock,
             budget=world.budget,
+            controls=world.controls.of(self.ref.key),
             transfers=transfers,
             publish=world.publish,
             hurry=self.hurry,
             verified=verified,
+            adoption=Adoption(
+                manifest=manifest,
+                model=self.ref.key,
+                disk=world.disk,
+                hashes=world.budget.hashes,
+                transfers=transfers,
+                publish=world.publish,
+            ),
         )
 
     def _component_complete(self, manifest: Manifest, name: str, files: tuple[WantedFile, ...]) -> None:

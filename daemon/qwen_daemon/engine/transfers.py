@@ -77,7 +77,8 @@ class Transfers:
         idle_s = transfer.pace.idle_s(now_s)
         rate_bps = transfer.pace.rate_bps(now_s)
         if state == watched.told:
-            if idle_s >= STALL_NOTICE_S and not watched.told_stalled and not watched.verifying:
+            is_silent = idle_s >= STALL_NOTICE_S and not watched.verifying and not transfer.is_held()
+            if is_silent and not watched.told_stalled:
                 watched.told_stalled = True
                 next_at = self._clock.utc(max(0.0, STALL_CUT_S - idle_s))
                 self._publish(

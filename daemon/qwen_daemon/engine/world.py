@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from qwen_api import events as e
 from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
-from qwen_daemon.engine.files import Budget, Disk
+from qwen_daemon.engine.controls import Controls
+from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.room import Room
 from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
 
@@ -24,8 +25,10 @@ class World:
     desires: Desires
     clock: Clock
     budget: Budget
+    controls: Controls
     room: Room
     publish: Callable[[e.Event], int]
     select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
     structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
     offline: bool
+    look_again: Callable[[str], None] = lambda _repo: None  # its seals were renewed or broken by another model's round

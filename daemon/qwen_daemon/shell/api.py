@@ -21,6 +21,7 @@ from aiohttp import web
 
 from qwen_api import commands
 from qwen_api import events as e
+from qwen_api.models import BadModelName, parse_model
 from qwen_api.seals import Seal
 from qwen_api.status import FileStatus, ModelStatus, Status, encode_status
 from qwen_daemon.core.errors import UnknownModel
@@ -59,6 +60,15 @@ class Commands(Protocol):
 
     def verify(self, key: str, *, full: bool) -> None:
         """Look at the disk again."""
+
+    def set_limits(self, limits: commands.SetLimits) -> None:
+        """Change what holds for the whole daemon."""
+
+    def limit(self, key: str, rate_limit_bps: int | None) -> None:
+        """Limit one model's speed."""
+
+    def prioritise(self, key: str, priority: int) -> None:
+        """Begin a model's files sooner or later than others'."""
 
 
 class Stream(Protocol):
@@ -127,6 +137,9 @@ class Api:
                     web.post("/v1/models/{id}/{verb:pause|resume|retry}", self._verb),
                     web.post("/v1/models/{id}/update", self._update),
                     web.post("/v1/models/{id}/verify", self._verify),
+                    web.put("/v1/limits", self._set_limits),
+                    web.put("/v1/models/{id}/limits", self._limit),
+                    web.put("/v1/models/{id}/priority", self._prioritise),
                 ]
             )
         return app
@@ -136,7 +149,7 @@ class Api:
         if sum(reader.transport is not None for reader in self._readers) >= READERS_MAX:
             raise Refusal(503, "E_BUSY", "too many readers", f"{READERS_MAX} streams are open", "close one")
         since, follow = _int_query(request, "since"), request.query.get("follow", "1") != "0"
-        passes = _filter(request.query.get("model", ""), request.query.get("types", ""))
+        passes = _filter(self._key(request.query.get("model", "")), request.query.get("types", ""))
         as_sse = "text/event-stream" in request.headers.get("Accept", "")
         content_type = "text/event-stream" if as_sse else "application/x-ndjson"
         response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
@@ -164,10 +177,10 @@ class Api:
         return _json(msgspec.json.encode(tuple(self._bus.status.models.values())))
 
     async def _model(self, request: web.Request) -> web.Response:
-        return _json(msgspec.json.encode(self._status_of(request.match_info["id"])))
+        return _json(msgspec.json.encode(self._status_of(self._key(request.match_info["id"]))))
 
     async def _files(self, request: web.Request) -> web.Response:
-        model = self._status_of(request.match_info["id"])
+        model = self._status_of(self._key(request.match_info["id"]))
         answer = FilesAnswer(
             model=model.model,
             commit=model.commit,
@@ -185,7 +198,7 @@ class Api:
 
     async def _readyz(self, request: web.Request) -> web.Response:
         """200 when the model (all models, if none is named) is complete, else 503 with what it is doing."""
-        key = request.query.get("model", "")
+        key = self._key(request.query.get("model", ""))
         models = [self._status_of(key)] if key else list(self._bus.status.models.values())
         ready = bool(models) and all(m.state == "complete" for m in models)
         body = {m.model: {"state": m.state, "done_bytes": m.done_bytes, "size_bytes": m.size_bytes} for m in models}
@@ -213,30 +226,59 @@ class Api:
         return _accepted(self._bus.seq, key, status=201)
 
     async def _remove(self, request: web.Request) -> web.Response:
-        key = request.match_info["id"]
+        key = self._key(request.match_info["id"])
         asked = await _body(request, commands.RemoveModel)
         _audit(request, "remove", key)
         await self._engine.remove(key, delete_files=asked.delete_files)
         return _accepted(self._bus.seq, key)
 
     async def _verb(self, request: web.Request) -> web.Response:
-        key, verb = request.match_info["id"], request.match_info["verb"]
+        key, verb = self._key(request.match_info["id"]), request.match_info["verb"]
         _audit(request, verb, key)
         {"pause": self._engine.pause, "resume": self._engine.resume, "retry": self._engine.retry}[verb](key)
         return _accepted(self._bus.seq, key)
 
     async def _update(self, request: web.Request) -> web.Response:
-        key = request.match_info["id"]
+        key = self._key(request.match_info["id"])
         _audit(request, "update", key)
         await self._engine.update(key)
         return _accepted(self._bus.seq, key)
 
     async def _verify(self, request: web.Request) -> web.Response:
-        key = request.match_info["id"]
+        key = self._key(request.match_info["id"])
         asked = await _body(request, commands.VerifyModel)
         _audit(request, "verify", key)
         self._engine.verify(key, full=asked.full)
         return _accepted(self._bus.seq, key)
+
+    async def _set_limits(self, request: web.Request) -> web.Response:
+        asked = await _body(request, commands.SetLimits)
+        _audit(request, "limits", "")
+        self._engine.set_limits(asked)
+        return _accepted(self._bus.seq, "")
+
+    async def _limit(self, request: web.Request) -> web.Response:
+        key = self._key(request.match_info["id"])
+        asked = await _body(request, commands.SetModelLimits)
+        _audit(request, "limits", key)
+        self._engine.limit(key, asked.rate_limit_bps)
+        return _accepted(self._bus.seq, key)
+
+    async def _prioritise(self, request: web.Request) -> web.Response:
+        key = self._key(request.match_info["id"])
+        asked = await _body(request, commands.SetPriority)
+        _audit(request, "priority", key)
+        self._engine.prioritise(key, asked.priority)
+        return _accepted(self._bus.seq, key)
+
+    def _key(self, name: str) -> str:
+        """A model's key, its alias or `org/name[@revision]` (percent-encoded in a path); anything else as it is."""
+        if name in self._bus.status.models:
+            return name
+        try:
+            return parse_model(name).key
+        except BadModelName:
+            return name
 
     def _status_of(self, key: str) -> ModelStatus:
         model = self._bus.status.models.get(key)

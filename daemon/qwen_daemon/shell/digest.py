@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import io
+import os
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -25,24 +27,44 @@ async def digest_file(path: Path, file: WantedFile, progress: Callable[[int], No
     """
     stop = threading.Event()
     try:
-        return await asyncio.to_thread(_digest_file, path, file, progress, stop)
+        return await asyncio.to_thread(hash_file, path, file, progress, stop)
     except asyncio.CancelledError:
         stop.set()
         raise
 
 
-def _digest_file(
+def hash_file(
     path: Path, file: WantedFile, progress: Callable[[int], None], stop: threading.Event
 ) -> tuple[str, tuple[Span, ...]]:
+    """`digest_file` in this thread; raises Stopped once `stop` is set."""
+    with path.open("rb", buffering=0) as source:
+        return hash_through(source, file, progress, stop)
+
+
+def hash_through(
+    source: io.RawIOBase,
+    file: WantedFile,
+    progress: Callable[[int], None],
+    stop: threading.Event,
+    *,
+    sink: int | None = None,
+) -> tuple[str, tuple[Span, ...]]:
+    """Hash what is read from an open file and, if `sink` is given, write it there."""
     whole, spans, done = new_hash(file), SpanDigester(0), 0
     buffer = bytearray(READ_BYTES)
-    with path.open("rb", buffering=0) as source:
-        while count := source.readinto(buffer):
-            if stop.is_set():
-                raise Stopped
-            piece = memoryview(buffer)[:count]
-            whole.update(piece)
-            spans.update(piece)
-            done += count
-            progress(done)
+    while count := source.readinto(buffer):
+        if stop.is_set():
+            raise Stopped
+        piece = memoryview(buffer)[:count]
+        whole.update(piece)
+        spans.update(piece)
+        if sink is not None:
+            _write_all(sink, piece)
+        done += count
+        progress(done)
     return whole.hexdigest(), spans.take()
+
+
+def _write_all(sink: int, piece: memoryview) -> None:
+    while piece:
+        piece = piece[os.write(sink, piece) :]

@@ -12,7 +12,7 @@ import ipaddress
 import ssl
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
 
@@ -27,8 +27,10 @@ from qwen_daemon.ports import Body
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
 SIGNED_MAX = 1000  # addresses kept; more files than this are never in flight
+SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
+SHORT_BODY_S = 1.0
 _GZIP = 16 + zlib.MAX_WBITS
-READ_BUFFER_BYTES = 1 << 20  # aiohttp's 64 KiB costs a wake-up per packet; 4 MiB doubles memory for nothing
+READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +54,7 @@ class HttpOrigin:
         self._hub = _origin(config.endpoint)
         self._signed: dict[str, str] = {}
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
+        self._unranged: set[tuple[str, str]] = set()  # contents of which a server sent all when asked for a range
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> HttpOrigin:
@@ -73,16 +76,25 @@ class HttpOrigin:
         if self._session is not None:
             await self._session.close()
 
+    def splits(self, repo: str, file: WantedFile) -> bool:
+        """See ports.Origin."""
+        return (repo, file.etag) not in self._unranged
+
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
         """See ports.Origin."""
         asked = Asked(start=start, end=end, size_bytes=file.size_bytes, etag=file.etag, commit=commit)
-        return self._read(f"{self._config.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}", asked)
+        url = f"{self._config.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
+        return self._read(url, asked, (repo, file.etag))
 
     @asynccontextmanager
-    async def _read(self, resolve_url: str, asked: Asked) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _read(
+        self, resolve_url: str, asked: Asked, content: tuple[str, str]
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         response: aiohttp.ClientResponse | None = None
         try:
             response, take = await self._open(resolve_url, asked)
+            if response.status == 200 and asked.end - asked.start < asked.size_bytes:
+                self._unranged.add(content)
             yield _chunks(response, take)
         except ResolveAgain:
             self._signed.pop(resolve_url, None)
@@ -101,7 +113,7 @@ class HttpOrigin:
             verdict = judge(asked, self._answer(url, response))
             if isinstance(verdict, TakeBody):
                 return response, verdict
-            response.close()
+            await _dismiss(response)
             if isinstance(verdict, TryLater):
                 self._shut_gate(url, verdict.after_s)
             if isinstance(verdict, Trouble):
@@ -154,6 +166,15 @@ class HttpOrigin:
         if opens_at_s > self._gates_open_at_s.get(origin, 0.0):
             self._gates_open_at_s[origin] = opens_at_s
             self._on_throttled(f"{origin[0]}://{origin[1]}:{origin[2]}", after_s)
+
+
+async def _dismiss(response: aiohttp.ClientResponse) -> None:
+    """Be done with an answer whose body says nothing: a short one is read, so that its connection can be used again."""
+    if 0 <= (response.content_length if response.content_length is not None else -1) <= SHORT_BODY_BYTES:
+        with suppress(aiohttp.ClientError, OSError, TimeoutError):
+            async with asyncio.timeout(SHORT_BODY_S):
+                await response.content.read()
+    response.close()
 
 
 async def _chunks(response: aiohttp.ClientResponse, take: TakeBody) -> AsyncIterator[bytes]:

@@ -1,8 +1,7 @@
-"""What the Hub knows of a repository, through huggingface_hub: the only module of the daemon that imports it.
+"""What the Hub knows of a repository, through huggingface_hub: only this module and `hub_listing` import it.
 
 Its calls block, so each runs in a thread; its exceptions are translated at the door. The listing is turned into a
-Manifest, which refuses hostile names, sizes and hashes as a whole. A listing that a mirror cut short must never pass
-for the whole repository: it is completed, or taken from the model's info, or refused.
+Manifest, which refuses hostile names, sizes and hashes as a whole.
 """
 
 from __future__ import annotations
@@ -10,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import logging
+import os
+import socket
+import ssl
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar, cast
 
 import httpx2
 import huggingface_hub
-from huggingface_hub import HfApi, RepoFile, RepoFolder
+from huggingface_hub import HfApi
 from huggingface_hub.errors import (
     DisabledRepoError,
     GatedRepoError,
@@ -26,7 +28,6 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from huggingface_hub.hf_api import RepoSibling
 from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported lazily, which mypy does not see
     build_hf_headers,
     filter_repo_objects,
@@ -34,14 +35,16 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported laz
 )
 from huggingface_hub.utils._http import default_client_factory
 
-from qwen_api.manifest import FILES_MAX, BadManifest, Manifest, WantedFile, make_manifest
+from qwen_api.manifest import BadManifest, Manifest, make_manifest
 from qwen_api.models import ModelRef, is_commit
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
+from qwen_daemon.shell.hub_listing import every_file, info_at
 
 ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own retries of each
-INFO_TIMEOUT_S = 30.0  # one answer
-FOLDERS_MAX = 1000  # folders listed one by one where a server does not list the whole tree at once
+
+_PORTS = {"http": 80, "https": 443}
+_CHAIN_MAX = 16  # httpx2 wraps httpcore's, which wraps the system's; a longer chain is not followed
 
 T = TypeVar("T")
 
@@ -58,7 +61,7 @@ class HubApi:
         """See ports.Hub."""
 
         def ask(api: HfApi) -> str | None:
-            return api.model_info(ref.repo, revision=ref.revision, timeout=INFO_TIMEOUT_S).sha
+            return info_at(api, ref.repo, ref.revision).sha
 
         commit = await self._call(ask)
         if commit is None or not is_commit(commit):
@@ -69,7 +72,7 @@ class HubApi:
         """See ports.Hub."""
 
         def ask(api: HfApi) -> Manifest:
-            return make_manifest(repo, commit, _every_file(api, repo, commit))
+            return make_manifest(repo, commit, every_file(api, repo, commit))
 
         return await self._call(ask)
 
@@ -134,7 +137,40 @@ def translate(error: Exception) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
         return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
-    return TryAgain("E_NETWORK", f"the Hub could not be reached ({kind})")
+    return TryAgain("E_NETWORK", _unreached(error))
+
+
+def _unreached(error: Exception) -> str:
+    """Which host could not be reached, and why in the system's own words: never the address's path or query."""
+    request = error._request if isinstance(error, httpx2.RequestError) else None
+    # Names and numbers of hosts are all that is taken of the address: users and passwords may stand in it too.
+    where = _host_and_port(request.url) if request is not None else "the Hub"
+    if isinstance(error, httpx2.TimeoutException):
+        return f"{where} did not answer in time"
+    if isinstance(error, httpx2.ConnectError):
+        return f"cannot connect to {where}: {_system_words(error)}"
+    return f"{where} could not be asked: {_system_words(error)}"
+
+
+def _host_and_port(url: httpx2.URL) -> str:
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    return f"{host}:{url.port or _PORTS.get(url.scheme, '')}"
+
+
+def _system_words(error: BaseException) -> str:
+    """What the system said at the bottom of a chain of exceptions; the outermost one's kind if it said nothing."""
+    said, cause = "", cast("BaseException | None", error)
+    for _ in range(_CHAIN_MAX):
+        if cause is None:
+            break
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            said = f"its certificate is not trusted: {cause.verify_message}"
+        elif isinstance(cause, socket.gaierror):
+            said = f"its name could not be looked up: {(cause.strerror or '').lower()}"
+        elif isinstance(cause, OSError) and cause.errno:
+            said = os.strerror(cause.errno).lower()
+        cause = cause.__cause__ or cause.__context__
+    return said or type(error).__name__
 
 
 async def _apart(work: Callable[[], T]) -> T:
@@ -181,111 +217,3 @@ def _raise_refusal(response: httpx2.Response) -> None:
     if response.status_code >= 400:
         response.read()
         hf_raise_for_status(response)
-
-
-def _every_file(api: HfApi, repo: str, commit: str) -> list[WantedFile]:
-    """The files of a commit, seen from two sides: the tree, and the names in the model's info.
-
-    Caching proxies drop query strings (then the tree has its top level only) and Link headers (then its first page
-    only); some mirrors have no tree at all. What the tree lacks, the info with its hashes must have.
-    """
-    names = _names(api, repo, commit)
-    try:
-        files = _bounded(_walk(api, repo, commit))
-    except (KeyError, TypeError, AttributeError):  # entries without what huggingface_hub 2.4 needs of them
-        files = None
-    except HfHubHTTPError as error:
-        if not _is_unknown_address(error):
-            raise
-        files = None
-    if files is not None and names <= {file.path for file in files}:
-        return files
-    return _bounded(_stated(sibling) for sibling in _siblings(api, repo, commit, blobs=True))
-
-
-def _walk(api: HfApi, repo: str, commit: str) -> Iterator[WantedFile]:
-    """The whole tree; folders that come without their files are listed by themselves (git has no empty ones)."""
-    open_folders, asked, filled = [""], 0, set[str]()
-    while open_folders and asked <= FOLDERS_MAX:
-        folder, asked = open_folders.pop(), asked + 1
-        named: list[str] = []
-        for entry in api.list_repo_tree(repo, folder or None, revision=commit, recursive=True):
-            if isinstance(entry, RepoFolder):
-                named.append(entry.path)
-                continue
-            filled.update(parent for parent in _parents(entry.path))
-            yield _wanted(entry)
-        # A parent's listing brings its children's too, so only the topmost are asked for.
-        bare = sorted(
-            {path for path in named if path not in filled and path.startswith(f"{folder}/" if folder else "")}
-        )
-        open_folders += [path for path in bare if not any(path.startswith(f"{other}/") for other in bare)]
-    if open_folders:
-        raise BadManifest(f"the listing leaves more than {FOLDERS_MAX} folders empty")
-
-
-def _parents(path: str) -> Iterator[str]:
-    return (path[:i] for i, letter in enumerate(path) if letter == "/")
-
-
-def _names(api: HfApi, repo: str, commit: str) -> frozenset[str]:
-    """The files that the model's info names; none where a server knows no info of a commit."""
-    try:
-        return frozenset(sibling.rfilename for sibling in _siblings(api, repo, commit, blobs=False))
-    except HfHubHTTPError as error:
-        if _is_unknown_address(error):
-            return frozenset()
-        raise
-
-
-def _siblings(api: HfApi, repo: str, commit: str, *, blobs: bool) -> list[RepoSibling]:
-    info = api.model_info(repo, revision=commit, files_metadata=blobs, timeout=INFO_TIMEOUT_S)
-    return list(info.siblings or ()) if info.sha == commit else []
-
-
-def _is_unknown_address(error: HfHubHTTPError) -> bool:
-    """The server does not serve this, rather than refuse it: no repository, revision or access is in question."""
-    refused = (RepositoryNotFoundError, RevisionNotFoundError, GatedRepoError, DisabledRepoError)
-    return (
-        error.response is not None and error.response.status_code in (404, 405, 501) and not isinstance(error, refused)
-    )
-
-
-def _stated(sibling: RepoSibling) -> WantedFile:
-    """A file of the model's info. Without size and hash nothing could be verified, so that is no listing."""
-    size = sibling.lfs.size if sibling.lfs else sibling.size
-    if size is None or sibling.blob_id is None:
-        raise BadManifest(
-            f"the server's tree is not the whole repository, and its info has no hash of {sibling.rfilename!r}"
-        )
-    return WantedFile(
-        path=sibling.rfilename,
-        size_bytes=size,
-        git_sha1=sibling.blob_id,
-        sha256=sibling.lfs.sha256 if sibling.lfs else None,
-    )
-
-
-def _wanted(entry: RepoFile) -> WantedFile:
-    xet_hash = entry.xet_hash
-    return WantedFile(
-        path=entry.path,
-        size_bytes=entry.lfs.size if entry.lfs else entry.size,
-        git_sha1=entry.blob_id,
-        sha256=entry.lfs.sha256 if entry.lfs else None,
-        xet_hash=xet_hash if isinstance(xet_hash, str) and len(xet_hash) == 64 and xet_hash.isalnum() else None,
-    )
-
-
-def _bounded(files: Iterable[WantedFile]) -> list[WantedFile]:
-    """At most FILES_MAX files, and never the same page twice (a server whose cursor runs in circles)."""
-    taken: list[WantedFile] = []
-    seen: set[str] = set()
-    for file in files:
-        if file.path in seen:
-            raise BadManifest(f"the listing names {file.path!r} twice")
-        if len(taken) == FILES_MAX:
-            raise BadManifest(f"the listing has more than {FILES_MAX} files")
-        seen.add(file.path)
-        taken.append(file)
-    return taken

@@ -131,6 +131,19 @@ class SqliteLedger:
 
         await self._run(write)
 
+    async def last_read(self, repo: str, etag: str) -> str | None:
+        """See engine.scrub.Readings."""
+        return await self._run(lambda: self._get("readings", "blob", "at", _blob(repo, etag)))
+
+    async def set_last_read(self, repo: str, etag: str, at: str) -> None:
+        """See engine.scrub.Readings."""
+
+        def write() -> None:
+            with self._conn:
+                self._put("readings", _blob(repo, etag), at)
+
+        await self._run(write)
+
     async def desired(self) -> dict[str, AddModel]:
         """See ports.Desires."""
         return await self._run(lambda: _desired(self._conn))

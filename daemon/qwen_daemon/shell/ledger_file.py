@@ -26,6 +26,11 @@ CREATE TABLE models (key TEXT PRIMARY KEY, wanted BLOB NOT NULL, row_check INTEG
 CREATE TABLE commits (key TEXT PRIMARY KEY, commit_id TEXT NOT NULL, row_check INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+# Tables that came later and that an older program does not miss.
+_ADDED = """
+CREATE TABLE IF NOT EXISTS readings (blob TEXT PRIMARY KEY, at TEXT NOT NULL, row_check INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
 # What SQLite says when the file is not at fault but the system under it.
 _OF_THE_SYSTEM = {
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
@@ -47,6 +52,7 @@ def connect(path: Path) -> sqlite3.Connection:
             raise sqlite3.DatabaseError(f"the ledger has format {version}, this program writes {FORMAT}")
         elif (said := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(f"the ledger is damaged: {said}")
+        db.executescript(_ADDED)
     except BaseException:
         db.close()
         raise

@@ -2,6 +2,7 @@
 
 Publishing order, so that a crash at any point leaves something true: trees/<commit>.json first; the part is synced,
 renamed over blobs/<etag>, its folder synced; then the relative link under snapshots/<commit>/; refs/<revision> last.
+Only a revision without a ref gets one at the start, as from `hf download`: `hf cache prune` removes what no ref names.
 Parts are called `.qwen-<etag>-<random>.part`, a name that neither `hf download` (*.incomplete) nor `hf cache prune`
 touches. A blob that is a link into the shared store is read and may be replaced as a link, never written through.
 What is on record about all this is the ledger's; what to do is the engine's.
@@ -10,7 +11,6 @@ What is on record about all this is the ledger's; what to do is the engine's.
 from __future__ import annotations
 
 import asyncio
-import errno
 import os
 import re
 import secrets
@@ -28,8 +28,9 @@ from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
-from qwen_daemon.shell import durable
+from qwen_daemon.shell import clone, durable
 from qwen_daemon.shell.digest import digest_file
+from qwen_daemon.shell.inside import seal_inside, seal_of
 from qwen_daemon.shell.part import PartFile
 
 PART_NAME = re.compile(r"\.qwen-([0-9a-f]{40}|[0-9a-f]{64})-[0-9a-f]{8}\.part")
@@ -53,9 +54,9 @@ class HubCache:
         """See ports.Store."""
         return await _in_thread(self._find, manifest)
 
-    async def begin(self, manifest: Manifest) -> None:
+    async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
         """See ports.Store."""
-        await _in_thread(self._begin, manifest)
+        await _in_thread(self._begin, manifest, ref)
 
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
         """See ports.Store."""
@@ -64,7 +65,7 @@ class HubCache:
         if name is not None and (known is None or known[1] != file.etag):
             name = None  # a ledger is a hint; a name of another shape is never opened
         await _in_thread(durable.make_folder, blobs)
-        part = await PartFile.open(blobs / (name or _new_part_name(file.etag)), file.size_bytes)
+        part = await PartFile.open(blobs / (name or new_part_name(file.etag)), file.size_bytes)
         if name is None:
             await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
         return part
@@ -82,15 +83,15 @@ class HubCache:
     ) -> tuple[str, tuple[Span, ...]]:
         """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
         try:
-            return await digest_file(self._current(repo, file, found), file, progress)
+            return await digest_file(current_file(self._cache, repo, file, found), file, progress)
         except OSError as error:
             raise durable.translate(error) from error
 
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
         """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
-        name = _new_part_name(file.etag)
+        name = new_part_name(file.etag)
         try:
-            await _in_thread(_copy, self._current(repo, file, found), self._blobs(repo) / name)
+            await _in_thread(_copy, current_file(self._cache, repo, file, found), self._blobs(repo) / name)
         except MakeRoom:
             return None
         return name
@@ -142,41 +143,23 @@ class HubCache:
 
     def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
         named, blob = self._named(manifest, file), self._blobs(manifest.repo) / file.etag
-        seal = self._seal_inside(manifest.repo, blob)
+        seal = seal_inside(self._cache, manifest.repo, blob)
         if seal is not None:
             is_named = named.is_symlink() and os.path.realpath(named) == os.path.realpath(blob)
             return Found(linked=is_named, seal=seal)
         # A plain file in the snapshot (HF_HUB_DISABLE_SYMLINKS) is its own blob; a link must lead to the blob.
-        seal = None if named.is_symlink() else self._seal_inside(manifest.repo, named)
+        seal = None if named.is_symlink() else seal_inside(self._cache, manifest.repo, named)
         return Found(linked=seal is not None, seal=seal)
 
-    def _seal_inside(self, repo: str, path: Path) -> Seal | None:
-        """The seal of the regular file behind the path; a link planted to lead out of the cache is not ours.
-
-        A model's folder, or its blobs, may itself be a link: people move models to larger disks.
-        """
-        roots = (self._cache, places.repo_dir(self._cache, repo), self._blobs(repo))
-        real = Path(os.path.realpath(path))
-        if not any(real.is_relative_to(os.path.realpath(root)) for root in roots):
-            return None
-        return _seal_of(path)
-
-    def _current(self, repo: str, file: WantedFile, found: Found) -> Path:
-        """The file that `_find` found: the blob, else the plain file of the snapshot that has this seal."""
-        blob = self._blobs(repo) / file.etag
-        snapshots = places.repo_dir(self._cache, repo) / "snapshots"
-        if blob.exists() or not snapshots.is_dir():
-            return blob
-        plain = (folder / file.path for folder in snapshots.iterdir())
-        return next((path for path in plain if _seal_of(path) == found.seal), blob)
-
-    def _begin(self, manifest: Manifest) -> None:
+    def _begin(self, manifest: Manifest, ref: ModelRef) -> None:
         durable.make_folder(self._cache)
         tag = self._cache / "CACHEDIR.TAG"
         if not tag.exists():
             durable.write_file(tag, _CACHE_TAG)
         tree = places.tree_file(self._cache, manifest.repo, manifest.commit)
         durable.write_if_other(tree, write_tree(manifest))
+        if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
+            self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
         blobs = self._blobs(manifest.repo)
@@ -209,11 +192,13 @@ class HubCache:
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
-            path = places.ref_file(self._cache, ref.repo, ref.revision)
-            # 40 bytes, no newline: one would break huggingface_hub's reader.
-            durable.write_if_other(path, manifest.commit.encode())
+            self._point(ref, manifest.commit)
         self._drop_spent_parts(manifest)
         return self.snapshot(manifest)
+
+    def _point(self, ref: ModelRef, commit: str) -> None:
+        # 40 bytes, no newline: one would break huggingface_hub's reader.
+        durable.write_if_other(places.ref_file(self._cache, ref.repo, ref.revision), commit.encode())
 
     def _drop_spent_parts(self, manifest: Manifest) -> None:
         """Parts of files that are all published: a SIGKILL left them before anything of them was on record."""
@@ -269,6 +254,16 @@ class HubCache:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def current_file(cache: Path, repo: str, file: WantedFile, found: Found) -> Path:
+    """The file that `find` found: the blob, else the plain file of the snapshot that has this seal."""
+    folder = places.repo_dir(cache, repo)
+    blob, snapshots = folder / "blobs" / file.etag, folder / "snapshots"
+    if blob.exists() or not snapshots.is_dir():
+        return blob
+    plain = (snapshot / file.path for snapshot in snapshots.iterdir())
+    return next((path for path in plain if seal_of(path) == found.seal), blob)
+
+
 def _named_in(folder: Path) -> set[str]:
     """The blobs that links below the folder lead to; other links are nobody's."""
     names = {os.path.basename(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()}  # noqa: PTH115, PTH119
@@ -282,23 +277,13 @@ async def _in_thread(work: Callable[..., T], *args: object) -> T:
         raise durable.translate(error) from error
 
 
-def _new_part_name(etag: str) -> str:
+def new_part_name(etag: str) -> str:
+    """A name that no part has yet."""
     return f".qwen-{etag}-{secrets.token_hex(4)}.part"
 
 
 def _move_aside(path: Path) -> None:
     path.rename(path.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
-
-
-def _seal_of(path: Path) -> Seal | None:
-    try:
-        return take_seal(path) if path.is_file() else None
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-    except OSError as error:
-        if error.errno == errno.ELOOP:
-            return None
-        raise
 
 
 def _read(path: Path) -> bytes | None:
@@ -310,6 +295,9 @@ def _read(path: Path) -> bytes | None:
 
 def _copy(source: Path, target: Path) -> None:
     try:
+        with source.open("rb") as damaged:
+            if clone.clone(damaged.fileno(), source, target, ("reflink",)):  # never a hardlink: it will be written to
+                return
         shutil.copyfile(source, target)
         with target.open("rb") as copy:
             os.fsync(copy.fileno())  # its good spans will count as durable

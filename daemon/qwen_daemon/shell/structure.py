@@ -10,10 +10,12 @@ import asyncio
 from pathlib import Path
 
 from qwen_api import places
+from qwen_api.causes import CAUSES
 from qwen_api.inventory import look
 from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
 from qwen_api.report import make_report
+from qwen_api.snapshots import listing_beside
 from qwen_daemon.ports import Structure
 
 
@@ -31,6 +33,14 @@ class SnapshotStructure:
         folder = places.snapshot_dir(self._cache, manifest.repo, manifest.commit)
         # Every file was just verified: one that only looks odd (a .json that is none) is as its author wanted it.
         hashes = {file.path: file.etag for file in manifest.files}
-        report = make_report(ref=ref, inventory=look(folder), manifest=manifest, hashes=hashes, folder=str(folder))
-        problem = "; ".join(f"{p.path or p.component}: {p.cause}" for p in report.findings[:3])
+        whole = listing_beside(folder)  # what the patterns leave out is in the repository all the same
+        report = make_report(
+            ref=ref,
+            inventory=look(folder),
+            manifest=manifest,
+            hashes=hashes,
+            listed=whole.by_path() if whole else (),
+            folder=str(folder),
+        )
+        problem = "; ".join(f"{p.path or p.component}: {CAUSES[p.cause]}" for p in report.findings[:3])
         return Structure(problem=problem, has_code=report.has_code, has_pickle=report.has_pickle)

@@ -1,0 +1,50 @@
+"""When a connection is given up although it still moves, and when another one pays. Pure; rates in bytes per second.
+
+Shares and times are those that other downloaders settled on: a worker is cut below 0.3 of its siblings' mean after 5 s
+(Surge, internal/strategy/concurrent/health.go); a stolen half must outlast the first byte of the new connection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from statistics import median
+
+GRACE_S = 5.0  # a young connection is still speeding up
+SLOW_SHARE = 0.3  # of the siblings' median
+SILENT_S = 5.0  # no byte for so long, while siblings move, is a rate of nothing
+FAST_BPS = 150e6  # connections this fast are not what limits: more of them cost CPU and bring nothing
+GAIN_SHARE = 1.25  # what added connections must bring
+LIMITED_STREAM_BPS = 2_000_000
+FIRST_BYTE_S = 0.65  # the Hub's CDN at the median, until measured
+STEAL_FIRST_BYTES = 2.2  # times the first byte's wait: what a stolen lease must be worth at least
+STEAL_S = 2.0  # what would be done sooner than this anyway is left alone: cutting it short wastes what is on its way
+
+
+def is_slow(mine_bps: float, others_bps: Sequence[float], *, age_s: float, left_bytes: int) -> bool:
+    """True if cutting this connection and fetching its rest over a fresh one should be quicker, by far."""
+    if age_s < GRACE_S or not others_bps:
+        return False
+    typical_bps = median(others_bps)
+    if typical_bps <= 0 or mine_bps >= SLOW_SHARE * typical_bps:
+        return False
+    return left_bytes / max(mine_bps, 1.0) > 2 * (FIRST_BYTE_S + left_bytes / typical_bps)
+
+
+def steal_min_bytes(rate_bps: float, first_byte_s: float, floor_bytes: int) -> float:
+    """How much a lease must have left before its far half is worth a new request."""
+    return max(2.0 * floor_bytes, max(STEAL_S, 2 * STEAL_FIRST_BYTES * first_byte_s) * rate_bps)
+
+
+def pays_to_add_more(now_bps: float, *, before_bps: float) -> bool:
+    """True if the connections added last made all together faster: what limits is not the line's end or the CPU yet."""
+    return now_bps >= GAIN_SHARE * before_bps
+
+
+def streams_under(rate_limit_bps: int | None) -> int:
+    """How many connections are worth having under a speed limit: each reads ahead a little, whatever the limit."""
+    return 1 << 30 if rate_limit_bps is None else max(1, rate_limit_bps // LIMITED_STREAM_BPS)
+
+
+def pays_to_add(rates_bps: Sequence[float]) -> bool:
+    """True unless the connections there are already so fast that something else is the limit."""
+    return not rates_bps or sum(rates_bps) / len(rates_bps) < FAST_BPS

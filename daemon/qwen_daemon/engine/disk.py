@@ -1,0 +1,49 @@
+"""What the work on files needs besides the network: the ports onto what is stored, and the shares of the machine."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
+
+from qwen_daemon.engine.budget import Slots
+from qwen_daemon.engine.connections import Connections
+from qwen_daemon.ports import Blobs, Ledger, Locks, Seals, Store, Twins
+
+
+@dataclass(frozen=True, kw_only=True)
+class Disk:
+    """The ports onto what is stored."""
+
+    store: Store
+    blobs: Blobs
+    ledger: Ledger
+    seals: Seals
+    locks: Locks
+    twins: Twins
+
+
+class Contents:
+    """One fetch of a content at a time, over all models: whoever had to wait will find it here afterwards."""
+
+    def __init__(self) -> None:
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    @asynccontextmanager
+    async def hold(self, etag: str) -> AsyncIterator[None]:
+        """Hold the content."""
+        lock = self._locks.setdefault(etag, asyncio.Lock())
+        async with lock:
+            yield
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """What all models share: files in flight and their connections, files being hashed, contents being fetched."""
+
+    files: Slots
+    connections: Connections
+    hashes: asyncio.Semaphore
+    contents: Contents = field(default_factory=Contents)

@@ -1,0 +1,92 @@
+"""The hash of the whole file, following the contiguous written prefix while later ranges still arrive.
+
+So the hash is known when the last byte lands, and there is no second pass. Recorded spans of an earlier try are read
+back and checked as it passes them; bytes that arrive just there are hashed from memory, others from the page cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from qwen_api.manifest import WantedFile
+from qwen_daemon.core.digest import Bytes, new_hash, span_digest
+from qwen_daemon.core.segments import Segments
+from qwen_daemon.core.spans import Span
+from qwen_daemon.ports import Part
+
+READ_BYTES = 4 << 20  # of what was written ahead, per step: bounds memory
+
+
+class Frontier:
+    """`position` is how far the file is hashed. Spans that turn out damaged are told to `damaged`, once."""
+
+    def __init__(
+        self,
+        file: WantedFile,
+        part: Part,
+        segments: Segments,
+        recorded: Sequence[Span],
+        damaged: Callable[[Span], None],
+    ) -> None:
+        self._size_bytes = file.size_bytes
+        self._part = part
+        self._segments = segments
+        self._recorded = {span.offset: span for span in recorded}
+        self._damaged = damaged
+        self._whole = new_hash(file)
+        self._busy = asyncio.Lock()
+        self.position = 0
+        self.kept_bytes = 0  # of earlier tries, re-read and still good
+
+    @property
+    def is_done(self) -> bool:
+        """The whole file is hashed."""
+        return self.position >= self._size_bytes
+
+    def hexdigest(self) -> str:
+        """The file's hash, once it is done."""
+        return self._whole.hexdigest()
+
+    async def offer(self, start: int, batch: Bytes) -> None:
+        """These bytes were just written; hash them from memory if they are the next ones."""
+        if start != self.position or self._busy.locked():
+            return
+        async with self._busy:
+            if start != self.position:
+                return  # an unlocked lock may still have somebody waiting, who went first
+            await asyncio.to_thread(self._whole.update, batch)
+            self._advance(len(batch))
+
+    async def step(self) -> bool:
+        """Hash some of what is here already; False if the next byte has not come. Raises the disk's Trouble."""
+        async with self._busy:
+            span = self._recorded.pop(self.position, None)
+            if span is not None:
+                await self._reread(span)
+                return True
+            end = min(self._segments.written_to(self.position), self.position + READ_BYTES)
+            if end <= self.position:
+                return False
+            data = await self._part.read(self.position, end - self.position)
+            await asyncio.to_thread(self._whole.update, data)
+            self._advance(len(data))
+            return len(data) > 0
+
+    async def _reread(self, span: Span) -> None:
+        data = await self._part.read(span.offset, span.length)
+        if not await asyncio.to_thread(self._accept, data, span):
+            self._damaged(span)
+            return
+        self.position = span.end
+        self.kept_bytes += span.length
+
+    def _accept(self, data: bytes, span: Span) -> bool:
+        if len(data) != span.length or span_digest(data) != span.digest:
+            return False
+        self._whole.update(data)
+        return True
+
+    def _advance(self, count: int) -> None:
+        self.position += count
+        self._segments.hashed(count)

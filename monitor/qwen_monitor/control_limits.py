@@ -1,0 +1,111 @@
+"""`qwenctl limit` and `prio`: how fast, how much at once, and which model first, while the daemon runs.
+
+What is set here holds until the daemon ends; what shall hold always stands in its configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import msgspec
+
+from qwen_api.client import Client, find_socket
+from qwen_api.commands import Accepted, SetLimits
+from qwen_api.models import ModelRef, parse_model
+from qwen_api.rates import BadRate, parse_limit_bps
+from qwen_api.status import LimitsStatus, Status
+from qwen_monitor import exits
+from qwen_monitor.console import Console
+from qwen_monitor.display import rate_text, safe
+from qwen_monitor.exits import Refusal
+
+
+class _ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
+    model: str
+    rate_limit_bps: int
+    priority: int
+
+
+class _Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """`qwenctl limit --json`; a rate of 0 is no limit."""
+
+    limits: LimitsStatus
+    models: tuple[_ModelLimits, ...]
+
+
+def limit(arguments: argparse.Namespace, console: Console) -> int:
+    """Set limits, or show them if none is given; the exit code. Raises Refusal."""
+    words: list[str] = arguments.words
+    counts = {
+        name: value
+        for name, value in (("max_files", arguments.max_files), ("max_connections", arguments.max_connections))
+        if value is not None
+    }
+    if not words and not counts:
+        return _show(Client(find_socket(console.env, arguments.socket)).state(), console)
+    if len(words) > 2:
+        raise Refusal("E_USAGE", "too many words", f"{len(words)} were given", "qwenctl limit MODEL 20MB/s")
+    if len(words) == 2:
+        if counts:
+            raise Refusal("E_USAGE", "a model has no such limit", "--max-files and --max-connections are the daemon's")
+        return _limit_model(arguments, parse_model(words[0]), _rate(words[1]), console)
+    rate = {"rate_limit_bps": _rate(words[0])} if words else {}
+    accepted = Client(find_socket(console.env, arguments.socket)).set_limits(
+        msgspec.convert({**rate, **counts}, SetLimits)
+    )
+    parts = [_rate_words(rate["rate_limit_bps"])] if rate else []
+    parts += [f"{count} {name.removeprefix('max_')} at once" for name, count in counts.items()]
+    _say(f"the daemon: {', '.join(parts)}, until it ends or is told otherwise", accepted, console)
+    return exits.OK
+
+
+def prioritise(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
+    """Give a model its place among the others; the exit code."""
+    accepted = Client(find_socket(console.env, arguments.socket)).prioritise(ref.key, arguments.priority)
+    _say(f"{ref} has priority {arguments.priority}; what is under way goes on", accepted, console)
+    return exits.OK
+
+
+def _limit_model(arguments: argparse.Namespace, ref: ModelRef, rate_bps: int | None, console: Console) -> int:
+    accepted = Client(find_socket(console.env, arguments.socket)).limit(ref.key, rate_bps)
+    _say(f"{ref}: {_rate_words(rate_bps)}, until the daemon ends or is told otherwise", accepted, console)
+    return exits.OK
+
+
+def _rate(text: str) -> int | None:
+    try:
+        return parse_limit_bps(text)
+    except BadRate as error:
+        raise Refusal(
+            "E_USAGE", "no such speed", str(error), "qwenctl limit MODEL 20MB/s; qwenctl limit off"
+        ) from error
+
+
+def _rate_words(rate_bps: int | None) -> str:
+    return f"at most {rate_text(rate_bps)}" if rate_bps else "no speed limit"
+
+
+def _say(done: str, accepted: Accepted, console: Console) -> None:
+    if console.as_json:
+        console.json(accepted)
+    else:
+        console.hint(done)
+
+
+def _show(status: Status, console: Console) -> int:
+    limits = status.limits
+    models = tuple(
+        _ModelLimits(model=m.model, rate_limit_bps=m.rate_limit_bps, priority=m.priority)
+        for m in status.models.values()
+        if m.rate_limit_bps or m.priority
+    )
+    if console.as_json:
+        console.json(_Answer(limits=limits, models=models))
+        return exits.OK
+    counts = f"{limits.max_files} files and {limits.max_connections} connections at once"
+    console.data([f"the daemon: {_rate_words(limits.rate_limit_bps)}, {counts}"])
+    console.data(
+        f"{safe(m.model, glyphs=console.glyphs)}: {_rate_words(m.rate_limit_bps)}, priority {m.priority}"
+        for m in models
+    )
+    return exits.OK

@@ -1,0 +1,129 @@
+"""The chooser of ranges: every byte exactly once, whatever order connections end, fail and take from each other."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Ranges, Segments, holes_between
+
+UNIT = SEGMENT_BYTES // 4
+SIZE = 23 * UNIT + 17
+WINDOW = 9 * UNIT
+
+
+class Streams(RuleBasedStateMachine):
+    """Connections that come and go in any order; a set of byte marks is the model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.segments = Segments([(0, SIZE)])
+        self.got = Ranges()
+        self.given_bytes = 0
+        self.hashed = 0
+
+    @rule(units=st.integers(1, 8))
+    def open(self, units: int) -> None:
+        lease = self.segments.take(units * UNIT, WINDOW)
+        if lease is not None:
+            assert lease.start < lease.end <= SIZE
+
+    @precondition(lambda self: self.segments.leases)
+    @rule(which=st.integers(0, 50), count=st.integers(1, 3 * UNIT))
+    def receive(self, which: int, count: int) -> None:
+        lease = self.pick(which)
+        start, wanted = lease.position, self.segments.took(lease, count)
+        assert wanted <= count and lease.position <= lease.end
+        self.segments.wrote(start, start + wanted)
+        self.got.add(start, start + wanted)
+        self.given_bytes += wanted
+        if lease.left_bytes == 0:
+            self.segments.give_back(lease)
+
+    @precondition(lambda self: self.segments.leases)
+    @rule(which=st.integers(0, 50))
+    def fail(self, which: int) -> None:
+        self.segments.give_back(self.pick(which))
+
+    @rule(least=st.integers(2, 2 * UNIT))
+    def steal(self, least: int) -> None:
+        victim = self.segments.victim(lambda _: least, lambda lease: lease.left_bytes)
+        if victim is not None:
+            before = victim.left_bytes
+            stolen = self.segments.steal(victim)
+            assert victim.left_bytes > 0 and stolen.left_bytes > 0
+            assert victim.left_bytes + stolen.left_bytes == before and stolen.start == victim.end
+
+    @rule()
+    def hash(self) -> None:
+        end = self.segments.written_to(self.hashed)
+        self.segments.hashed(end - self.hashed)
+        self.hashed = end
+
+    def pick(self, which: int) -> Lease:
+        return self.segments.leases[which % len(self.segments.leases)]
+
+    @invariant()
+    def every_byte_once(self) -> None:
+        assert self.given_bytes == self.got.count_bytes, "a byte was handed to two connections"
+        assert self.segments.left_bytes + self.got.count_bytes == SIZE, "a byte was lost"
+        stretches = sorted((lease.position, lease.end) for lease in self.segments.leases)
+        assert all(a[1] <= b[0] for a, b in pairwise(stretches))
+
+    @invariant()
+    def bounded_ahead(self) -> None:
+        ahead = self.got.count_bytes - self.hashed + sum(lease.left_bytes for lease in self.segments.leases)
+        assert ahead <= WINDOW + 2 * 8 * UNIT, "the window did not bound what the hash has to catch up with"
+
+    @invariant()
+    def never_stuck(self) -> None:
+        self_heals = self.segments.leases or self.segments.left_bytes == 0
+        assert self_heals or self.segments.may_take(WINDOW) or self.segments.written_to(self.hashed) > self.hashed
+
+    def teardown(self) -> None:
+        """From any state, connections that work come to the end."""
+        for _ in range(10_000):
+            if self.segments.left_bytes == 0:
+                break
+            self.hash()
+            self.open(8)
+            self.receive(0, SIZE)
+        assert self.segments.left_bytes == 0
+        self.hash()
+        assert self.hashed == SIZE
+        self.every_byte_once()
+
+
+TestStreams = Streams.TestCase
+
+
+@given(st.lists(st.tuples(st.integers(0, 60), st.integers(0, 60)), max_size=12), st.integers(0, 60))
+def test_ranges_are_sets_of_bytes(pairs: list[tuple[int, int]], position: int) -> None:
+    """Against a plain set: what is in, how much, how far without a gap."""
+    ranges, model = Ranges(pairs), {byte for start, end in pairs for byte in range(start, end)}
+    assert ranges.count_bytes == len(model) and ranges.first == min(model, default=None)
+    run = position
+    while run in model:
+        run += 1
+    assert ranges.end_of_run(position) == run
+
+
+@given(st.sets(st.integers(0, 30)), st.integers(1, 31))
+def test_holes_are_what_the_spans_leave(marks: set[int], size: int) -> None:
+    """Spans and holes together are the file, without overlap."""
+    spans = [(mark, mark + 1) for mark in sorted(marks) if mark < size]
+    holes = holes_between(spans, size)
+    covered = [byte for start, end in [*spans, *holes] for byte in range(start, end)]
+    assert sorted(covered) == list(range(size))
+
+
+def test_leases_end_with_segments() -> None:
+    """So that the ledger's spans are whole ones; the file's end is where it is."""
+    segments = Segments([(5, 3 * SEGMENT_BYTES + 9)])
+    first = segments.take(2 * SEGMENT_BYTES, 1 << 40)
+    rest = segments.take(1 << 40, 1 << 40)
+    assert first and rest and (first.start, first.end) == (5, 2 * SEGMENT_BYTES)
+    assert rest.end == 3 * SEGMENT_BYTES + 9
