@@ -16,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_api.manifest import WantedFile
+from qwen_api.seals import Seal
 from qwen_daemon.core.digest import span_digest
 from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
@@ -112,6 +113,9 @@ class Book:
             data = self.disk.durable[span.offset : span.end]
             assert len(data) == span.length and span_digest(data) == span.digest, "recorded before it was durable"
             self.known[span.offset] = span
+
+    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+        raise AssertionError("a try publishes nothing")
 
     async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         for offset in list(self.known) if offsets is None else offsets:

@@ -173,7 +173,8 @@ def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
             daemon.wait_state(KEY, "paused")
             assert (failed.code, failed.path) == ("E_CORRUPT", WEIGHTS)
             assert [event.attempt for event in daemon.seen(e.FileRetry)][:3] == [2, 3, 4]
-            assert not (daemon.cache / "models--org--one" / "refs").exists()
+            assert not list((daemon.cache / "models--org--one" / "snapshots").rglob(WEIGHTS))
+            assert list((daemon.state_dir / "ready").glob("*")) == []
             blobs = daemon.cache / "models--org--one" / "blobs"
             assert [path.name for path in blobs.iterdir()] == [large.entry("config.json").oid]
             daemon.client.add(AddModel(model="org/once"))

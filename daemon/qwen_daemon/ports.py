@@ -101,8 +101,11 @@ class Store(Protocol):
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
         """Open the part `name` of an earlier try for reading and writing, or a fresh one if None or gone."""
 
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
-        """Make the verified part (or, if None, the verified blob) the snapshot's file, durably; returns its seal."""
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        """Make the verified part (or these bytes; or, if None, the verified blob) the snapshot's file, durably.
+
+        Returns its seal.
+        """
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         """All wanted files are published: point the revision at the commit, durably. Returns the snapshot folder."""
@@ -148,6 +151,9 @@ class Ledger(Protocol):
     async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 
+    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+        """The content is published: add spans, there is no part any more, and this is its seal; all or nothing."""
+
     async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """Drop the spans at these offsets, or everything known of this content."""
 
@@ -167,6 +173,9 @@ class Twins(Protocol):
 
     async def find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
         """Every other file of this name that is the cache's own, whatever its size; nothing is read."""
+
+    async def present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
+        """The etags of those files of which something lies elsewhere that may be worth `find`."""
 
     async def take(
         self,

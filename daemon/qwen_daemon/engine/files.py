@@ -25,6 +25,7 @@ from qwen_daemon.engine.cancel import finish, wait
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.download import Download, Source
+from qwen_daemon.engine.small import fetch_small, is_small
 from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.ports import Clock, Origin
 
@@ -61,7 +62,8 @@ class Files:
 
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
-        await self._announce(step.file, await self.disk.store.publish(self.manifest, step.file, None))
+        await self.disk.store.publish(self.manifest, step.file, None)
+        await self._announce(step.file)
 
     async def hash(self, step: Step, found: Found) -> bool:
         """Hash a file that is here without proof; True if it is right (then it is sealed), False if not."""
@@ -89,7 +91,7 @@ class Files:
         if seal != found.seal:
             return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
         await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
-        await self._announce(file, seal, duration_s=self.clock.monotonic_s() - started_s)
+        await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
 
     async def fetch(self, steps: list[Step], found: Found) -> None:
@@ -102,12 +104,17 @@ class Files:
         while True:
             received_before = self.transfers.received_bytes(file.path)
             try:
-                async with self.budget.contents.hold(file.etag):
+                async with self.budget.contents.hold(file.etag) as waited:
                     # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
-                    if await self.adopt(steps, (*ways_without_room(file), "copy")):
+                    may_be_here = waited or not is_small(file.size_bytes)
+                    if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
                         return
                     async with self.budget.files.slot(self.controls.rank):
-                        await self._try(file, found, attempt)
+                        if is_small(file.size_bytes):
+                            if not waited or not await self._came_meanwhile(file, found):
+                                await self._try_small(file, attempt)
+                        else:
+                            await self._try(file, found, attempt)
                 break
             except MakeRoom:
                 raise
@@ -120,7 +127,8 @@ class Files:
                 return
             attempts, attempt = decision.attempts, decision.attempt
             await self._wait(file, decision, trouble)
-        await self._link_all(steps, started_s)
+        await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
+        await self._link_all(steps[1:], started_s)
 
     async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
         """Take one content from elsewhere in the cache, if it is there and one of the ways works.
@@ -135,8 +143,20 @@ class Files:
 
     async def _link_all(self, steps: list[Step], started_s: float) -> None:
         for step in steps:
-            seal = await self.disk.store.publish(self.manifest, step.file, None)
-            await self._announce(step.file, seal, duration_s=self.clock.monotonic_s() - started_s)
+            await self.disk.store.publish(self.manifest, step.file, None)
+            await self._announce(step.file, duration_s=self.clock.monotonic_s() - started_s)
+
+    async def _try_small(self, file: WantedFile, attempt: int) -> None:
+        """Without huggingface_hub's lock: to fetch a small file twice at once costs less than to ask for it."""
+        self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
+        with self.transfers.watch(file) as transfer:
+            digest, content, spans = await fetch_small(
+                self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter
+            )
+        await self._judge(file, digest, content, spans)
+
+    def _source(self, file: WantedFile) -> Source:
+        return Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
 
     async def _try(self, file: WantedFile, found: Found, attempt: int) -> None:
         async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
@@ -151,10 +171,9 @@ class Files:
                 try:
                     if part.name != name:
                         spans = ()
-                    source = Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
                     with self.transfers.watch(file) as transfer:
                         download = Download(
-                            source,
+                            self._source(file),
                             part,
                             self.disk.ledger,
                             self.clock,
@@ -165,7 +184,7 @@ class Files:
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()
-                await self._judge(file, digest, part.name)
+                await self._judge(file, digest, part.name, ())
             finally:
                 await finish(self._drop_unless_recorded(file, part.name))
 
@@ -203,7 +222,7 @@ class Files:
         await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
         return copy, spans
 
-    async def _judge(self, file: WantedFile, digest: str, part: str) -> None:
+    async def _judge(self, file: WantedFile, digest: str, part: str | bytes, spans: Sequence[Span]) -> None:
         """The whole file is here: publish it, or throw away what the network lied about."""
         if digest != file.etag:
             await self.disk.ledger.forget(self.manifest.repo, file.etag)
@@ -212,10 +231,9 @@ class Files:
             )
             raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
         seal = await self.disk.store.publish(self.manifest, file, part)
-        await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, ())
-        await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+        await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, spans, seal)
 
-    async def _announce(self, file: WantedFile, _durable: object, *, duration_s: float = 0.0) -> None:
+    async def _announce(self, file: WantedFile, *, duration_s: float = 0.0) -> None:
         self.publish(
             e.FileVerified(
                 model=self.model,

@@ -129,15 +129,19 @@ class Round:
 
     async def _adopt(self, files: Files, groups: list[list[Step]]) -> list[list[Step]]:
         """Take what lies elsewhere in the cache, first what costs no room; returns what is left to fetch."""
+        wanted = [group[0].file for group in groups]
+        present = await self.world.disk.twins.present(files.manifest.repo, wanted)  # mostly nothing: one look for all
+        absent = [group for group in groups if group[0].file.etag not in present]
+        groups = [group for group in groups if group[0].file.etag in present]
         groups = await self._left(files, groups, ways_without_room)
         copied_bytes = 0
         for group in groups:
             if await files.adoption.could(group[0].file):
                 copied_bytes += group[0].file.size_bytes
-        if not copied_bytes:
-            return groups
-        await self.world.room.claim(self.ref.key, copied_bytes, lambda: 0)
-        return await self._left(files, groups, lambda _file: ("copy",))
+        if copied_bytes:
+            await self.world.room.claim(self.ref.key, copied_bytes, lambda: 0)
+            groups = await self._left(files, groups, lambda _file: ("copy",))
+        return _in_order([*absent, *groups], wanted)
 
     async def _left(
         self, files: Files, groups: list[list[Step]], ways: Callable[[WantedFile], Sequence[e.AdoptedHow]]
@@ -243,6 +247,11 @@ class Round:
 
     def _say(self, state: e.ModelState) -> None:
         self.world.publish(e.ModelStateChanged(model=self.ref.key, state=state))
+
+
+def _in_order(groups: list[list[Step]], wanted: list[WantedFile]) -> list[list[Step]]:
+    rank = {file.path: index for index, file in enumerate(wanted)}
+    return sorted(groups, key=lambda group: rank[group[0].file.path])
 
 
 def _checked(model: str, manifest: Manifest, reason: str, plan: Plan) -> e.ModelChecked:

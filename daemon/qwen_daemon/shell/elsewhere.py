@@ -45,6 +45,13 @@ class OtherBlobs:
         except OSError as error:
             raise durable.translate(error) from error
 
+    async def present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
+        """See ports.Twins."""
+        try:
+            return await asyncio.to_thread(self._present, repo, files)
+        except OSError as error:
+            raise durable.translate(error) from error
+
     async def take(
         self,
         repo: str,
@@ -63,8 +70,17 @@ class OtherBlobs:
             stop.set()
             raise
 
+    def _present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
+        others = self._repositories(repo)
+        return frozenset(
+            file.etag
+            for file in files
+            if any(os.path.lexists(self._path(other, file)) for other in self._with_store(others, file))
+        )
+
     def _find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
-        paths = {other: self._path(other, file) for other in self._others(repo, file)}
+        others = self._with_store(self._repositories(repo), file)
+        paths = {other: self._path(other, file) for other in others}
         there = {other: path for other, path in paths.items() if os.path.lexists(path)}  # most are not: be quick
         ours = seal_inside(self._cache, repo, self._path(repo, file)) if there else None
         found = []
@@ -75,13 +91,16 @@ class OtherBlobs:
                 found.append(Twin(repo=other, seal=seal, shared=shared))
         return tuple(found)
 
-    def _others(self, repo: str, file: WantedFile) -> list[str]:
+    def _repositories(self, repo: str) -> list[str]:
+        """Those of the cache besides `repo`."""
         own = places.repo_dir(self._cache, repo).name
         try:
             names = [found.name for found in self._cache.iterdir() if found.name.startswith(_MODELS)]
         except FileNotFoundError:
             names = []
-        repos = [name.removeprefix(_MODELS).replace("--", "/") for name in sorted(names) if name != own]
+        return [name.removeprefix(_MODELS).replace("--", "/") for name in sorted(names) if name != own]
+
+    def _with_store(self, repos: Sequence[str], file: WantedFile) -> Sequence[str]:
         return [*repos, SHARED_STORE] if file.xet_hash else repos
 
     def _path(self, repo: str, file: WantedFile) -> Path:

@@ -12,8 +12,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import sqlite3
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any, TypeVar
@@ -40,6 +41,7 @@ class SqliteLedger:
         self._state_dir = state_dir
         self._path = state_dir / FILE_NAME
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="ledger")
+        self._waiting: deque[tuple[Callable[[], None], Future[None]]] = deque()
         self._db: sqlite3.Connection | None = None
 
     async def open(self) -> str | None:
@@ -73,33 +75,41 @@ class SqliteLedger:
         """See ports.Ledger."""
 
         def write() -> None:
-            with self._conn:
-                known = self._conn.execute(
-                    "SELECT size_bytes FROM parts WHERE blob = ?", (_blob(repo, etag),)
-                ).fetchone()
-                if known is not None and known[0] != size_bytes:
-                    self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
-                self._put("parts", _blob(repo, etag), size_bytes, part)
-                for span in spans:
-                    self._put("spans", _blob(repo, etag), span.offset, span.length, span.digest)
+            self._record(_blob(repo, etag), size_bytes, part, spans)
 
-        await self._run(write)
+        await self._write(write)
+
+    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+        """See ports.Ledger."""
+
+        def write() -> None:
+            self._record(_blob(repo, etag), size_bytes, None, spans)
+            self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+
+        await self._write(write)
+
+    def _record(self, blob: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        known = self._conn.execute("SELECT size_bytes FROM parts WHERE blob = ?", (blob,)).fetchone()
+        if known is not None and known[0] != size_bytes:
+            self._conn.execute("DELETE FROM spans WHERE blob = ?", (blob,))
+        self._put("parts", blob, size_bytes, part)
+        for span in spans:
+            self._put("spans", blob, span.offset, span.length, span.digest)
 
     async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            with self._conn:
-                if offsets is None:
-                    self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
-                    self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(repo, etag),))
-                else:
-                    self._conn.executemany(
-                        "DELETE FROM spans WHERE blob = ? AND offset = ?",
-                        [(_blob(repo, etag), offset) for offset in offsets],
-                    )
+            if offsets is None:
+                self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
+                self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(repo, etag),))
+            else:
+                self._conn.executemany(
+                    "DELETE FROM spans WHERE blob = ? AND offset = ?",
+                    [(_blob(repo, etag), offset) for offset in offsets],
+                )
 
-        await self._run(write)
+        await self._write(write)
 
     async def part_names(self) -> frozenset[str]:
         """Every part on record; a part file that is not is a stray."""
@@ -123,13 +133,12 @@ class SqliteLedger:
         """See ports.Seals."""
 
         def write() -> None:
-            with self._conn:
-                if seal is None:
-                    self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
-                else:
-                    self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+            if seal is None:
+                self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
+            else:
+                self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
 
-        await self._run(write)
+        await self._write(write)
 
     async def last_read(self, repo: str, etag: str) -> str | None:
         """See engine.scrub.Readings."""
@@ -139,10 +148,9 @@ class SqliteLedger:
         """See engine.scrub.Readings."""
 
         def write() -> None:
-            with self._conn:
-                self._put("readings", _blob(repo, etag), at)
+            self._put("readings", _blob(repo, etag), at)
 
-        await self._run(write)
+        await self._write(write)
 
     async def desired(self) -> dict[str, AddModel]:
         """See ports.Desires."""
@@ -152,14 +160,13 @@ class SqliteLedger:
         """See ports.Desires."""
 
         def write() -> None:
-            with self._conn:
-                if model is None:
-                    self._conn.execute("DELETE FROM models WHERE key = ?", (key,))
-                    self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
-                else:
-                    self._put("models", key, msgspec.json.encode(model))
+            if model is None:
+                self._conn.execute("DELETE FROM models WHERE key = ?", (key,))
+                self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
+            else:
+                self._put("models", key, msgspec.json.encode(model))
 
-        await self._run(write)
+        await self._write(write)
 
     async def commit_of(self, key: str) -> str | None:
         """See ports.Desires."""
@@ -169,13 +176,12 @@ class SqliteLedger:
         """See ports.Desires."""
 
         def write() -> None:
-            with self._conn:
-                if commit is None:
-                    self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
-                else:
-                    self._put("commits", key, commit)
+            if commit is None:
+                self._conn.execute("DELETE FROM commits WHERE key = ?", (key,))
+            else:
+                self._put("commits", key, commit)
 
-        await self._run(write)
+        await self._write(write)
 
     async def set_ready(self, key: str, ready: Ready | None) -> None:
         """See ports.Desires: the ready file appears whole and durable, or not at all."""
@@ -209,6 +215,33 @@ class SqliteLedger:
     async def _run(self, work: Callable[[], T]) -> T:
         # Shielded: a commit that has begun is waited for, so that a cancelled caller never overtakes it.
         return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work))
+
+    async def _write(self, work: Callable[[], None]) -> None:
+        """Do it in a transaction, together with whatever else is waiting: each commit waits for the disk."""
+        done: Future[None] = Future()
+        self._waiting.append((work, done))
+        self._thread.submit(self._commit_waiting)
+        await asyncio.shield(asyncio.wrap_future(done))  # as in _run
+
+    def _commit_waiting(self) -> None:
+        """In the ledger's thread: everything that waits by now; later ones find that there is nothing left to do."""
+        waiting = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        if not waiting:
+            return
+
+        def commit() -> None:
+            with self._conn:
+                for work, _ in waiting:
+                    work()
+
+        try:
+            self._guarded(commit)
+        except BaseException as error:  # handed to all who wait
+            for _, done in waiting:
+                done.set_exception(error)
+        else:
+            for _, done in waiting:
+                done.set_result(None)
 
     def _guarded(self, work: Callable[[], T]) -> T:
         """Do it; a database that turns out damaged is set aside and the work done on a fresh one."""

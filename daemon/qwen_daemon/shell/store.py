@@ -30,7 +30,7 @@ from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import clone, durable
 from qwen_daemon.shell.digest import digest_file
-from qwen_daemon.shell.inside import seal_inside, seal_of
+from qwen_daemon.shell.inside import plain_seal, real_inside, seal_inside, seal_of
 from qwen_daemon.shell.part import PartFile
 
 PART_NAME = re.compile(r"\.qwen-([0-9a-f]{40}|[0-9a-f]{64})-[0-9a-f]{8}\.part")
@@ -70,7 +70,7 @@ class HubCache:
             await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
         return part
 
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         """See ports.Store."""
         return await _in_thread(self._publish, manifest, file, part)
 
@@ -139,16 +139,20 @@ class HubCache:
         return self.snapshot(manifest) / file.path
 
     def _find(self, manifest: Manifest) -> dict[str, Found]:
-        return {file.path: self._find_one(manifest, file) for file in manifest.files}
+        blobs = self._blobs(manifest.repo)
+        is_inside = real_inside(self._cache, manifest.repo, blobs) is not None  # asked once, not for each plain blob
+        return {file.path: self._find_one(manifest, file, blobs / file.etag, is_inside) for file in manifest.files}
 
-    def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
-        named, blob = self._named(manifest, file), self._blobs(manifest.repo) / file.etag
-        seal = seal_inside(self._cache, manifest.repo, blob)
+    def _find_one(self, manifest: Manifest, file: WantedFile, blob: Path, is_inside: bool) -> Found:
+        named = self._named(manifest, file)
+        seal = plain_seal(blob) if is_inside else None
+        if seal is None and os.path.lexists(blob):
+            seal = seal_inside(self._cache, manifest.repo, blob)
         if seal is not None:
-            is_named = named.is_symlink() and os.path.realpath(named) == os.path.realpath(blob)
-            return Found(linked=is_named, seal=seal)
+            return Found(linked=_leads_to(named, blob, seal), seal=seal)
         # A plain file in the snapshot (HF_HUB_DISABLE_SYMLINKS) is its own blob; a link must lead to the blob.
-        seal = None if named.is_symlink() else seal_inside(self._cache, manifest.repo, named)
+        is_plain = os.path.lexists(named) and not named.is_symlink()
+        seal = seal_inside(self._cache, manifest.repo, named) if is_plain else None
         return Found(linked=seal is not None, seal=seal)
 
     def _begin(self, manifest: Manifest, ref: ModelRef) -> None:
@@ -161,9 +165,11 @@ class HubCache:
         if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
             self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
-    def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         blobs = self._blobs(manifest.repo)
         blob, named = blobs / file.etag, self._named(manifest, file)
+        if isinstance(part, bytes):
+            part = self._write_part(blobs, file.etag, part)
         if part is not None:
             if blob.is_dir() and not blob.is_symlink():
                 _move_aside(blob)
@@ -176,6 +182,19 @@ class HubCache:
                 durable.replace_link(named, target)
                 durable.sync_folder(named.parent)
         return take_seal(named)
+
+    def _write_part(self, blobs: Path, etag: str, content: bytes) -> str:
+        durable.make_folder(blobs)
+        part = blobs / new_part_name(etag)
+        try:
+            with part.open("xb") as out:
+                out.write(content)
+                out.flush()
+                os.fdatasync(out.fileno())
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        return part.name
 
     def _clear_way(self, named: Path, snapshot: Path) -> None:
         """A file or a link where a folder must be, or a folder where the file must be, is moved aside."""
@@ -262,6 +281,16 @@ def current_file(cache: Path, repo: str, file: WantedFile, found: Found) -> Path
         return blob
     plain = (snapshot / file.path for snapshot in snapshots.iterdir())
     return next((path for path in plain if seal_of(path) == found.seal), blob)
+
+
+def _leads_to(named: Path, blob: Path, seal: Seal) -> bool:
+    try:
+        text = os.readlink(named)  # noqa: PTH115 - the text, not a Path
+    except OSError:
+        return False  # no link, or nothing
+    if text == os.path.relpath(blob, named.parent) and seal_of(named) == seal:
+        return True  # what we and huggingface_hub write
+    return os.path.realpath(named) == os.path.realpath(blob)
 
 
 def _named_in(folder: Path) -> set[str]:
