@@ -26,17 +26,22 @@ class Disk:
 
 
 class Contents:
-    """One fetch of a content at a time, over all models: whoever had to wait will find it here afterwards."""
+    """One fetch of a content at a time, over all models: whoever had to wait may find it here afterwards."""
 
     def __init__(self) -> None:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._brought: set[str] = set()
 
     @asynccontextmanager
-    async def hold(self, etag: str) -> AsyncIterator[None]:
-        """Hold the content."""
+    async def hold(self, etag: str) -> AsyncIterator[bool]:
+        """Hold the content; gives True if it was brought since the daemon began, so that it may be here by now."""
         lock = self._locks.setdefault(etag, asyncio.Lock())
         async with lock:
-            yield
+            yield etag in self._brought
+
+    def brought(self, etag: str) -> None:
+        """The content was fetched and published."""
+        self._brought.add(etag)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,7 +26,7 @@ from qwen_daemon.core.slowness import (
     steal_min_bytes,
     streams_under,
 )
-from qwen_daemon.core.spans import Span
+from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.frontier import Frontier
@@ -104,6 +104,7 @@ class Download:
         self._news = asyncio.Event()  # something was written, needed again, or went wrong
         self._due = asyncio.Event()  # a connection has brought enough to be recorded
         self._ended_spans: list[Span] = []  # of connections that have ended, not recorded yet
+        self._ended_bytes = 0  # of theirs, also while they are being recorded
         self._checkpointing = asyncio.Lock()
         self._checkpoint_after_s = FIRST_CHECKPOINT_S
         self._failure: Exception | None = None
@@ -153,6 +154,8 @@ class Download:
         """See connections.Fetching."""
         if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
             return False
+        if self._ended_bytes >= CHECKPOINT_BYTES * self._streams_max:
+            return False  # short leases come and go faster than the disk can make them durable
         if not pays_to_add(self.rates_bps()):
             return False
         if self._segments.free_bytes:
@@ -163,8 +166,8 @@ class Download:
         """See connections.Fetching."""
         lease = self._segments.take(self._lease_bytes(), self._tuning.window_bytes)
         if lease is None:
-            victim = self._victim()
-            assert victim is not None, "wants_stream said so"
+            # wants_stream saw one; a moment later rates may say otherwise, and the connection is already counted
+            victim = self._victim() or max(self._segments.leases, key=lambda lease: lease.left_bytes)
             lease = self._segments.steal(victim)
         writer = Writer(self._part, lease.start, self._tuning.batch_bytes, CHECKPOINT_BYTES, self._wrote)
         stream = Stream(self._source, self._segments, lease, writer, self._clock)
@@ -172,15 +175,20 @@ class Download:
         self._streams[task] = stream
         self._transfer.streams = len(self._streams)
 
+    def _splits(self) -> bool:
+        return self._source.origin.splits(self._source.repo, self._file)
+
     def _streams_limit(self) -> int:
-        if not self._source.origin.splits(self._source.repo, self._file):
+        if not self._splits():
             return 1  # a server without ranges sends the whole file each time
         return min(self._streams_max, streams_under(self._limit.rate_bps))
 
     def _lease_bytes(self) -> int:
         tuning = self._tuning
+        if not self._splits():
+            return self._file.size_bytes
         if self._streams_limit() == 1:
-            return self._file.size_bytes if self._streams_max > 1 else tuning.lease_max_bytes
+            return tuning.lease_max_bytes  # also under a low speed limit: it may be lifted long before the end
         expected = max(self.streams + 1, self._connections.share(self))
         even = min(self._segments.left_bytes, tuning.window_bytes) // expected
         return min(tuning.lease_max_bytes, max(tuning.lease_min_bytes, even))
@@ -207,7 +215,8 @@ class Download:
         try:
             try:
                 await stream.run(self._limit, self._took)
-                if stream.received_bytes >= self._tuning.proven_bytes and stream.lease.left_bytes == 0:
+                is_whole = stream.received_bytes >= self._tuning.proven_bytes and stream.lease.left_bytes == 0
+                if is_whole and self._limit.rate_bps is None:  # under a limit it reads what had come while it waited
                     self._connections.remember(stream.received_bytes / max(stream.age_s(), 1e-3))
             finally:
                 await finish(self._close(stream))
@@ -230,7 +239,7 @@ class Download:
             stream.is_proven = True
             self._first_byte_s = 0.7 * self._first_byte_s + 0.3 * (stream.first_byte_after_s() or 0.0)
             self._grow(now_s)
-        if stream.writer.unrecorded_bytes >= CHECKPOINT_BYTES // 2:
+        if stream.writer.untaken_bytes >= CHECKPOINT_BYTES // 2:
             self._due.set()
 
     def _grow(self, now_s: float) -> None:
@@ -238,13 +247,16 @@ class Download:
         is_all_there = self.streams == self._streams_max and all(s.is_proven for s in self._streams.values())
         if not self._is_large or not is_all_there or now_s < self._humble_until_s:
             return
+        more = min(self._connections.count_max, 4 * self._streams_max)
+        if more <= self._streams_max:
+            return  # the budget is what limits; it may be enlarged
         rate_bps = sum(self.rates_bps())
         if not pays_to_add_more(rate_bps, before_bps=self._grown_at_bps):
             self._streams_max = max(1, self._streams_before)
             self._humble_until_s = now_s + HUMBLE_MAX_S
             return
         self._grown_at_bps, self._streams_before = rate_bps, self._streams_max
-        self._streams_max = min(self._connections.count_max, 4 * self._streams_max)
+        self._streams_max = more
         self._connections.fill()
 
     def _failed(self, stream: Stream, trouble: Trouble) -> None:
@@ -252,7 +264,8 @@ class Download:
         others = self.streams - 1
         is_of_the_line = isinstance(trouble, (TryAgain, TryLater, ResolveAgain)) and not isinstance(trouble, StartOver)
         if self._is_ending or (others and is_of_the_line and self._failure is None):
-            self._streams_max = max(1, others)
+            self._streams_max = max(1, min(self._streams_max, others))
+            self._grown_at_bps = 0.0  # that was with connections which are gone: what is left may grow again
             self._humble_until_s = self._clock.monotonic_s() + self._humble_s
             self._humble_s = min(HUMBLE_MAX_S, 2 * self._humble_s) if not stream.received_bytes else HUMBLE_S
             return
@@ -268,8 +281,15 @@ class Download:
         """What it brought is written; the rest of its lease is free again."""
         try:
             await stream.writer.flush()
+        except Exception as refused:
+            self._fail(refused)  # no other connection brings what was lost here, nor finds another disk
+            raise
         finally:
-            self._ended_spans += await stream.writer.take()
+            spans = await stream.writer.take()
+            self._ended_spans += spans
+            self._ended_bytes += recorded_bytes(spans)
+            if self._ended_bytes >= CHECKPOINT_BYTES // 2:
+                self._due.set()
             self._segments.give_back(stream.lease)
 
     async def _wrote(self, start: int, batch: Bytes) -> None:
@@ -281,14 +301,15 @@ class Download:
     # The hash.
 
     async def _follow(self, resumed: Callable[[int], None]) -> None:
-        told_bytes = 0
+        told_bytes, filled_at = 0, 0
         while not self._frontier.is_done and self._failure is None:
             self._news.clear()
-            kept_bytes, position = self._frontier.kept_bytes, self._frontier.position
+            kept_bytes = self._frontier.kept_bytes
             moved = await self._frontier.step()
             self._kept(self._frontier.kept_bytes - kept_bytes)
             await self._forget_damaged()
-            if self._frontier.position != position:
+            if self._frontier.position != filled_at:
+                filled_at = self._frontier.position
                 self._connections.fill()  # the window has moved
             if moved:
                 continue
@@ -327,7 +348,7 @@ class Download:
             self._due.clear()
             try:
                 await finish(self._checkpoint())
-            except Trouble as trouble:
+            except Exception as trouble:  # whatever it is: connections wait for what this records
                 self._fail(trouble)
 
     async def _call_after(self, seconds: float) -> None:
@@ -337,7 +358,9 @@ class Download:
     async def _checkpoint(self, *, flush: bool = True) -> None:
         """Written first, durable second, recorded third, told last. After a failed sync nothing more is believed."""
         async with self._checkpointing:
-            spans, self._ended_spans = self._ended_spans, []
+            ended, self._ended_spans = self._ended_spans, []
+            spans = list(ended)
+            taken: list[tuple[Writer, Sequence[Span]]] = []
             trouble: Trouble | None = None
             for stream in list(self._streams.values()):
                 try:
@@ -345,9 +368,14 @@ class Download:
                         await stream.writer.flush()
                 except Trouble as refused:
                     trouble = refused
-                spans += await stream.writer.take()
+                taken.append((stream.writer, await stream.writer.take()))
+                spans += taken[-1][1]
             if spans and not self._unsynced:
                 await self._record(spans)
+            self._ended_bytes -= recorded_bytes(ended)
+            for writer, own in taken:
+                writer.recorded(own)
+            self._connections.fill()
             if trouble is not None:
                 raise trouble
 

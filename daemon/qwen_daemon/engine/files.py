@@ -104,14 +104,14 @@ class Files:
         while True:
             received_before = self.transfers.received_bytes(file.path)
             try:
-                async with self.budget.contents.hold(file.etag) as waited:
+                async with self.budget.contents.hold(file.etag) as was_brought:
                     # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
-                    may_be_here = waited or not is_small(file.size_bytes)
+                    may_be_here = was_brought or not is_small(file.size_bytes)
                     if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
                         return
                     async with self.budget.files.slot(self.controls.rank):
                         if is_small(file.size_bytes):
-                            if not waited or not await self._came_meanwhile(file, found):
+                            if not was_brought or not await self._came_meanwhile(file, found):
                                 await self._try_small(file, attempt)
                         else:
                             await self._try(file, found, attempt)
@@ -231,6 +231,7 @@ class Files:
             )
             raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
         seal = await self.disk.store.publish(self.manifest, file, part)
+        self.budget.contents.brought(file.etag)
         await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, spans, seal)
 
     async def _announce(self, file: WantedFile, *, duration_s: float = 0.0) -> None:

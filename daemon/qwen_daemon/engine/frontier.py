@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.digest import Bytes, new_hash, span_digest
+from qwen_daemon.core.errors import TryAgain
 from qwen_daemon.core.segments import Segments
 from qwen_daemon.core.spans import Span
 from qwen_daemon.ports import Part
@@ -69,9 +70,11 @@ class Frontier:
             if end <= self.position:
                 return False
             data = await self._part.read(self.position, end - self.position)
+            if not data:
+                raise TryAgain("E_DISK_IO", "the part is shorter than what was written to it")
             await asyncio.to_thread(self._whole.update, data)
             self._advance(len(data))
-            return len(data) > 0
+            return True
 
     async def _reread(self, span: Span) -> None:
         data = await self._part.read(span.offset, span.length)

@@ -7,10 +7,10 @@ was written is given out as spans; making it durable and recording it is the dow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 
 from qwen_daemon.core.digest import SpanDigester
-from qwen_daemon.core.spans import Span
+from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.ports import Part
 
 Wrote = Callable[[int, bytearray], Awaitable[None]]
@@ -24,14 +24,15 @@ class Writer:
         self._offset = offset
         self._batch_bytes = batch_bytes
         self._unrecorded_max_bytes = unrecorded_max_bytes
-        self._taken = asyncio.Event()
+        self._recorded = asyncio.Event()
         self._wrote = wrote
         self._batch = bytearray()
         self._digester = SpanDigester(offset)
         self._busy = asyncio.Lock()  # one write at a time, in order
         self._behind: asyncio.Task[None] | None = None
         self._broken: Exception | None = None  # bytes are missing from here on: nothing behind them may be written
-        self.unrecorded_bytes = 0
+        self.untaken_bytes = 0  # written since the last `take`
+        self.unrecorded_bytes = 0  # these, and what was taken and is not on record yet
 
     def put(self, chunk: bytes) -> None:
         """Take the next bytes."""
@@ -40,14 +41,14 @@ class Writer:
     async def drain(self) -> None:
         """Begin to write if a batch is full. Raises Trouble.
 
-        Waits only while the batch before is being written, or when too much was written and not taken.
+        Waits only while the batch before is being written, or when too much was written and not recorded.
         """
         if len(self._batch) < self._batch_bytes:
             return
         await self._settle()
         while self.unrecorded_bytes >= self._unrecorded_max_bytes:
-            self._taken.clear()
-            await self._taken.wait()
+            self._recorded.clear()
+            await self._recorded.wait()
         self._behind = asyncio.create_task(self._flush())
 
     async def flush(self) -> None:
@@ -58,9 +59,13 @@ class Writer:
     async def take(self) -> tuple[Span, ...]:
         """The spans written since the last call."""
         async with self._busy:
-            self.unrecorded_bytes = 0
-            self._taken.set()
+            self.untaken_bytes = 0
             return self._digester.take()
+
+    def recorded(self, spans: Iterable[Span]) -> None:
+        """These, of `take`, are on record: so much more may be written."""
+        self.unrecorded_bytes -= recorded_bytes(spans)
+        self._recorded.set()
 
     async def _settle(self) -> None:
         behind = self._behind
@@ -83,5 +88,6 @@ class Writer:
                 raise
             start = self._offset
             self._offset += len(batch)
+            self.untaken_bytes += len(batch)
             self.unrecorded_bytes += len(batch)
         await self._wrote(start, batch)
