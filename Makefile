@@ -13,7 +13,8 @@ SOURCES := daemon monitor loader demo benchmarks docs tests
 TEST_TOOLS := curl:curl tmux:tmux strace:strace systemd-analyze:systemd
 BENCH_TOOLS := nginx:nginx aria2c:aria2 curl:curl openssl:openssl
 BENCH_ARGS ?=
-SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap
+SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
+	mkfs.ext4:e2fsprogs
 
 .PHONY: help run test lint test-system test-long bench bench-quick install-user docs clean python-ok tools-test \
   tools-system tools-bench
