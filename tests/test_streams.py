@@ -158,7 +158,9 @@ def test_what_is_slow() -> None:
     """Far below the siblings, for long enough, with enough left that a fresh connection is sooner done."""
     assert slowness.is_slow(1e6, [28e6] * 7, age_s=6, left_bytes=100 * MIB)
     assert slowness.is_slow(0, [28e6], age_s=6, left_bytes=MIB)
-    assert not slowness.is_slow(1e6, [28e6] * 7, age_s=4, left_bytes=100 * MIB), "it may still speed up"
+    assert not slowness.is_slow(6e6, [28e6] * 7, age_s=4, left_bytes=100 * MIB), "it may still speed up"
+    assert not slowness.is_slow(1e6, [28e6] * 7, age_s=1, left_bytes=100 * MIB), "even if it crawls"
+    assert slowness.is_slow(1e6, [28e6] * 7, age_s=2.5, left_bytes=100 * MIB)
     assert not slowness.is_slow(10e6, [28e6] * 7, age_s=60, left_bytes=100 * MIB), "a third is not far below"
     assert not slowness.is_slow(1e6, [28e6] * 7, age_s=60, left_bytes=MIB), "it will be done before another begins"
     assert not slowness.is_slow(1e6, [], age_s=60, left_bytes=100 * MIB), "nobody to compare with"

@@ -11,6 +11,8 @@ from statistics import median
 
 GRACE_S = 5.0  # a young connection is still speeding up
 SLOW_SHARE = 0.3  # of the siblings' median
+CRAWL_SHARE = 0.1  # so slow that it need not be watched for as long
+CRAWL_GRACE_S = 2.0
 SILENT_S = 5.0  # no byte for so long, while siblings move, is a rate of nothing
 FAST_BPS = 150e6  # connections this fast are not what limits: more of them cost CPU and bring nothing
 GAIN_SHARE = 1.25  # what added connections must bring
@@ -22,10 +24,10 @@ STEAL_S = 2.0  # what would be done sooner than this anyway is left alone: cutti
 
 def is_slow(mine_bps: float, others_bps: Sequence[float], *, age_s: float, left_bytes: int) -> bool:
     """True if cutting this connection and fetching its rest over a fresh one should be quicker, by far."""
-    if age_s < GRACE_S or not others_bps:
-        return False
-    typical_bps = median(others_bps)
+    typical_bps = median(others_bps) if others_bps else 0.0
     if typical_bps <= 0 or mine_bps >= SLOW_SHARE * typical_bps:
+        return False
+    if age_s < (GRACE_S if mine_bps >= CRAWL_SHARE * typical_bps else CRAWL_GRACE_S):
         return False
     return left_bytes / max(mine_bps, 1.0) > 2 * (FIRST_BYTE_S + left_bytes / typical_bps)
 

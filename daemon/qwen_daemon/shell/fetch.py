@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import ssl
+import urllib.request
 import zlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, suppress
@@ -66,7 +67,6 @@ class HttpOrigin:
             ),
             auto_decompress=False,
             read_bufsize=READ_BUFFER_BYTES,
-            trust_env=True,
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"Accept-Encoding": "identity", "User-Agent": config.user_agent},
         )
@@ -136,7 +136,9 @@ class HttpOrigin:
             headers["Authorization"] = f"Bearer {token}"
         async with asyncio.timeout(HEADERS_TIMEOUT_S):
             # encoded=True: a signed address must reach the server byte for byte.
-            return await self._session.get(URL(url, encoded=True), headers=headers, allow_redirects=False)
+            return await self._session.get(
+                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy_for(url)
+            )
 
     def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
         headers = {name.lower(): value for name, value in response.headers.items()}
@@ -226,6 +228,19 @@ def translate(error: BaseException) -> Trouble:
     if isinstance(error, OSError) and error.strerror:
         return TryAgain("E_NETWORK", f"{error.strerror} ({kind})")
     return TryAgain("E_NETWORK", kind)
+
+
+def _proxy_for(url: str) -> str | None:
+    """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
+
+    Not aiohttp's trust_env: that would send the passwords of ~/.netrc along, whose `default` is meant for any host,
+    also to a CDN whose signed addresses refuse a second authorization.
+    """
+    parts = urlsplit(url)
+    if urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined] # typeshed leaves it out
+        return None
+    proxies = urllib.request.getproxies_environment()
+    return proxies.get(parts.scheme) or proxies.get("all")
 
 
 def _origin(url: str) -> tuple[str, str, int]:
