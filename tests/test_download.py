@@ -10,8 +10,9 @@ import asyncio
 import hashlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -21,6 +22,7 @@ from qwen_daemon.core.digest import span_digest
 from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
+from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.download import Download, Source, Transfer, Tuning
 from qwen_daemon.ports import Body
@@ -153,14 +155,14 @@ class Line:
 
 
 async def one_try(
-    line: Line, disk: Disk, book: Book, *, step_s: float = 1.0, streams: int = 1
+    line: Line, disk: Disk, book: Book, *, step_s: float = 1.0, streams: int = 1, tuning: Tuning = MANY
 ) -> tuple[str | None, int]:
     """The hash, or None if the try failed; and how many recorded bytes were kept."""
     clock = QuickClock(step_s)
     source = Source(repo=REPO, commit=COMMIT, file=FILE, origin=line)
     kept: list[int] = [0]
     transfer = Transfer(pace=Pace(started_s=0))
-    tuning = Tuning() if streams == 1 else MANY
+    tuning = Tuning() if streams == 1 and tuning is MANY else tuning
     download = Download(source, disk, book, clock, transfer, Connections(streams), tuning=tuning)
     with suppress(Trouble):
         return await download.run((await book.spans(REPO, FILE.etag, SIZE))[1], kept.append), kept[-1]
@@ -297,3 +299,141 @@ async def test_cancelling_anywhere_leaves_ledger_and_disk_agreed(steps: int, pie
     again = Line(piece_bytes=piece_bytes)
     digest, kept = await one_try(again, disk, book)
     assert digest == FILE.sha256 and kept == recorded and sum(e - s for s, e in again.given) == SIZE - recorded
+
+
+@dataclass
+class BadDisk(Disk):
+    """One write of many fails, and reads give nothing behind `reads_to`."""
+
+    writes_left: int = 1 << 30
+    reads_to: int = 1 << 30
+
+    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+        self.writes_left -= 1
+        if self.writes_left == 0:
+            raise TryAgain("E_DISK_IO")
+        await super().write(offset, data, written)
+
+    async def read(self, offset: int, length: int) -> bytes:
+        return (await super().read(offset, length))[: max(0, self.reads_to - offset)]
+
+
+@given(st.integers(1, 120), st.integers(50, 3000), STREAMS, st.sampled_from((0.0005, 1.0)))
+async def test_a_write_that_fails_ends_the_try(writes: int, piece_bytes: int, streams: int, step_s: float) -> None:
+    """Whatever other connections are at work: they cannot bring what was lost, and nobody may wait for it."""
+    disk = BadDisk(writes_left=writes)
+    book = Book(disk)
+    digest, _ = await one_try(Line(piece_bytes=piece_bytes), disk, book, streams=streams, step_s=step_s)
+    assert (digest is None) == (disk.writes_left <= 0)
+    disk.crash()
+    digest, _ = await one_try(Line(piece_bytes=piece_bytes), disk, book, streams=streams, step_s=step_s)
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
+
+
+async def test_a_part_that_lost_its_end_fails_the_try() -> None:
+    """Somebody cut the file while it was written: what was written ahead of the hash is not there to be read."""
+    disk = BadDisk(reads_to=0)
+    assert (await one_try(Line(piece_bytes=20), disk, Book(disk), streams=7))[0] is None
+
+
+class Unwritable(Book):
+    """A ledger with a bug."""
+
+    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        raise ZeroDivisionError
+
+
+@given(STREAMS)
+async def test_a_bug_in_the_ledger_is_told(streams: int) -> None:
+    """Connections that wait until something is recorded do not wait for ever, and the bug comes to who asked."""
+    tuning = replace(MANY, checkpoint_bytes=500)
+    with pytest.raises(ZeroDivisionError):
+        await one_try(Line(piece_bytes=20), disk := Disk(), Unwritable(disk), streams=streams, tuning=tuning)
+
+
+@dataclass
+class SlowDisk(Disk):
+    """Making something durable takes as long as bringing thousands of bytes."""
+
+    async def sync(self) -> None:
+        await super().sync()
+        for _ in range(300):
+            await asyncio.sleep(0)
+
+
+@dataclass
+class Watched(Book):
+    """Notes how much was written and not recorded at most."""
+
+    at_risk_bytes: int = 0
+
+    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        at_risk_bytes = sum(byte != 0 for byte in self.disk.written) - recorded_bytes(list(self.known.values()))
+        self.at_risk_bytes = max(self.at_risk_bytes, at_risk_bytes)
+        await super().record(repo, etag, size_bytes, part, spans)
+
+
+@given(st.sampled_from((1, 2, 4)), st.sampled_from((150, 300, 2000)), st.integers(20, 100))
+async def test_a_kill_costs_little_on_a_slow_disk(streams: int, lease_bytes: int, piece_bytes: int) -> None:
+    """Bytes come faster than they can be made durable: connections wait, also those that come after short leases."""
+    tuning = replace(MANY, checkpoint_bytes=300, lease_min_bytes=lease_bytes, lease_max_bytes=lease_bytes)
+    disk = SlowDisk()
+    book = Watched(disk)
+    digest, _ = await one_try(Line(piece_bytes=piece_bytes), disk, book, streams=streams, tuning=tuning)
+    assert digest == FILE.sha256
+    batch_bytes = tuning.batch_bytes + piece_bytes
+    allowed = max(2, streams) * tuning.checkpoint_bytes + lease_bytes * (lease_bytes < tuning.checkpoint_bytes)
+    assert book.at_risk_bytes <= allowed + streams * (tuning.checkpoint_bytes + 2 * batch_bytes)
+
+
+@dataclass
+class Whole(Line):
+    """A server without ranges."""
+
+    reads: int = 0
+
+    def splits(self, repo: str, file: WantedFile) -> bool:
+        return False
+
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+        self.reads += 1
+        return super().read(repo, commit, file, start, end)
+
+
+@given(st.integers(0, SIZE - 1), st.integers(1, 1 << 20))
+async def test_a_server_without_ranges_is_asked_once_for_all_the_rest(broken_at: int, eager_bytes: int) -> None:
+    """However little is left: each answer of it is the whole file."""
+    disk = Disk()
+    book = Book(disk)
+    tuning = replace(MANY, eager_bytes=eager_bytes)
+    for breaks_after in (broken_at, 1 << 30):
+        line = Whole(piece_bytes=100, breaks_after=breaks_after)
+        digest, _ = await one_try(line, disk, book, streams=4, tuning=tuning)
+        assert line.reads == 1
+    assert digest == FILE.sha256
+
+
+async def test_cancelling_is_not_lost_while_the_task_beside_ends() -> None:
+    """Who leaves `beside` waits for the other task to finish what it began; a cancellation at that time still holds."""
+    began, may_end = asyncio.Event(), asyncio.Event()
+
+    async def ending() -> None:
+        await may_end.wait()
+
+    async def work() -> None:
+        began.set()
+        await finish(ending())
+
+    async def cancelled() -> None:
+        async with beside(work()):
+            await began.wait()
+
+    task = asyncio.create_task(cancelled())
+    await began.wait()
+    for _ in range(5):
+        await asyncio.sleep(0)
+    task.cancel()
+    await asyncio.sleep(0)
+    may_end.set()
+    with pytest.raises(asyncio.CancelledError):
+        await task

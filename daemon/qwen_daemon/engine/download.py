@@ -36,7 +36,7 @@ from qwen_daemon.ports import Clock, Ledger, Part
 
 __all__ = ["CHECKPOINT_BYTES", "Download", "Source", "Transfer", "Tuning"]
 
-CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per connection
+CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per connection, and for one that has just ended
 CHECKPOINT_S = 2.0
 FIRST_CHECKPOINT_S = 0.25  # doubled up to CHECKPOINT_S: whoever is killed again and again still gets on
 LOOK_S = 1.0  # how often the connections are compared with each other
@@ -55,6 +55,7 @@ class Tuning:
     lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
     eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
     proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
+    checkpoint_bytes: int = CHECKPOINT_BYTES
 
 
 @dataclass
@@ -104,7 +105,7 @@ class Download:
         self._news = asyncio.Event()  # something was written, needed again, or went wrong
         self._due = asyncio.Event()  # a connection has brought enough to be recorded
         self._ended_spans: list[Span] = []  # of connections that have ended, not recorded yet
-        self._ended_bytes = 0  # of theirs, also while they are being recorded
+        self._unrecorded_bytes = 0  # written by all connections, also those that have ended
         self._checkpointing = asyncio.Lock()
         self._checkpoint_after_s = FIRST_CHECKPOINT_S
         self._failure: Exception | None = None
@@ -154,7 +155,7 @@ class Download:
         """See connections.Fetching."""
         if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
             return False
-        if self._ended_bytes >= CHECKPOINT_BYTES * self._streams_max:
+        if self._ended_bytes() >= self._tuning.checkpoint_bytes * self._streams_max:
             return False  # short leases come and go faster than the disk can make them durable
         if not pays_to_add(self.rates_bps()):
             return False
@@ -169,7 +170,8 @@ class Download:
             # wants_stream saw one; a moment later rates may say otherwise, and the connection is already counted
             victim = self._victim() or max(self._segments.leases, key=lambda lease: lease.left_bytes)
             lease = self._segments.steal(victim)
-        writer = Writer(self._part, lease.start, self._tuning.batch_bytes, CHECKPOINT_BYTES, self._wrote)
+        tuning = self._tuning
+        writer = Writer(self._part, lease.start, tuning.batch_bytes, tuning.checkpoint_bytes, self._wrote)
         stream = Stream(self._source, self._segments, lease, writer, self._clock)
         task = asyncio.create_task(self._stream(stream))
         self._streams[task] = stream
@@ -192,6 +194,10 @@ class Download:
         expected = max(self.streams + 1, self._connections.share(self))
         even = min(self._segments.left_bytes, tuning.window_bytes) // expected
         return min(tuning.lease_max_bytes, max(tuning.lease_min_bytes, even))
+
+    def _ended_bytes(self) -> int:
+        """What connections that have ended brought and is not on record."""
+        return self._unrecorded_bytes - sum(stream.writer.unrecorded_bytes for stream in self._streams.values())
 
     def _victim(self) -> Lease | None:
         rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}
@@ -225,10 +231,15 @@ class Download:
         except Exception as surprise:  # raised by run(), in the task that waits for this one
             self._fail(surprise)
         finally:
-            del self._streams[task]
-            self._transfer.streams = len(self._streams)
-            self._connections.release()
-            self._news.set()
+            self._ended(task)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        del self._streams[task]
+        if self._ended_bytes() >= self._tuning.checkpoint_bytes // 2:
+            self._due.set()
+        self._transfer.streams = len(self._streams)
+        self._connections.release()
+        self._news.set()
 
     def _took(self, stream: Stream, count: int) -> None:
         """A chunk came and may pass: count it, and let more connections follow those that work."""
@@ -239,7 +250,7 @@ class Download:
             stream.is_proven = True
             self._first_byte_s = 0.7 * self._first_byte_s + 0.3 * (stream.first_byte_after_s() or 0.0)
             self._grow(now_s)
-        if stream.writer.untaken_bytes >= CHECKPOINT_BYTES // 2:
+        if stream.writer.untaken_bytes >= self._tuning.checkpoint_bytes // 2:
             self._due.set()
 
     def _grow(self, now_s: float) -> None:
@@ -285,16 +296,13 @@ class Download:
             self._fail(refused)  # no other connection brings what was lost here, nor finds another disk
             raise
         finally:
-            spans = await stream.writer.take()
-            self._ended_spans += spans
-            self._ended_bytes += recorded_bytes(spans)
-            if self._ended_bytes >= CHECKPOINT_BYTES // 2:
-                self._due.set()
+            self._ended_spans += await stream.writer.take()
             self._segments.give_back(stream.lease)
 
     async def _wrote(self, start: int, batch: Bytes) -> None:
         self._segments.wrote(start, start + len(batch))
         self._transfer.position += len(batch)
+        self._unrecorded_bytes += len(batch)
         await self._frontier.offer(start, batch)
         self._news.set()
 
@@ -358,8 +366,7 @@ class Download:
     async def _checkpoint(self, *, flush: bool = True) -> None:
         """Written first, durable second, recorded third, told last. After a failed sync nothing more is believed."""
         async with self._checkpointing:
-            ended, self._ended_spans = self._ended_spans, []
-            spans = list(ended)
+            spans, self._ended_spans = self._ended_spans, []
             taken: list[tuple[Writer, Sequence[Span]]] = []
             trouble: Trouble | None = None
             for stream in list(self._streams.values()):
@@ -372,7 +379,7 @@ class Download:
                 spans += taken[-1][1]
             if spans and not self._unsynced:
                 await self._record(spans)
-            self._ended_bytes -= recorded_bytes(ended)
+            self._unrecorded_bytes -= recorded_bytes(spans)
             for writer, own in taken:
                 writer.recorded(own)
             self._connections.fill()
@@ -406,7 +413,7 @@ class Download:
 
     def _is_slow(self, stream: Stream) -> bool:
         mine_bps = stream.rate_bps()
-        if mine_bps is None:
+        if mine_bps is None or not self._splits():  # a server without ranges would begin at the first byte again
             return False
         others = self._siblings_bps(stream) or [self._connections.remembered_bps]
         return is_slow(mine_bps, others, age_s=stream.age_s(), left_bytes=stream.lease.left_bytes)
@@ -419,7 +426,9 @@ class Download:
         for task in list(self._streams):
             task.cancel()
         while self._streams:
-            await asyncio.wait(list(self._streams))
+            done, _ = await asyncio.wait(list(self._streams))
+            for task in done & self._streams.keys():
+                self._ended(task)  # cancelled before its first step: it never ran, not even to say so
         self._connections.leave(self)
         try:
             await self._checkpoint()
