@@ -24,7 +24,8 @@ from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.download import Download, Source, Transfer, Tuning
+from qwen_daemon.engine.download import Download, Transfer, Tuning
+from qwen_daemon.engine.stream import Source
 from qwen_daemon.ports import Body
 from tests.fakes.model_folder import COMMIT, REPO
 

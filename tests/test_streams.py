@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from qwen_api import events as e
 from qwen_daemon.core import slowness
+from qwen_daemon.core.growth import Growth
 from qwen_daemon.engine.connections import Connections
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
@@ -167,8 +168,35 @@ def test_what_is_slow() -> None:
 
 
 def test_when_another_connection_pays() -> None:
-    """Not beside very fast ones, not if the last ones brought nothing, few under a speed limit."""
+    """Not beside very fast ones, few under a speed limit."""
     assert slowness.pays_to_add([28e6, 28e6]) and not slowness.pays_to_add([400e6])
-    assert slowness.pays_to_add_more(110e6, before_bps=56e6) and not slowness.pays_to_add_more(60e6, before_bps=56e6)
     assert slowness.streams_under(None) > 1000 and slowness.streams_under(5_000_000) == 2
     assert slowness.streams_under(10_000) == 1
+
+
+def test_more_connections_follow_those_that_bring_something() -> None:
+    """Two, eight, sixteen; back to what was before if the last ones brought nothing; one for a small file."""
+    growth = Growth(is_large=True)
+    assert growth.allowed == 2
+    assert growth.all_proven(56e6, 16, now_s=1.0) and growth.allowed == 8
+    assert growth.all_proven(224e6, 16, now_s=2.0) and growth.allowed == 16
+    assert not growth.all_proven(230e6, 16, now_s=3.0), "the budget is used up"
+    full = Growth(is_large=True)
+    assert full.all_proven(56e6, 16, now_s=1.0)
+    assert not full.all_proven(60e6, 16, now_s=2.0) and full.allowed == 2
+    assert not full.all_proven(300e6, 16, now_s=30.0), "not before a minute has passed"
+    assert full.all_proven(300e6, 16, now_s=70.0)
+    assert not Growth(is_large=False).all_proven(1e9, 16, now_s=9.0) and Growth(is_large=False).allowed == 1
+
+
+def test_a_refusal_makes_humble_for_a_while() -> None:
+    """No more than those that go on; longer each time one is refused before its first byte."""
+    growth = Growth(is_large=True)
+    growth.all_proven(56e6, 16, now_s=1.0)
+    growth.refused(3, 10.0, brought_something=False)
+    assert growth.allowed == 3
+    assert not growth.all_proven(90e6, 16, now_s=14.0) and growth.all_proven(90e6, 16, now_s=15.0)
+    growth.refused(3, 20.0, brought_something=False)
+    assert not growth.all_proven(90e6, 16, now_s=29.0) and growth.all_proven(90e6, 16, now_s=30.0)
+    growth.refused(0, 40.0, brought_something=True)
+    assert growth.allowed == 1

@@ -15,7 +15,6 @@ CRAWL_SHARE = 0.1  # so slow that it need not be watched for as long
 CRAWL_GRACE_S = 2.0
 SILENT_S = 5.0  # no byte for so long, while siblings move, is a rate of nothing
 FAST_BPS = 150e6  # connections this fast are not what limits: more of them cost CPU and bring nothing
-GAIN_SHARE = 1.25  # what added connections must bring
 LIMITED_STREAM_BPS = 2_000_000
 FIRST_BYTE_S = 0.65  # the Hub's CDN at the median, until measured
 STEAL_FIRST_BYTES = 2.2  # times the first byte's wait: what a stolen lease must be worth at least
@@ -35,11 +34,6 @@ def is_slow(mine_bps: float, others_bps: Sequence[float], *, age_s: float, left_
 def steal_min_bytes(rate_bps: float, first_byte_s: float, floor_bytes: int) -> float:
     """How much a lease must have left before its far half is worth a new request."""
     return max(2.0 * floor_bytes, max(STEAL_S, 2 * STEAL_FIRST_BYTES * first_byte_s) * rate_bps)
-
-
-def pays_to_add_more(now_bps: float, *, before_bps: float) -> bool:
-    """True if the connections added last made all together faster: what limits is not the line's end or the CPU yet."""
-    return now_bps >= GAIN_SHARE * before_bps
 
 
 def streams_under(rate_limit_bps: int | None) -> int:

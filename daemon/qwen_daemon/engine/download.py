@@ -1,47 +1,39 @@
 """One file, one try: several connections fetch what is not recorded yet, and the hash follows them to the last byte.
 
-Bytes are recorded in the ledger only after they are durable, every CHECKPOINT_BYTES of a connection or CHECKPOINT_S
-(sooner at first) and at every stop, cancelling included. A recorded span whose bytes no longer have its digest is
-dropped and fetched again, which is how a part of an earlier try and a copy of a damaged file are both just places to
-start from. A connection that fails gives its rest to the others; the try fails with the last one. Retrying is the
-job's business, and how many connections there are at once that of engine.connections.
+Bytes are recorded in the ledger only after they are durable (engine.checkpoints). A recorded span whose bytes no longer
+have its digest is dropped and fetched again, which is how a part of an earlier try and a copy of a damaged file are both
+just places to start from. A connection that fails gives its rest to the others; the try fails with the last one.
+Retrying is the job's business; how many connections there are at once, that of engine.connections and core.growth.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
 
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
+from qwen_daemon.core.growth import Growth
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Segments, holes_between
 from qwen_daemon.core.slowness import (
     FIRST_BYTE_S,
     is_slow,
     pays_to_add,
-    pays_to_add_more,
     steal_min_bytes,
     streams_under,
 )
-from qwen_daemon.core.spans import Span, recorded_bytes
+from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.cancel import beside, finish
+from qwen_daemon.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.frontier import Frontier
 from qwen_daemon.engine.stream import Limit, NoLimit, Source, Stream
 from qwen_daemon.engine.writer import Writer
 from qwen_daemon.ports import Clock, Ledger, Part
 
-__all__ = ["CHECKPOINT_BYTES", "Download", "Source", "Transfer", "Tuning"]
-
-CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per connection, and for one that has just ended
-CHECKPOINT_S = 2.0
-FIRST_CHECKPOINT_S = 0.25  # doubled up to CHECKPOINT_S: whoever is killed again and again still gets on
 LOOK_S = 1.0  # how often the connections are compared with each other
-HUMBLE_S = 5.0  # after a refused connection, before more than are running are tried; doubled up to HUMBLE_MAX_S
-HUMBLE_MAX_S = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,20 +89,12 @@ class Download:
         self._tuning = tuning
         self._segments = Segments(())
         self._streams: dict[asyncio.Task[None], Stream] = {}
-        self._is_large = False  # enough to fetch for more than one connection
-        self._streams_max = self._streams_before = 1
-        self._grown_at_bps = 0.0  # what all together gave when more were last added
-        self._humble_until_s, self._humble_s = 0.0, HUMBLE_S
+        self._growth = Growth(is_large=False)
         self._first_byte_s = FIRST_BYTE_S
         self._news = asyncio.Event()  # something was written, needed again, or went wrong
-        self._due = asyncio.Event()  # a connection has brought enough to be recorded
-        self._ended_spans: list[Span] = []  # of connections that have ended, not recorded yet
-        self._unrecorded_bytes = 0  # written by all connections, also those that have ended
-        self._checkpointing = asyncio.Lock()
-        self._checkpoint_after_s = FIRST_CHECKPOINT_S
+        self._checkpoints = Checkpoints(part, clock, self._writers, self._record, self._fail, connections.fill)
         self._failure: Exception | None = None
         self._is_ending = False
-        self._unsynced = False  # the kernel may have dropped pages and forgotten the error (fsync(2), ERRORS)
 
     async def run(self, spans: Sequence[Span], resumed: Callable[[int], None]) -> str:
         """Fetch to the end and return the content's hash; `resumed` is told how many recorded bytes were still good.
@@ -123,11 +107,10 @@ class Download:
         self._segments = Segments(holes, tuning.segment_bytes)
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
         self._damaged: list[Span] = []
-        self._is_large = self._segments.left_bytes >= tuning.eager_bytes
-        self._streams_max = 2 if self._is_large else 1
+        self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
         self._connections.join(self)
         try:
-            async with beside(self._checkpoint_now_and_then()), beside(self._compare_now_and_then()):
+            async with beside(self._checkpoints.now_and_then()), beside(self._compare_now_and_then()):
                 await self._follow(resumed)
         finally:
             self._is_ending = True
@@ -155,7 +138,7 @@ class Download:
         """See connections.Fetching."""
         if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
             return False
-        if self._ended_bytes() >= self._tuning.checkpoint_bytes * self._streams_max:
+        if self._checkpoints.ended_bytes() >= self._tuning.checkpoint_bytes * self._growth.allowed:
             return False  # short leases come and go faster than the disk can make them durable
         if not pays_to_add(self.rates_bps()):
             return False
@@ -183,7 +166,7 @@ class Download:
     def _streams_limit(self) -> int:
         if not self._splits():
             return 1  # a server without ranges sends the whole file each time
-        return min(self._streams_max, streams_under(self._limit.rate_bps))
+        return min(self._growth.allowed, streams_under(self._limit.rate_bps))
 
     def _lease_bytes(self) -> int:
         tuning = self._tuning
@@ -194,10 +177,6 @@ class Download:
         expected = max(self.streams + 1, self._connections.share(self))
         even = min(self._segments.left_bytes, tuning.window_bytes) // expected
         return min(tuning.lease_max_bytes, max(tuning.lease_min_bytes, even))
-
-    def _ended_bytes(self) -> int:
-        """What connections that have ended brought and is not on record."""
-        return self._unrecorded_bytes - sum(stream.writer.unrecorded_bytes for stream in self._streams.values())
 
     def _victim(self) -> Lease | None:
         rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}
@@ -235,8 +214,8 @@ class Download:
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         del self._streams[task]
-        if self._ended_bytes() >= self._tuning.checkpoint_bytes // 2:
-            self._due.set()
+        if self._checkpoints.ended_bytes() >= self._tuning.checkpoint_bytes // 2:
+            self._checkpoints.is_due()
         self._transfer.streams = len(self._streams)
         self._connections.release()
         self._news.set()
@@ -249,36 +228,23 @@ class Download:
         if not stream.is_proven and stream.received_bytes >= self._tuning.proven_bytes and stream.rate_bps():
             stream.is_proven = True
             self._first_byte_s = 0.7 * self._first_byte_s + 0.3 * (stream.first_byte_after_s() or 0.0)
-            self._grow(now_s)
+            self._grow()
         if stream.writer.untaken_bytes >= self._tuning.checkpoint_bytes // 2:
-            self._due.set()
+            self._checkpoints.is_due()
 
-    def _grow(self, now_s: float) -> None:
+    def _grow(self) -> None:
         """More connections, if the last ones that were added brought something."""
-        is_all_there = self.streams == self._streams_max and all(s.is_proven for s in self._streams.values())
-        if not self._is_large or not is_all_there or now_s < self._humble_until_s:
-            return
-        more = min(self._connections.count_max, 4 * self._streams_max)
-        if more <= self._streams_max:
-            return  # the budget is what limits; it may be enlarged
-        rate_bps = sum(self.rates_bps())
-        if not pays_to_add_more(rate_bps, before_bps=self._grown_at_bps):
-            self._streams_max = max(1, self._streams_before)
-            self._humble_until_s = now_s + HUMBLE_MAX_S
-            return
-        self._grown_at_bps, self._streams_before = rate_bps, self._streams_max
-        self._streams_max = more
-        self._connections.fill()
+        streams = self._streams.values()
+        if len(streams) == self._growth.allowed and all(stream.is_proven for stream in streams):
+            self._growth.all_proven(sum(self.rates_bps()), self._connections.count_max, self._clock.monotonic_s())
+            self._connections.fill()
 
     def _failed(self, stream: Stream, trouble: Trouble) -> None:
         """Others go on with its rest if there are any; else this is how the try ends."""
         others = self.streams - 1
         is_of_the_line = isinstance(trouble, (TryAgain, TryLater, ResolveAgain)) and not isinstance(trouble, StartOver)
         if self._is_ending or (others and is_of_the_line and self._failure is None):
-            self._streams_max = max(1, min(self._streams_max, others))
-            self._grown_at_bps = 0.0  # that was with connections which are gone: what is left may grow again
-            self._humble_until_s = self._clock.monotonic_s() + self._humble_s
-            self._humble_s = min(HUMBLE_MAX_S, 2 * self._humble_s) if not stream.received_bytes else HUMBLE_S
+            self._growth.refused(others, self._clock.monotonic_s(), brought_something=stream.received_bytes > 0)
             return
         self._fail(trouble)
 
@@ -296,13 +262,13 @@ class Download:
             self._fail(refused)  # no other connection brings what was lost here, nor finds another disk
             raise
         finally:
-            self._ended_spans += await stream.writer.take()
+            await self._checkpoints.ended(stream.writer)
             self._segments.give_back(stream.lease)
 
     async def _wrote(self, start: int, batch: Bytes) -> None:
         self._segments.wrote(start, start + len(batch))
         self._transfer.position += len(batch)
-        self._unrecorded_bytes += len(batch)
+        self._checkpoints.wrote(len(batch))
         await self._frontier.offer(start, batch)
         self._news.set()
 
@@ -345,57 +311,12 @@ class Download:
                 self._segments.need(span.offset, span.end)
             self._connections.fill()
 
-    # Making it durable.
-
-    async def _checkpoint_now_and_then(self) -> None:
-        """Also on a line too slow to fill a batch, or silent: what has come must not stay in memory."""
-        while self._failure is None:
-            with suppress(TimeoutError):
-                async with beside(self._call_after(self._checkpoint_after_s)):
-                    await self._due.wait()
-            self._due.clear()
-            try:
-                await finish(self._checkpoint())
-            except Exception as trouble:  # whatever it is: connections wait for what this records
-                self._fail(trouble)
-
-    async def _call_after(self, seconds: float) -> None:
-        await self._clock.sleep(seconds)
-        self._due.set()
-
-    async def _checkpoint(self, *, flush: bool = True) -> None:
-        """Written first, durable second, recorded third, told last. After a failed sync nothing more is believed."""
-        async with self._checkpointing:
-            spans, self._ended_spans = self._ended_spans, []
-            taken: list[tuple[Writer, Sequence[Span]]] = []
-            trouble: Trouble | None = None
-            for stream in list(self._streams.values()):
-                try:
-                    if flush:
-                        await stream.writer.flush()
-                except Trouble as refused:
-                    trouble = refused
-                taken.append((stream.writer, await stream.writer.take()))
-                spans += taken[-1][1]
-            if spans and not self._unsynced:
-                await self._record(spans)
-            self._unrecorded_bytes -= recorded_bytes(spans)
-            for writer, own in taken:
-                writer.recorded(own)
-            self._connections.fill()
-            if trouble is not None:
-                raise trouble
+    def _writers(self) -> list[Writer]:
+        return [stream.writer for stream in self._streams.values()]
 
     async def _record(self, spans: Sequence[Span]) -> None:
-        try:
-            await self._part.sync()
-        except Trouble as trouble:
-            self._unsynced = True
-            self._fail(trouble)  # here: whoever waits for this checkpoint may have been cancelled meanwhile
-            raise
         await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
         self._transfer.durable_bytes += sum(span.length for span in spans)
-        self._checkpoint_after_s = min(2 * self._checkpoint_after_s, CHECKPOINT_S)
 
     # Comparing the connections, and the end.
 
@@ -408,7 +329,7 @@ class Download:
                         self._connections.doubt()
                     stream.cut()
                     break  # the others may be faster without it
-            self._grow(self._clock.monotonic_s())
+            self._grow()
             self._connections.fill()
 
     def _is_slow(self, stream: Stream) -> bool:
@@ -431,6 +352,6 @@ class Download:
                 self._ended(task)  # cancelled before its first step: it never ran, not even to say so
         self._connections.leave(self)
         try:
-            await self._checkpoint()
+            await self._checkpoints.checkpoint()
         except Trouble as trouble:  # the first trouble is the one that is told
             self._failure = self._failure or trouble

@@ -24,8 +24,9 @@ from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import finish, wait
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
-from qwen_daemon.engine.download import Download, Source
+from qwen_daemon.engine.download import Download
 from qwen_daemon.engine.small import fetch_small, is_small
+from qwen_daemon.engine.stream import Source
 from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.ports import Clock, Origin
 
