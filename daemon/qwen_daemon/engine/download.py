@@ -2,7 +2,7 @@
 
 Bytes are recorded in the ledger only after they are durable (engine.checkpoints). A recorded span whose bytes no longer
 have its digest is dropped and fetched again, which is how a part of an earlier try and a copy of a damaged file
-are both just places to start from. A connection that fails gives its rest to the others; the try fails with the last one.
+are both just places to start from. A connection that fails gives its rest to the others; the try fails with the last.
 Retrying is the job's business; how many connections there are at once, that of engine.connections and core.growth.
 """
 
