@@ -18,7 +18,7 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api.client import Follower
-from qwen_api.commands import AddModel, LoaderReport
+from qwen_api.commands import AddModel
 from qwen_loader import ModelUnavailable, ReadyModel, ReadyTimeout, Waiting, wait_ready, wait_ready_async
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
@@ -87,8 +87,7 @@ def read_until(process: subprocess.Popen[str], text: str) -> str:
 
 
 def loader_states(daemon: FakeDaemon) -> list[str]:
-    reports = [msgspec.json.decode(c.body, type=LoaderReport) for c in daemon.commands if c.verb == "loader"]
-    return [report.state for report in reports]
+    return [report.state for report in daemon.loader_reports()]
 
 
 # A daemon that has it, or will.

@@ -8,6 +8,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from itertools import groupby
 from pathlib import Path
 
 import pytest
@@ -176,6 +177,22 @@ def test_waits_for_the_daemon_loads_and_stays(model: SmallModel) -> None:
         process.stderr.read()
         (shown,) = daemon.status.loaders.values()
         assert shown.state == "gone"
+
+
+@loader
+def test_the_daemon_hears_every_state_of_a_short_life(model: SmallModel, picture: Path, tmp_path: Path) -> None:
+    """Ready comes before the picture is edited and is not lost because the loader is gone a moment later."""
+    runtime = model.cache.parent / "run" / "qwen-daemon"
+    model.write_ready(runtime)
+    edit = edit_options(picture, tmp_path / "edited.png")
+    with (
+        FakeDaemon(runtime, *model.wanted_events(), *model.complete_events()) as daemon,
+        start(model, *edit) as process,
+    ):
+        _, err = process.communicate(timeout=100)
+        assert process.returncode == 0, err
+        states = [report.state for report in daemon.loader_reports()]
+    assert [state for state, _ in groupby(states)] == ["waiting", "loading", "ready", "gone"]
 
 
 @loader

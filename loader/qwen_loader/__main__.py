@@ -23,7 +23,7 @@ from qwen_api.snapshots import snapshot_parts
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
 from qwen_loader.gate import Waiting
-from qwen_loader.job import Failure, Loaded, Loading, News, Outcome, run_job
+from qwen_loader.job import Failure, InMemory, Loaded, Loading, News, Outcome, run_job
 from qwen_loader.pipeline import LoadFailed
 from qwen_loader.presence import Presence
 from qwen_loader.ready import NotReady, ReadyModel
@@ -88,6 +88,8 @@ class _Attendant:
                     self._presence.say(
                         LoaderReport(state="loading", component=loaded.component, loaded_bytes=loaded.loaded_bytes)
                     )
+                case InMemory() as in_memory:
+                    self._say_ready(in_memory)
                 case Failure() as failure:
                     return self._failed(failure.error)
                 case Outcome() as outcome:
@@ -111,16 +113,18 @@ class _Attendant:
         if not self._asked.command:
             self._presence.say(LoaderReport(state="loading", detail=detail))
 
+    def _say_ready(self, loaded: InMemory) -> None:
+        detail = "unverified, from the Hub" if loaded.ready.source == "hub" else ""
+        self._presence.say(
+            LoaderReport(state="ready", device=loaded.device, vram_bytes=loaded.vram_bytes, detail=detail)
+        )
+
     def _done(self, outcome: Outcome) -> int:
         if self._asked.command:
             return self._become(outcome.ready)
         self._print_result(outcome)
         if not self._asked.keep:
             return words.EXIT_OK
-        detail = "unverified, from the Hub" if outcome.ready.source == "hub" else ""
-        self._presence.say(
-            LoaderReport(state="ready", device=outcome.device, vram_bytes=outcome.vram_bytes, detail=detail)
-        )
         _print("ready: holding the pipeline until a signal")
         while not isinstance(self._inbox.get(), signal.Signals):
             pass
@@ -197,8 +201,8 @@ class _Attendant:
                     "model": str(self._asked.ref),
                     "state": "ready",
                     **msgspec.to_builtins(ready),
-                    "device": outcome.device,
-                    "dtype": outcome.dtype,
+                    "device": outcome.loaded.device if outcome.loaded else "",
+                    "dtype": outcome.loaded.dtype if outcome.loaded else "",
                     "picture": str(outcome.picture) if outcome.picture else "",
                     "wait_s": round(outcome.wait_s, 3),
                     "load_s": round(outcome.load_s, 3),

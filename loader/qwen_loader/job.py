@@ -41,15 +41,23 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """Everything asked for is done."""
+class InMemory:
+    """The whole pipeline is loaded and can be used; what it is used for comes next."""
 
     ready: ReadyModel
-    pipeline: Any = None  # held: --keep keeps it in memory
-    device: str = ""
-    dtype: str = ""
+    pipeline: Any
+    device: str
+    dtype: str
+    vram_bytes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """Everything asked for is done. `loaded` keeps the pipeline in memory; None if only waiting was asked for."""
+
+    ready: ReadyModel
+    loaded: InMemory | None = None
     picture: Path | None = None
-    vram_bytes: int = 0
     wait_s: float = 0.0
     load_s: float = 0.0
     edit_s: float = 0.0
@@ -62,7 +70,7 @@ class Failure:
     error: BaseException
 
 
-News: TypeAlias = Waiting | Loading | Loaded | Outcome | Failure
+News: TypeAlias = Waiting | Loading | Loaded | InMemory | Outcome | Failure
 
 
 def run_job(asked: Asked, wait: Wait, tell: Callable[[News], None]) -> None:
@@ -83,16 +91,15 @@ def _work(asked: Asked, wait: Wait, tell: Callable[[News], None]) -> Outcome:
     if asked.command:
         return Outcome(ready=ready, wait_s=waited - begun)
     loaded = _load(asked, ready, tell)
+    device, dtype, vram_bytes = pipeline.describe(loaded)
+    in_memory = InMemory(ready=ready, pipeline=loaded, device=device, dtype=dtype, vram_bytes=vram_bytes)
+    tell(in_memory)
     at_hand = time.monotonic()
     picture = _edit(asked, loaded)
-    device, dtype, vram_bytes = pipeline.describe(loaded)
     return Outcome(
         ready=ready,
-        pipeline=loaded,
-        device=device,
-        dtype=dtype,
+        loaded=in_memory,
         picture=picture,
-        vram_bytes=vram_bytes,
         wait_s=waited - begun,
         load_s=at_hand - waited,
         edit_s=time.monotonic() - at_hand,

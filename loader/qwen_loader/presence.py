@@ -1,7 +1,8 @@
 """Tells the daemon how a loader fares, so that the monitor can show it; never stops or delays a load.
 
-Reports go out in a thread of their own, the newest one only, and a report that cannot be delivered is forgotten. A
-daemon that was restarted meanwhile is told again. What the states mean is in qwen_api.events.LoaderState.
+Reports go out in a thread of their own: every state in its order, of each state the newest report, and one that cannot
+be delivered is forgotten. A daemon that was restarted meanwhile is told again. What the states mean is in
+qwen_api.events.LoaderState.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Presence:
         self._socket = socket
         self._env = os.environ if env is None else env
         self._changed = threading.Condition()
-        self._report: LoaderReport | None = None
+        self._unsent: list[LoaderReport] = []
         self._sent: LoaderReport | None = None
         self._epoch = ""
         self._ending = False
@@ -50,7 +51,9 @@ class Presence:
         complete = msgspec.structs.replace(report, model=self._model, pid=os.getpid(), detail=report.detail[:2000])
         with self._changed:
             if not self._ending:
-                self._report = complete
+                if self._unsent and self._unsent[-1].state == complete.state:
+                    self._unsent.pop()
+                self._unsent.append(complete)
                 self._changed.notify()
 
     def leave(self, state: LoaderState = "gone", detail: str = "") -> None:
@@ -67,10 +70,13 @@ class Presence:
     def _send_all(self) -> None:
         while True:
             with self._changed:
-                self._changed.wait_for(lambda: self._ending or self._report is not self._sent, REPEAT_S)
-                report, ending = self._report, self._ending
-            if report is not None:
-                self._send(report)
+                self._changed.wait_for(lambda: self._ending or self._unsent, REPEAT_S)
+                reports, self._unsent, ending = self._unsent, [], self._ending
+            if reports:
+                for report in reports:
+                    self._send(report)
+            elif self._sent is not None and not ending:
+                self._send(self._sent)
             if ending:
                 return
 

@@ -122,6 +122,12 @@ class FakeDaemon:
             assert self._changed.wait_for(lambda: len(self.commands) >= count, timeout_s), self.commands
             return list(self.commands)
 
+    def loader_reports(self) -> list[commands.LoaderReport]:
+        """What loaders have said of themselves so far."""
+        with self._changed:
+            bodies = [command.body for command in self.commands if command.verb == "loader"]
+        return [msgspec.json.decode(body, type=commands.LoaderReport) for body in bodies]
+
     def _do(self, work: Coroutine[Any, Any, T]) -> T:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result(START_S)
 
