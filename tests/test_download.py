@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from qwen_api.manifest import WantedFile
 from qwen_api.seals import Seal
-from qwen_daemon.core.digest import span_digest
+from qwen_daemon.core.digest import Bytes, span_digest
 from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
@@ -26,7 +26,7 @@ from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.download import Download, Transfer, Tuning
 from qwen_daemon.engine.stream import Source
-from qwen_daemon.ports import Body
+from qwen_daemon.ports import Body, Reading
 from tests.fakes.model_folder import COMMIT, REPO
 
 CONTENT = bytes(range(251)) * 40  # no stretch of it looks like another
@@ -75,7 +75,7 @@ class Disk:
     room_bytes: int = 1 << 30
     syncs_left: int = 1 << 30
 
-    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+    async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         await asyncio.sleep(0)
         if offset + len(data) > self.room_bytes:
             raise MakeRoom("E_DISK_FULL")
@@ -136,23 +136,38 @@ class Line:
     def splits(self, repo: str, file: WantedFile) -> bool:
         return True
 
-    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         return self._read(start, end)
 
     @asynccontextmanager
-    async def _read(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        yield self._pieces(start, end)
+    async def _read(self, start: int, end: int) -> AsyncIterator[Body]:
+        yield Pieces(self, start, end)
 
-    async def _pieces(self, start: int, end: int) -> AsyncIterator[bytes]:
-        while start < end:
-            stop = min(end, start + self.piece_bytes, start + self.breaks_after)
-            if stop == start:
-                raise TryAgain("E_CUT_SHORT")
-            self.breaks_after -= stop - start
-            self.given.append((start, stop))
-            yield CONTENT[start:stop]
-            start = stop
-            await asyncio.sleep(0)
+
+@dataclass
+class Pieces:
+    """One answer of a line. What it put into the room when it was cancelled can be reclaimed."""
+
+    line: Line
+    start: int
+    end: int
+    came_bytes: int = 0
+
+    async def read_into(self, room: memoryview) -> int:
+        line, start = self.line, self.start
+        self.start = min(self.end, start + line.piece_bytes, start + line.breaks_after, start + len(room))
+        if self.start == start and start < self.end:
+            raise TryAgain("E_CUT_SHORT")
+        line.breaks_after -= self.start - start
+        line.given.append((start, self.start))
+        self.came_bytes = self.start - start
+        room[: self.came_bytes] = CONTENT[start : self.start]
+        await asyncio.sleep(0)
+        return self.reclaim()
+
+    def reclaim(self) -> int:
+        count, self.came_bytes = self.came_bytes, 0
+        return count
 
 
 async def one_try(
@@ -309,7 +324,7 @@ class BadDisk(Disk):
     writes_left: int = 1 << 30
     reads_to: int = 1 << 30
 
-    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+    async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         self.writes_left -= 1
         if self.writes_left == 0:
             raise TryAgain("E_DISK_IO")
@@ -396,7 +411,7 @@ class Whole(Line):
     def splits(self, repo: str, file: WantedFile) -> bool:
         return False
 
-    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         self.reads += 1
         return super().read(repo, commit, file, start, end)
 

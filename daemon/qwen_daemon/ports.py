@@ -6,7 +6,7 @@ half-done that a restart would trust). The shell holds the real ones; tests may 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ from qwen_api.events import AdoptedHow
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import Refusal, Taken, Twin
@@ -51,18 +52,30 @@ class Hub(Protocol):
 class Origin(Protocol):
     """Where bytes come from."""
 
-    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
-        """Open bytes [start, end) of the file as an async context manager that gives chunks in order.
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
+        """Open bytes [start, end) of the file, in order; leaving the context ends the request.
 
-        The chunks together are at most `end - start` bytes, are the right ones (see core.verdict), and may end early
-        only by raising a Trouble; what was given before stays good. Leaving the context closes the connection.
+        What comes are the right bytes (see core.verdict), and never more of them.
         """
 
     def splits(self, repo: str, file: WantedFile) -> bool:
         """False once a server answered a range of this file with all of it: then one connection is best."""
 
 
-Body = AbstractAsyncContextManager[AsyncIterator[bytes]]
+class Body(Protocol):
+    """Bytes that come over the line, for one reader."""
+
+    async def read_into(self, room: memoryview) -> int:
+        """Wait for bytes and put them at the start of `room`: how many; 0 after the last one asked for.
+
+        An early end is a Trouble; what was given before stays good.
+        """
+
+    def reclaim(self) -> int:
+        """After a `read_into` that was cancelled or raised: how many bytes it had put into its room."""
+
+
+Reading = AbstractAsyncContextManager[Body]
 
 
 class Part(Protocol):
@@ -70,7 +83,7 @@ class Part(Protocol):
 
     name: str
 
-    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+    async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         """Write all of `data` at `offset`, then call `written(data)` in the same thread; several may run at once.
 
         MakeRoom when the disk is full, TryAgain(E_DISK_IO) otherwise.

@@ -30,7 +30,7 @@ from qwen_daemon.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.frontier import Frontier
 from qwen_daemon.engine.stream import Limit, NoLimit, Source, Stream
-from qwen_daemon.engine.writer import Writer
+from qwen_daemon.engine.writer import Memory, Writer
 from qwen_daemon.ports import Clock, Ledger, Part
 
 LOOK_S = 1.0  # how often the connections are compared with each other
@@ -88,6 +88,7 @@ class Download:
         self._limit = limit
         self._tuning = tuning
         self._segments = Segments(())
+        self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
         self._growth = Growth(is_large=False)
         self._first_byte_s = FIRST_BYTE_S
@@ -154,7 +155,7 @@ class Download:
             victim = self._victim() or max(self._segments.leases, key=lambda lease: lease.left_bytes)
             lease = self._segments.steal(victim)
         tuning = self._tuning
-        writer = Writer(self._part, lease.start, tuning.batch_bytes, tuning.checkpoint_bytes, self._wrote)
+        writer = Writer(self._part, lease.start, self._memory, tuning.checkpoint_bytes, self._wrote)
         stream = Stream(self._source, self._segments, lease, writer, self._clock)
         task = asyncio.create_task(self._stream(stream))
         self._streams[task] = stream

@@ -67,16 +67,16 @@ async def fetch_small(
 
 
 async def _receive(source: Source, clock: Clock, transfer: Transfer, limit: Limit) -> bytes:
-    content, size_bytes = bytearray(), source.file.size_bytes
-    while len(content) < size_bytes:
-        body = source.origin.read(source.repo, source.commit, source.file, len(content), size_bytes)
-        async with body as chunks:
-            async for chunk in chunks:
-                await limit.take(len(chunk))
-                content += chunk
-                transfer.received_bytes += len(chunk)
-                transfer.position = len(content)
-                transfer.pace.took(clock.monotonic_s(), len(chunk))
+    content, came_bytes = bytearray(source.file.size_bytes), 0
+    while came_bytes < len(content):
+        reading = source.origin.read(source.repo, source.commit, source.file, came_bytes, len(content))
+        async with reading as body:
+            while count := await body.read_into(memoryview(content)[came_bytes:]):
+                await limit.take(count)
+                came_bytes += count
+                transfer.received_bytes += count
+                transfer.position = came_bytes
+                transfer.pace.took(clock.monotonic_s(), count)
     return bytes(content)
 
 

@@ -14,6 +14,8 @@ from qwen_daemon.core.slowness import SILENT_S
 from qwen_daemon.engine.writer import Writer
 from qwen_daemon.ports import Clock, Origin
 
+LIMITED_READ_BYTES = 16 << 10
+
 
 @dataclass(frozen=True, kw_only=True)
 class Source:
@@ -65,19 +67,26 @@ class Stream:
         self.is_proven = False  # it has brought enough to judge by
 
     async def run(self, limit: Limit, took: Callable[[Stream, int], None]) -> None:
-        """Fetch. Each chunk waits until `limit` lets it pass; then `took` is told its length."""
+        """Fetch. What comes waits until `limit` lets it pass; then `took` is told how much it was."""
         source, lease = self._source, self.lease
         scope = asyncio.timeout(None)
         try:
             async with (
                 scope,
-                source.origin.read(source.repo, source.commit, source.file, lease.start, lease.end) as chunks,
+                source.origin.read(source.repo, source.commit, source.file, lease.start, lease.end) as body,
             ):
                 self._scope = scope
-                async for chunk in chunks:
-                    await self._take(chunk, limit, took)
-                    if lease.left_bytes <= 0:
-                        break
+                try:
+                    while lease.left_bytes > 0:
+                        room = self.writer.room()[: _room_bytes(limit.rate_bps, lease.left_bytes)]
+                        count = await body.read_into(room)
+                        if count == 0:
+                            break
+                        await self._take(count, limit, took)
+                finally:
+                    if count := body.reclaim():  # it came over the line and will not come again
+                        self._keep(count)
+                        took(self, count)
         except TimeoutError:
             if not scope.expired():
                 raise
@@ -113,14 +122,14 @@ class Stream:
         rate = self._pace.rate_bps(now_s)
         return float(rate) if rate else None
 
-    async def _take(self, chunk: bytes, limit: Limit, took: Callable[[Stream, int], None]) -> None:
+    async def _take(self, count: int, limit: Limit, took: Callable[[Stream, int], None]) -> None:
         self._waiting_since_s = self._clock.monotonic_s()
         try:
-            self._waited_s += await limit.take(len(chunk))
+            self._waited_s += await limit.take(count)
         finally:
             self._waiting_since_s = None
-            self._keep(chunk)  # also when cancelled meanwhile: it came over the line and will not come again
-            took(self, len(chunk))
+            self._keep(count)  # also when cancelled meanwhile: it came over the line and will not come again
+            took(self, count)
         await self.writer.drain()
 
     def _now_s(self) -> float:
@@ -128,12 +137,18 @@ class Stream:
         now_s = self._clock.monotonic_s() if self._waiting_since_s is None else self._waiting_since_s
         return now_s - self._waited_s
 
-    def _keep(self, chunk: bytes) -> None:
+    def _keep(self, count: int) -> None:
         now_s = self._now_s()
         if self._first_byte_s is None:
             self._first_byte_s = now_s
             self._pace = Pace(started_s=now_s)
-        self.received_bytes += len(chunk)
-        self._pace.took(now_s, len(chunk))
-        wanted = self._segments.took(self.lease, len(chunk))
-        self.writer.put(chunk if wanted == len(chunk) else chunk[:wanted])
+        self.received_bytes += count
+        self._pace.took(now_s, count)
+        self.writer.put(self._segments.took(self.lease, count))
+
+
+def _room_bytes(rate_limit_bps: int | None, left_bytes: int) -> int:
+    """How much to read at once: all that there is room for, but under a speed limit not much of a second's worth."""
+    if rate_limit_bps is None:
+        return left_bytes
+    return min(left_bytes, max(LIMITED_READ_BYTES, rate_limit_bps // 10))

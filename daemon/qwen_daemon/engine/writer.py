@@ -1,32 +1,75 @@
-"""The bytes of one connection on their way into the part: gathered into batches, written, then digested.
+"""The bytes of one connection on their way into the part: received into batches, written, then digested.
 
-While one batch is being written the next one is gathered, so that the line and the disk work at the same time. What
-was written is given out as spans; making it durable and recording it is the download's business.
+While one batch is being written the next one is filled, so that the line and the disk work at the same time. What was
+written is given out as spans; making it durable and recording it is the download's business.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 
 from qwen_daemon.core.digest import SpanDigester
 from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.ports import Part
 
-Wrote = Callable[[int, bytearray], Awaitable[None]]
+Wrote = Callable[[int, memoryview], Awaitable[None]]
+
+
+class Memory:
+    """Memory for batches, used again and again: fresh memory costs a page fault every 4 KiB."""
+
+    def __init__(self, batch_bytes: int) -> None:
+        self._batch_bytes = batch_bytes
+        self._free: list[memoryview] = []
+
+    def take(self) -> memoryview:
+        """One batch."""
+        return self._free.pop() if self._free else memoryview(bytearray(self._batch_bytes))
+
+    def give(self, batch: memoryview) -> None:
+        """Nobody reads or writes it any more."""
+        self._free.append(batch)
+
+
+class _Batch:
+    """[0, given) was given to a write, [given, filled) waits for one, the rest is room."""
+
+    def __init__(self, memory: memoryview) -> None:
+        self.memory = memory
+        self.filled = 0
+        self.readers = 0  # writes and hashes that still need it
+        self._given = 0
+
+    @property
+    def is_full(self) -> bool:
+        return self.filled == len(self.memory)
+
+    @property
+    def is_spent(self) -> bool:
+        return self._given == len(self.memory) and not self.readers
+
+    def give(self) -> memoryview:
+        """What waits, for a reader; may be nothing."""
+        piece = self.memory[self._given : self.filled]
+        self._given = self.filled
+        self.readers += bool(piece)
+        return piece
 
 
 class Writer:
     """Writes what it is given at consecutive offsets from `offset` on. One task feeds it; others may flush and take."""
 
-    def __init__(self, part: Part, offset: int, batch_bytes: int, unrecorded_max_bytes: int, wrote: Wrote) -> None:
+    def __init__(self, part: Part, offset: int, memory: Memory, unrecorded_max_bytes: int, wrote: Wrote) -> None:
         self._part = part
         self._offset = offset
-        self._batch_bytes = batch_bytes
+        self._memory = memory
         self._unrecorded_max_bytes = unrecorded_max_bytes
         self._recorded = asyncio.Event()
         self._wrote = wrote
-        self._batch = bytearray()
+        self._batch = _Batch(memory.take())
+        self._full: deque[_Batch] = deque()
         self._digester = SpanDigester(offset)
         self._busy = asyncio.Lock()  # one write at a time, in order
         self._behind: asyncio.Task[None] | None = None
@@ -34,27 +77,33 @@ class Writer:
         self.untaken_bytes = 0  # written since the last `take`
         self.unrecorded_bytes = 0  # these, and what was taken and is not on record yet
 
-    def put(self, chunk: bytes) -> None:
-        """Take the next bytes."""
-        self._batch += chunk
+    def room(self) -> memoryview:
+        """Where the next bytes go. Empty only after `drain` has failed."""
+        return self._batch.memory[self._batch.filled :]
+
+    def put(self, count: int) -> None:
+        """So many bytes are in the room."""
+        self._batch.filled += count
 
     async def drain(self) -> None:
         """Begin to write if a batch is full. Raises Trouble.
 
         Waits only while the batch before is being written, or when too much was written and not recorded.
         """
-        if len(self._batch) < self._batch_bytes:
+        if not self._batch.is_full:
             return
         await self._settle()
         while self.unrecorded_bytes >= self._unrecorded_max_bytes:
             self._recorded.clear()
             await self._recorded.wait()
-        self._behind = asyncio.create_task(self._flush())
+        self._full.append(self._batch)
+        self._batch = _Batch(self._memory.take())
+        self._behind = asyncio.create_task(self._flush(partial=False))
 
     async def flush(self) -> None:
         """Everything taken is written and digested when this returns. Raises Trouble; then no more may be added."""
         await self._settle()
-        await self._flush()
+        await self._flush(partial=True)
 
     async def take(self) -> tuple[Span, ...]:
         """The spans written since the last call."""
@@ -74,20 +123,29 @@ class Writer:
             if self._behind is behind:
                 self._behind = None
 
-    async def _flush(self) -> None:
+    async def _flush(self, *, partial: bool) -> None:
+        written: list[tuple[_Batch, int, memoryview]] = []
         async with self._busy:
             if self._broken is not None:
                 raise self._broken
-            batch, self._batch = self._batch, bytearray()
-            if not batch:
-                return
-            try:
-                await self._part.write(self._offset, batch, self._digester.update)
-            except Exception as error:
-                self._broken = error
-                raise
-            start = self._offset
-            self._offset += len(batch)
-            self.untaken_bytes += len(batch)
-            self.unrecorded_bytes += len(batch)
-        await self._wrote(start, batch)
+            batches = [*self._full, self._batch] if partial else list(self._full)
+            self._full.clear()
+            for batch in batches:
+                if piece := batch.give():
+                    written.append((batch, self._offset, piece))
+                    await self._write(piece)
+        for batch, start, piece in written:
+            await self._wrote(start, piece)
+            batch.readers -= 1
+            if batch.is_spent:
+                self._memory.give(batch.memory)
+
+    async def _write(self, piece: memoryview) -> None:
+        try:
+            await self._part.write(self._offset, piece, self._digester.update)
+        except Exception as error:
+            self._broken = error
+            raise
+        self._offset += len(piece)
+        self.untaken_bytes += len(piece)
+        self.unrecorded_bytes += len(piece)

@@ -11,8 +11,7 @@ import asyncio
 import ipaddress
 import ssl
 import urllib.request
-import zlib
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, urljoin, urlsplit
@@ -23,14 +22,14 @@ from yarl import URL
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
 from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, judge
-from qwen_daemon.ports import Body
+from qwen_daemon.ports import Body, Reading
+from qwen_daemon.shell.body import body_of
 
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
 SIGNED_MAX = 1000  # addresses kept; more files than this are never in flight
 SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
 SHORT_BODY_S = 1.0
-_GZIP = 16 + zlib.MAX_WBITS
 READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
 
 
@@ -80,22 +79,20 @@ class HttpOrigin:
         """See ports.Origin."""
         return (repo, file.etag) not in self._unranged
 
-    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         """See ports.Origin."""
         asked = Asked(start=start, end=end, size_bytes=file.size_bytes, etag=file.etag, commit=commit)
         url = f"{self._config.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
         return self._read(url, asked, (repo, file.etag))
 
     @asynccontextmanager
-    async def _read(
-        self, resolve_url: str, asked: Asked, content: tuple[str, str]
-    ) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def _read(self, resolve_url: str, asked: Asked, content: tuple[str, str]) -> AsyncIterator[Body]:
         response: aiohttp.ClientResponse | None = None
         try:
             response, take = await self._open(resolve_url, asked)
             if response.status == 200 and asked.end - asked.start < asked.size_bytes:
                 self._unranged.add(content)
-            yield _chunks(response, take)
+            yield body_of(response, take, silence_s=self._config.read_timeout_s)
         except ResolveAgain:
             self._signed.pop(resolve_url, None)
             raise
@@ -103,7 +100,7 @@ class HttpOrigin:
             raise translate(error) from error
         finally:
             if response is not None:
-                response.close()  # a body that was not read to its end cannot be reused anyway
+                _hang_up(response)
 
     async def _open(self, resolve_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
         url = self._signed.get(resolve_url, resolve_url)
@@ -170,6 +167,14 @@ class HttpOrigin:
             self._on_throttled(f"{origin[0]}://{origin[1]}:{origin[2]}", after_s)
 
 
+def _hang_up(response: aiohttp.ClientResponse) -> None:
+    """Be done with an answer, at once if its body was not read to the end (else aiohttp keeps the connection)."""
+    connection = response.connection
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()  # close() would read on over TLS until the server has said goodbye
+    response.close()
+
+
 async def _dismiss(response: aiohttp.ClientResponse) -> None:
     """Be done with an answer whose body says nothing: a short one is read, so that its connection can be used again."""
     if 0 <= (response.content_length if response.content_length is not None else -1) <= SHORT_BODY_BYTES:
@@ -177,41 +182,6 @@ async def _dismiss(response: aiohttp.ClientResponse) -> None:
             async with asyncio.timeout(SHORT_BODY_S):
                 await response.content.read()
     response.close()
-
-
-async def _chunks(response: aiohttp.ClientResponse, take: TakeBody) -> AsyncIterator[bytes]:
-    """The asked bytes of the body: `skip` dropped, never more than `length`, TryAgain if fewer came."""
-    skip, left = take.skip, take.length
-    unpack = zlib.decompressobj(wbits=_GZIP) if take.gzipped else None
-    while left > 0:
-        cut: Exception | None = None
-        try:
-            raw = await response.content.readany()
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raw, cut = _still_buffered(response.content), error
-        if not raw:
-            raise cut or TryAgain("E_CUT_SHORT", f"the connection ended {left} bytes early")
-        for piece in [raw] if unpack is None else _unpacked(unpack, raw):
-            dropped = min(skip, len(piece))
-            chunk = piece[dropped:][:left]
-            skip, left = skip - dropped, left - len(chunk)
-            if chunk:
-                yield chunk
-
-
-def _unpacked(unpack: zlib._Decompress, raw: bytes) -> Iterator[bytes]:
-    """In pieces of bounded size, however well it was packed."""
-    try:
-        while raw and not unpack.eof:
-            yield unpack.decompress(raw, READ_BUFFER_BYTES)
-            raw = unpack.unconsumed_tail
-    except zlib.error as error:
-        raise TryAgain("E_ENCODED", "the server says that the file is compressed, and it is not") from error
-
-
-def _still_buffered(content: aiohttp.StreamReader) -> bytes:
-    """What came before the connection broke: aiohttp's public readers raise and would leave it, up to 2 MiB, unread."""
-    return content._read_nowait(-1)
 
 
 def translate(error: BaseException) -> Trouble:

@@ -13,6 +13,7 @@ from pathlib import Path
 import aiofiles
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from qwen_daemon.core.digest import Bytes
 from qwen_daemon.shell import durable
 
 
@@ -27,6 +28,7 @@ class PartFile:
         self.name = path.name
         self._handle = handle
         self._position = 0
+        self._writing = asyncio.Lock()  # one pwrite at a time: others would spin for the inode's lock, not sleep
 
     @classmethod
     async def open(cls, path: Path, bytes_max: int) -> PartFile:
@@ -42,12 +44,13 @@ class PartFile:
             raise durable.translate(error) from error
         return cls(path, handle)
 
-    async def write(self, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+    async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         """See ports.Part."""
-        try:
-            await asyncio.to_thread(_write, self._handle.fileno(), offset, data, written)
-        except OSError as error:
-            raise durable.translate(error) from error
+        async with self._writing:
+            try:
+                await asyncio.to_thread(_write, self._handle.fileno(), offset, data, written)
+            except OSError as error:
+                raise durable.translate(error) from error
 
     async def read(self, offset: int, length: int) -> bytes:
         """See ports.Part."""
@@ -82,7 +85,7 @@ class PartFile:
         await self._handle.close()
 
 
-def _write(descriptor: int, offset: int, data: bytes | bytearray, written: Callable[[bytes | bytearray], None]) -> None:
+def _write(descriptor: int, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
     rest = memoryview(data)
     while rest:
         count = os.pwrite(descriptor, rest, offset)
