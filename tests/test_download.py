@@ -83,8 +83,11 @@ class Disk:
         self.written[offset : offset + len(data)] = data
         written(data)
 
-    async def read(self, offset: int, length: int) -> bytes:
-        return bytes(self.written[offset : offset + length])
+    async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        data = bytes(self.written[offset : offset + length])
+        for at in range(0, len(data), 700):
+            take(data[at : at + 700])
+        return len(data)
 
     async def sync(self) -> None:
         await asyncio.sleep(0)
@@ -330,8 +333,8 @@ class BadDisk(Disk):
             raise TryAgain("E_DISK_IO")
         await super().write(offset, data, written)
 
-    async def read(self, offset: int, length: int) -> bytes:
-        return (await super().read(offset, length))[: max(0, self.reads_to - offset)]
+    async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        return await super().feed(offset, max(0, min(length, self.reads_to - offset)), take)
 
 
 @given(st.integers(1, 120), st.integers(50, 3000), STREAMS, st.sampled_from((0.0005, 1.0)))

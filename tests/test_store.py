@@ -13,8 +13,9 @@ from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import take_seal
-from qwen_daemon.core.errors import AskHuman, TryAgain
+from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.shell.locks import CacheLocks
+from qwen_daemon.shell.part import PartFile
 from qwen_daemon.shell.store import HubCache
 from tests.fakes.model_folder import COMMIT, REPO, Files, listing, qwen, safetensors, write_cache
 
@@ -193,18 +194,37 @@ async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path
     assert precious.read_bytes() == b"x"
 
 
+async def read(part: PartFile, offset: int, length: int) -> bytes:
+    pieces: list[bytes] = []
+    fed = await part.feed(offset, length, lambda piece: pieces.append(bytes(piece)))
+    assert fed == sum(map(len, pieces))
+    return b"".join(pieces)
+
+
+async def test_writes_that_wait_go_together_and_fail_alone(cache: Path) -> None:
+    """Each hears of its own end: one that does not fit into what a file may be fails, its neighbours are written."""
+    store, file = HubCache(cache), listing(FILES).files[0]
+    part = await store.open_part(REPO, file, None)
+    offsets = [0, 5, 1 << 62, 10]  # no file system has room at 4 EiB
+    writes = [part.write(offset, b"hello", no_digest) for offset in offsets]
+    ends = await asyncio.gather(*writes, return_exceptions=True)
+    assert [isinstance(end, Trouble) for end in ends] == [False, False, True, False]
+    assert await read(part, 0, 100) == b"hellohellohello"
+    await part.close()
+
+
 async def test_a_part_takes_bytes_anywhere(cache: Path) -> None:
     """Writes at offsets, reads back, and gives less at its end."""
     store, file = HubCache(cache), listing(FILES).files[0]
     part = await store.open_part(REPO, file, None)
     await part.write(5, b"world", no_digest)
     await part.write(0, bytearray(b"hello"), no_digest)
-    assert await part.read(0, 100) == b"helloworld"
-    assert await part.read(8, 5) == b"ld"
+    assert await read(part, 0, 100) == b"helloworld"
+    assert await read(part, 8, 5) == b"ld"
     await part.sync()
     await part.close()
     again = await store.open_part(REPO, file, part.name)
-    assert (again.name, await again.read(0, 5)) == (part.name, b"hello")
+    assert (again.name, await read(again, 0, 5)) == (part.name, b"hello")
     await again.close()
 
 

@@ -89,8 +89,11 @@ class Part(Protocol):
         MakeRoom when the disk is full, TryAgain(E_DISK_IO) otherwise.
         """
 
-    async def read(self, offset: int, length: int) -> bytes:
-        """Read up to `length` bytes, fewer at the end of what was written; one at a time."""
+    async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        """Read up to `length` bytes, fewer at the end of the file: how many. One at a time, never cancelled.
+
+        They are given to `take` in pieces, in a thread; a piece is gone when `take` returns.
+        """
 
     async def sync(self) -> None:
         """Return only when everything written is durable. After a failure the part must be closed and re-read."""

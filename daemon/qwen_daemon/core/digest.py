@@ -26,6 +26,9 @@ class Hash(Protocol):
     def hexdigest(self) -> str:
         """The hash so far."""
 
+    def copy(self) -> Hash:
+        """One that goes on from here on its own."""
+
 
 def algorithm_of(file: WantedFile) -> Literal["sha256", "git-sha1"]:
     """Which of the two hashes the Hub gives for this file."""

@@ -10,13 +10,14 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from qwen_api.manifest import WantedFile
-from qwen_daemon.core.digest import Bytes, new_hash, span_digest
+from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash
 from qwen_daemon.core.errors import TryAgain
 from qwen_daemon.core.segments import Segments
 from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.cancel import finish
 from qwen_daemon.ports import Part
 
-READ_BYTES = 4 << 20  # of what was written ahead, per step: bounds memory
+STEP_BYTES = 32 << 20  # of what was written ahead: so long, at most, a try that ends has to wait for the hash
 
 
 class Frontier:
@@ -66,29 +67,28 @@ class Frontier:
             if span is not None:
                 await self._reread(span)
                 return True
-            end = min(self._segments.written_to(self.position), self.position + READ_BYTES)
-            if end <= self.position:
+            length = min(self._segments.written_to(self.position) - self.position, STEP_BYTES)
+            if length <= 0:
                 return False
-            data = await self._part.read(self.position, end - self.position)
-            if not data:
+            if await finish(self._part.feed(self.position, length, self._whole.update)) < length:
                 raise TryAgain("E_DISK_IO", "the part is shorter than what was written to it")
-            await asyncio.to_thread(self._whole.update, data)
-            self._advance(len(data))
+            self._advance(length)
             return True
 
     async def _reread(self, span: Span) -> None:
-        data = await self._part.read(span.offset, span.length)
-        if not await asyncio.to_thread(self._accept, data, span):
+        digester, whole = SpanDigester(span.offset), self._whole.copy()
+
+        def take(piece: Bytes) -> None:
+            digester.update(piece)
+            whole.update(piece)
+
+        await finish(self._part.feed(span.offset, span.length, take))
+        if digester.take() != (span,):
             self._damaged(span)
             return
+        self._whole = whole
         self.position = span.end
         self.kept_bytes += span.length
-
-    def _accept(self, data: bytes, span: Span) -> bool:
-        if len(data) != span.length or span_digest(data) != span.digest:
-            return False
-        self._whole.update(data)
-        return True
 
     def _advance(self, count: int) -> None:
         self.position += count

@@ -1,34 +1,47 @@
-"""One part file: reading, writing at offsets, whole writes only, and durability.
+"""One part file: writing at offsets, reading for a hash, and durability.
 
-Synced with fdatasync: the part's length matters and is carried by it; times do not.
+A hop to a thread costs as much as writing a quarter of a megabyte, so each hop does as much as it can: what several
+connections brought is written together, and a hash reads and takes many pieces at once. Synced with fdatasync: the
+part's length matters and is carried by it; times do not.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import aiofiles
+import aiofiles.os
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.shell import durable
 
+PIECE_BYTES = 1 << 20  # of what is read back: enough that a thread keeps to its work, little enough for the caches
+
+
+@dataclass(frozen=True)
+class _Write:
+    """One of those that are written together."""
+
+    offset: int
+    data: Bytes
+    written: Callable[[Bytes], None]
+    done: asyncio.Future[None]
+
 
 class PartFile:
-    """ports.Part over one file. Unbuffered, so that a write is in the kernel when it returns.
-
-    Reads (one at a time: the hash's) go through aiofiles. Writes, of which many run at once at different offsets, are
-    pwrite(2) in one thread hop together with their digest: a hop costs as much as digesting half a megabyte.
-    """
+    """ports.Part over one file. Unbuffered, so that a write is in the kernel when it returns."""
 
     def __init__(self, path: Path, handle: AsyncFileIO) -> None:
         self.name = path.name
         self._handle = handle
-        self._position = 0
-        self._writing = asyncio.Lock()  # one pwrite at a time: others would spin for the inode's lock, not sleep
+        self._waiting: list[_Write] = []
+        self._writing: asyncio.Task[None] | None = None  # one: for a file's lock threads would spin, not sleep
+        self._piece = memoryview(b"")
 
     @classmethod
     async def open(cls, path: Path, bytes_max: int) -> PartFile:
@@ -39,66 +52,98 @@ class PartFile:
         """
         try:
             handle = await aiofiles.open(path, "r+b", buffering=0, opener=_open_no_follow)
-            await asyncio.to_thread(_cut, handle.fileno(), bytes_max)
+            await _cut(handle.fileno(), bytes_max)
         except OSError as error:
             raise durable.translate(error) from error
         return cls(path, handle)
 
     async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         """See ports.Part."""
-        async with self._writing:
-            try:
-                await asyncio.to_thread(_write, self._handle.fileno(), offset, data, written)
-            except OSError as error:
-                raise durable.translate(error) from error
-
-    async def read(self, offset: int, length: int) -> bytes:
-        """See ports.Part."""
-        pieces: list[bytes] = []
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append(_Write(offset, data, written, done))
+        if self._writing is None:
+            self._writing = asyncio.create_task(self._write_waiting())
         try:
-            if offset != self._position:
-                await self._handle.seek(offset)
-                self._position = offset
-            while length > 0 and (piece := await self._handle.read(length)):
-                pieces.append(piece)
-                length -= len(piece)
-                self._position += len(piece)
+            await done
         except OSError as error:
-            self._position = -1
             raise durable.translate(error) from error
-        except asyncio.CancelledError:
-            self._position = -1
-            raise
-        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        """See ports.Part."""
+        if not self._piece:
+            self._piece = memoryview(bytearray(PIECE_BYTES))
+        try:
+            return await _feed(self._handle.fileno(), offset, length, self._piece, take)
+        except OSError as error:
+            raise durable.translate(error) from error
 
     async def sync(self) -> None:
         """See ports.Part."""
         try:
-            await asyncio.to_thread(os.fdatasync, self._handle.fileno())
+            await _sync(self._handle.fileno())
         except OSError as error:
             # The kernel may have dropped the pages and forgotten the error; what is cached proves nothing now.
-            await asyncio.to_thread(os.posix_fadvise, self._handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+            await _drop_cached(self._handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             raise durable.translate(error) from error
 
     async def close(self) -> None:
         """See ports.Part."""
+        if self._writing is not None:
+            await self._writing
         await self._handle.close()
 
+    async def _write_waiting(self) -> None:
+        while self._waiting:
+            together, self._waiting = self._waiting, []
+            for each, refused in zip(together, await _write(self._handle.fileno(), together), strict=True):
+                if each.done.cancelled():
+                    continue
+                if refused is None:
+                    each.done.set_result(None)
+                else:
+                    each.done.set_exception(refused)
+        self._writing = None
 
-def _write(descriptor: int, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
-    rest = memoryview(data)
-    while rest:
-        count = os.pwrite(descriptor, rest, offset)
-        offset, rest = offset + count, rest[count:]
-    rest.release()
-    written(data)
+
+# Each of these is one hop to a thread.
 
 
-def _open_no_follow(path: str, flags: int) -> int:
-    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+@aiofiles.os.wrap
+def _write(descriptor: int, together: Sequence[_Write]) -> list[Exception | None]:
+    return [_write_one(descriptor, each) for each in together]
 
 
+def _write_one(descriptor: int, each: _Write) -> Exception | None:
+    offset, rest = each.offset, memoryview(each.data)
+    try:
+        while rest:
+            count = os.pwrite(descriptor, rest, offset)
+            offset, rest = offset + count, rest[count:]
+        each.written(each.data)
+    except Exception as error:
+        return error
+    return None
+
+
+@aiofiles.os.wrap
+def _feed(descriptor: int, offset: int, length: int, piece: memoryview, take: Callable[[Bytes], None]) -> int:
+    fed = 0
+    while fed < length and (count := os.preadv(descriptor, [piece[: length - fed]], offset + fed)):
+        take(piece[:count])
+        fed += count
+    return fed
+
+
+@aiofiles.os.wrap
 def _cut(descriptor: int, bytes_max: int) -> None:
     if os.fstat(descriptor).st_size > bytes_max:
         os.ftruncate(descriptor, bytes_max)
         os.fdatasync(descriptor)
+
+
+_sync = aiofiles.os.wrap(os.fdatasync)
+_drop_cached = aiofiles.os.wrap(os.posix_fadvise)
+
+
+def _open_no_follow(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
