@@ -162,6 +162,7 @@ async def _world(
             origin=origin,
             disk=Disk(
                 store=store,
+                batches=store,
                 blobs=store,
                 ledger=ledger,
                 seals=ledger,

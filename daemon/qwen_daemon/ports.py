@@ -18,6 +18,7 @@ from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.digest import Bytes
+from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import Refusal, Taken, Twin
@@ -117,14 +118,20 @@ class Store(Protocol):
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
         """Open the part `name` of an earlier try for reading and writing, or a fresh one if None or gone."""
 
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
-        """Make the verified part (or these bytes; or, if None, the verified blob) the snapshot's file, durably.
-
-        Returns its seal.
-        """
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
+        """Make the verified part (or, if None, the verified blob) the snapshot's file, durably. Returns its seal."""
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         """All wanted files are published: point the revision at the commit, durably. Returns the snapshot folder."""
+
+
+class Batches(Protocol):
+    """Publishing small files, apart from Store so that both stay small."""
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """Make these verified contents the snapshot's files, all durable on return; for each its seal, or why not."""
 
 
 class Blobs(Protocol):
@@ -167,8 +174,8 @@ class Ledger(Protocol):
     async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 
-    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
-        """The content is published: add spans, there is no part any more, and this is its seal; all or nothing."""
+    async def settle(self, repo: str, etag: str, size_bytes: int, seal: Seal) -> None:
+        """The content is published: there is no part any more, and this is its seal; both or nothing."""
 
     async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """Drop the spans at these offsets, or everything known of this content."""
@@ -182,6 +189,9 @@ class Seals(Protocol):
 
     async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
         """Record a seal, or break it (None)."""
+
+    async def seal_all(self, repo: str, seals: Mapping[str, Seal]) -> None:
+        """Record these, by etag, in one go."""
 
 
 class Twins(Protocol):

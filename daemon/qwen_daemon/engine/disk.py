@@ -10,7 +10,8 @@ from weakref import WeakValueDictionary
 
 from qwen_daemon.engine.budget import Slots
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.ports import Blobs, Ledger, Locks, Seals, Store, Twins
+from qwen_daemon.engine.batch import WAITING_FILES_MAX
+from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Seals, Store, Twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -18,6 +19,7 @@ class Disk:
     """The ports onto what is stored."""
 
     store: Store
+    batches: Batches
     blobs: Blobs
     ledger: Ledger
     seals: Seals
@@ -46,9 +48,13 @@ class Contents:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What all models share: files in flight and their connections, files being hashed, contents being fetched."""
+    """What all models share: files in flight and their connections, files being hashed, contents being fetched.
+
+    `batched`: small files that have come and wait for their batch. To be made in the event loop that uses it.
+    """
 
     files: Slots
     connections: Connections
     hashes: asyncio.Semaphore
     contents: Contents = field(default_factory=Contents)
+    batched: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_FILES_MAX))

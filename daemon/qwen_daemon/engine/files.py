@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass, field
 
 from qwen_api import events as e
@@ -21,6 +21,7 @@ from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
+from qwen_daemon.engine.batch import Batch
 from qwen_daemon.engine.cancel import finish, wait
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
@@ -61,6 +62,9 @@ class Files:
     adoption: Adoption
     failures: list[Failure] = field(default_factory=list)
 
+    def __post_init__(self) -> None:
+        self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals)
+
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
         await self.disk.store.publish(self.manifest, step.file, None)
@@ -82,18 +86,23 @@ class Files:
                 e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
             )
             return False
-        part, known = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
-        if not known or part is not None:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
-            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
-        if part is not None:
-            await self.disk.blobs.drop_part(self.manifest.repo, part)
+        if not is_small(file.size_bytes):
+            await self._remember(file, spans)
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal != found.seal:
             return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
         await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
         await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
+
+    async def _remember(self, file: WantedFile, spans: Sequence[Span]) -> None:
+        """The spans of a published file that was hashed, for its repair one day; no part of it will be resumed."""
+        part, known = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+        if not known or part is not None:
+            await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+        if part is not None:
+            await self.disk.blobs.drop_part(self.manifest.repo, part)
 
     async def fetch(self, steps: list[Step], found: Found) -> None:
         """Fetch one content (the steps differ in path only) with its tries; a failure is noted, not raised.
@@ -110,12 +119,11 @@ class Files:
                     may_be_here = was_brought or not is_small(file.size_bytes)
                     if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
                         return
-                    async with self.budget.files.slot(self.controls.rank):
-                        if is_small(file.size_bytes):
-                            if not was_brought or not await self._came_meanwhile(file, found):
-                                await self._try_small(file, attempt)
-                        else:
+                    if not is_small(file.size_bytes):
+                        async with self.budget.files.slot(self.controls.rank):
                             await self._try(file, found, attempt)
+                    elif not was_brought or not await self._came_meanwhile(file, found):
+                        await self._try_small(file, attempt)
                 break
             except MakeRoom:
                 raise
@@ -149,12 +157,19 @@ class Files:
 
     async def _try_small(self, file: WantedFile, attempt: int) -> None:
         """Without huggingface_hub's lock: to fetch a small file twice at once costs less than to ask for it."""
-        self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
-        with self.transfers.watch(file) as transfer:
-            digest, content, spans = await fetch_small(
-                self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter
-            )
-        await self._judge(file, digest, content, spans)
+        async with AsyncExitStack() as room:
+            async with self.budget.files.slot(self.controls.rank):
+                self.publish(
+                    e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes)
+                )
+                with self.transfers.watch(file) as transfer:
+                    digest, content = await fetch_small(
+                        self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter
+                    )
+                await self._refuse_wrong(file, digest)
+                await room.enter_async_context(self.budget.batched)
+            await self.batch.publish(file, content)  # the slot is the next file's already
+        self.budget.contents.brought(file.etag)
 
     def _source(self, file: WantedFile) -> Source:
         return Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
@@ -185,7 +200,10 @@ class Files:
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()
-                await self._judge(file, digest, part.name, ())
+                await self._refuse_wrong(file, digest)
+                seal = await self.disk.store.publish(self.manifest, file, part.name)
+                self.budget.contents.brought(file.etag)
+                await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, seal)
             finally:
                 await finish(self._drop_unless_recorded(file, part.name))
 
@@ -223,17 +241,14 @@ class Files:
         await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
         return copy, spans
 
-    async def _judge(self, file: WantedFile, digest: str, part: str | bytes, spans: Sequence[Span]) -> None:
-        """The whole file is here: publish it, or throw away what the network lied about."""
+    async def _refuse_wrong(self, file: WantedFile, digest: str) -> None:
+        """The whole file is here; if it is not the Hub's, what the network lied about is thrown away."""
         if digest != file.etag:
             await self.disk.ledger.forget(self.manifest.repo, file.etag)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )
             raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
-        seal = await self.disk.store.publish(self.manifest, file, part)
-        self.budget.contents.brought(file.etag)
-        await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, spans, seal)
 
     async def _announce(self, file: WantedFile, *, duration_s: float = 0.0) -> None:
         self.publish(

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from qwen_api import events as e
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.pace import STALL_CUT_S, STALL_NOTICE_S, Pace
+from qwen_daemon.core.plan import SMALL_BYTES
 from qwen_daemon.engine.download import Transfer
 from qwen_daemon.ports import Clock
 
@@ -50,7 +51,7 @@ class Transfers:
             yield transfer
         finally:
             self._received[file.path] = before + transfer.received_bytes
-            if not verifying:
+            if not verifying and file.size_bytes > SMALL_BYTES:  # of a small one the next event says it all
                 self._tell(watched, self._clock.monotonic_s())
             del self._watched[file.path]
 

@@ -14,6 +14,7 @@ import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
@@ -56,6 +57,7 @@ class HttpOrigin:
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
         self._unranged: set[tuple[str, str]] = set()  # contents of which a server sent all when asked for a range
         self._session: aiohttp.ClientSession | None = None
+        self._proxies = urllib.request.getproxies_environment()  # once: it reads the whole environment
 
     async def __aenter__(self) -> HttpOrigin:
         config = self._config
@@ -134,7 +136,7 @@ class HttpOrigin:
         async with asyncio.timeout(HEADERS_TIMEOUT_S):
             # encoded=True: a signed address must reach the server byte for byte.
             return await self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy_for(url)
+                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy_for(url, self._proxies)
             )
 
     def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
@@ -200,19 +202,20 @@ def translate(error: BaseException) -> Trouble:
     return TryAgain("E_NETWORK", kind)
 
 
-def _proxy_for(url: str) -> str | None:
+def _proxy_for(url: str, proxies: dict[str, str]) -> str | None:
     """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
 
     Not aiohttp's trust_env: that would send the passwords of ~/.netrc along, whose `default` is meant for any host,
     also to a CDN whose signed addresses refuse a second authorization.
     """
     parts = urlsplit(url)
-    if urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined] # typeshed leaves it out
+    # typeshed leaves the function out
+    if not proxies or urllib.request.proxy_bypass_environment(parts.netloc, proxies):  # type: ignore[attr-defined]
         return None
-    proxies = urllib.request.getproxies_environment()
     return proxies.get(parts.scheme) or proxies.get("all")
 
 
+@lru_cache(maxsize=256)  # of each address it is asked several times
 def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

@@ -79,11 +79,11 @@ class SqliteLedger:
 
         await self._write(write)
 
-    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+    async def settle(self, repo: str, etag: str, size_bytes: int, seal: Seal) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            self._record(_blob(repo, etag), size_bytes, None, spans)
+            self._record(_blob(repo, etag), size_bytes, None, ())
             self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
 
         await self._write(write)
@@ -136,6 +136,15 @@ class SqliteLedger:
             if seal is None:
                 self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
             else:
+                self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+
+        await self._write(write)
+
+    async def seal_all(self, repo: str, seals: Mapping[str, Seal]) -> None:
+        """See ports.Seals."""
+
+        def write() -> None:
+            for etag, seal in seals.items():
                 self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
 
         await self._write(write)

@@ -17,7 +17,8 @@ import secrets
 import shutil
 import stat
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -25,10 +26,11 @@ from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
-from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import clone, durable
+from qwen_daemon.shell.batch import Batch
 from qwen_daemon.shell.digest import digest_file
 from qwen_daemon.shell.inside import plain_seal, real_inside, seal_inside, seal_of
 from qwen_daemon.shell.part import PartFile
@@ -45,7 +47,7 @@ T = TypeVar("T")
 
 
 class HubCache:
-    """ports.Store and ports.Blobs over the cache directory `cache`."""
+    """ports.Store, ports.Batches and ports.Blobs over the cache directory `cache`."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -70,9 +72,22 @@ class HubCache:
             await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
         return part
 
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
         """See ports.Store."""
         return await _in_thread(self._publish, manifest, file, part)
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """See ports.Batches."""
+        batch = Batch(
+            blobs=self._blobs(manifest.repo),
+            snapshot=self.snapshot(manifest),
+            replace=_replace,
+            link=partial(self._link, manifest),
+            new_part=new_part_name,
+        )
+        return await _in_thread(batch.publish, contents)
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         """See ports.Store."""
@@ -165,36 +180,24 @@ class HubCache:
         if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
             self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
-    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
         blobs = self._blobs(manifest.repo)
-        blob, named = blobs / file.etag, self._named(manifest, file)
-        if isinstance(part, bytes):
-            part = self._write_part(blobs, file.etag, part)
+        blob = blobs / file.etag
         if part is not None:
-            if blob.is_dir() and not blob.is_symlink():
-                _move_aside(blob)
-            (blobs / part).replace(blob)
+            _replace(str(blobs / part), str(blob))
             durable.sync_folder(blobs)
         if blob.exists():
-            target = os.path.relpath(blob, named.parent)
-            if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
-                self._clear_way(named, self.snapshot(manifest))
-                durable.replace_link(named, target)
-                durable.sync_folder(named.parent)
-        return take_seal(named)
+            self._link(manifest, file)
+        return take_seal(self._named(manifest, file))
 
-    def _write_part(self, blobs: Path, etag: str, content: bytes) -> str:
-        durable.make_folder(blobs)
-        part = blobs / new_part_name(etag)
-        try:
-            with part.open("xb") as out:
-                out.write(content)
-                out.flush()
-                os.fdatasync(out.fileno())
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        return part.name
+    def _link(self, manifest: Manifest, file: WantedFile) -> None:
+        """The snapshot's name for a blob, durable."""
+        named = self._named(manifest, file)
+        target = os.path.relpath(self._blobs(manifest.repo) / file.etag, named.parent)
+        if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
+            self._clear_way(named, self.snapshot(manifest))
+            durable.replace_link(named, target)
+            durable.sync_folder(named.parent)
 
     def _clear_way(self, named: Path, snapshot: Path) -> None:
         """A file or a link where a folder must be, or a folder where the file must be, is moved aside."""
@@ -309,6 +312,14 @@ async def _in_thread(work: Callable[..., T], *args: object) -> T:
 def new_part_name(etag: str) -> str:
     """A name that no part has yet."""
     return f".qwen-{etag}-{secrets.token_hex(4)}.part"
+
+
+def _replace(part: str, blob: str) -> None:
+    try:
+        os.replace(part, blob)  # noqa: PTH105 - shell.batch has no Paths
+    except IsADirectoryError:
+        _move_aside(Path(blob))
+        os.replace(part, blob)  # noqa: PTH105
 
 
 def _move_aside(path: Path) -> None:
