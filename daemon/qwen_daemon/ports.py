@@ -171,6 +171,9 @@ class Ledger(Protocol):
     async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """The part's name (None once it is published or gone) and the recorded spans of this content."""
 
+    async def kept_bytes(self, repo: str, files: Sequence[WantedFile]) -> Mapping[str, int]:
+        """How much the recorded spans of unfinished parts come to, by etag; what has no part is left out."""
+
     async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 

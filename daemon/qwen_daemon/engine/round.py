@@ -18,7 +18,6 @@ from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found, Plan, Step, make_plan
-from qwen_daemon.core.spans import recorded_bytes
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import beside, together
@@ -190,11 +189,8 @@ class Round:
     async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
         seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
-        kept = {}
-        for file in manifest.files:
-            if seals.get(file.etag) is None or found[file.path].seal is None:
-                part, spans = await disk.ledger.spans(manifest.repo, file.etag, file.size_bytes)
-                kept[file.etag] = recorded_bytes(spans) if part else 0
+        unsure = [file for file in manifest.files if seals.get(file.etag) is None or found[file.path].seal is None]
+        kept = await disk.ledger.kept_bytes(manifest.repo, unsure)
         return make_plan(manifest, found, seals, kept, distrust=distrust)
 
     def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
