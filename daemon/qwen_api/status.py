@@ -6,7 +6,9 @@ the next snapshot. The daemon folds its own events with this same function; ther
 
 from __future__ import annotations
 
-from typing import TypeVar
+from collections.abc import Iterable, Sequence
+from itertools import groupby
+from typing import TypeAlias, TypeVar
 
 import msgspec
 
@@ -159,8 +161,18 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 
 def fold(status: Status, event: e.Event) -> Status:
     """The status after `event`."""
-    changed = _fold(status, event)
-    return _with(changed, seq=max(changed.seq, event.seq))
+    return fold_all(status, [event])
+
+
+def fold_all(status: Status, events: Sequence[e.Event]) -> Status:
+    """The status after all these, in order. Thousands of files are copied once, not for each event about one of them."""
+    for model, run in groupby(events, key=_model_of_file):
+        if model:
+            status = _fold_files(status, model, run)
+        else:
+            for event in run:
+                status = _fold(status, event)
+    return _with(status, seq=max([status.seq, *(event.seq for event in events)]))
 
 
 def decode_status(raw: bytes | msgspec.Raw) -> Status:
@@ -174,6 +186,17 @@ def encode_status(status: Status) -> bytes:
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)
+_FileEvent: TypeAlias = (
+    e.FileStarted
+    | e.FileResumed
+    | e.FileProgress
+    | e.FileAdopted
+    | e.FileStalled
+    | e.FileRetry
+    | e.FileVerified
+    | e.FileCorrupt
+    | e.FileFailed
+)
 
 
 def _with(struct: _S, **changes: object) -> _S:
@@ -268,10 +291,6 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
-        case e.FileStarted() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
-            return _with_file(model, event.path, event)
-        case e.FileVerified() | e.FileCorrupt() | e.FileFailed():
-            return _with_file(model, event.path, event)
         case _:
             return model
 
@@ -316,14 +335,25 @@ def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
     )
 
 
-def _with_file(model: ModelStatus, path: str, event: e.Event) -> ModelStatus:
-    file = model.files.get(path)
-    if file is None:
-        return model
-    return _with(model, files={**model.files, path: _fold_file(file, event)})
+def _model_of_file(event: e.Event) -> str:
+    """The model of an event that changes one file and nothing else; "" for any other."""
+    return event.model if isinstance(event, _FileEvent) else ""
 
 
-def _fold_file(file: FileStatus, event: e.Event) -> FileStatus:
+def _fold_files(status: Status, key: str, events: Iterable[e.Event]) -> Status:
+    model = status.models.get(key)
+    if model is None:
+        return status
+    files = dict(model.files)
+    for event in events:
+        assert isinstance(event, _FileEvent)
+        file = files.get(event.path)
+        if file is not None:
+            files[event.path] = _fold_file(file, event)
+    return _with(status, models={**status.models, key: _with(model, files=files)})
+
+
+def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
     match event:
         case e.FileStarted():
             return _with(

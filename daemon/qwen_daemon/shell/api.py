@@ -74,7 +74,9 @@ class Commands(Protocol):
 class Stream(Protocol):
     """What the event bus does for the API."""
 
-    status: Status
+    @property
+    def status(self) -> Status:
+        """The state after the last event."""
 
     @property
     def seq(self) -> int:
