@@ -8,9 +8,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from qwen_daemon.engine.batch import WAITING_FILES_MAX
 from qwen_daemon.engine.budget import Slots
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.batch import WAITING_FILES_MAX
 from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Seals, Store, Twins
 
 
