@@ -56,8 +56,18 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
         return self.verified_files == self.files
 
 
+class Verifying(msgspec.Struct, frozen=True, kw_only=True):
+    """How far the hashing of files that are here has come."""
+
+    files: int
+    size_bytes: int
+    done_files: int
+    done_bytes: int
+    rate_bps: int
+
+
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One wanted model; `path` is set while it is complete."""
+    """One wanted model; `path` is set while it is complete. `verifying`: files are being hashed, complete or not."""
 
     model: str
     repo: str
@@ -76,6 +86,7 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     newer_commit: str = ""
     has_code: bool = False
     has_pickle: bool = False
+    verifying: Verifying | None = None
     files: dict[str, FileStatus] = {}
 
     @property
@@ -266,6 +277,7 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
                 detail=event.detail,
                 retry_at=event.retry_at,
                 path=path,
+                verifying=model.verifying if event.state == "checking" else None,
             )
         case e.ModelResolved():
             return _with(model, commit=event.commit, files=_listed(model, event), newer_commit="")
@@ -287,6 +299,11 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
         case e.ModelPlanned():
             waiting = {p: _with(f, state="queued") for p, f in model.files.items() if f.state == "missing"}
             return _with(model, files={**model.files, **waiting})
+        case e.ModelVerifying():
+            facts = {name: getattr(event, name) for name in Verifying.__struct_fields__}
+            return _with(model, verifying=Verifying(**facts))
+        case e.ModelVerified():
+            return _with(model, verifying=None)
         case e.ModelLimitsChanged():
             return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():

@@ -24,7 +24,7 @@ class _Waiting:
     file: WantedFile
     content: bytes
     is_taken: bool = False
-    outcome: Seal | Trouble = TryAgain("E_DISK_IO", "the files it was written together with could not be written")
+    outcome: Seal | Trouble | None = None
 
 
 class Batch:
@@ -50,6 +50,8 @@ class Batch:
         finally:
             if not mine.is_taken:
                 self._waiting.remove(mine)
+        if mine.outcome is None:
+            raise TryAgain("E_DISK_IO", "the files that were to be written with it could not be")
         if isinstance(mine.outcome, Trouble):
             raise mine.outcome
 

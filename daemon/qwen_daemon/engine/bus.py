@@ -174,4 +174,6 @@ class _Reader:
 
 
 def _progress_key(event: e.Event) -> str:
-    return f"{event.model}/{event.path}" if isinstance(event, e.FileProgress) else e.type_of(event)
+    if isinstance(event, e.FileProgress):
+        return f"{event.model}/{event.path}"
+    return event.model if isinstance(event, e.ModelVerifying) else e.type_of(event)

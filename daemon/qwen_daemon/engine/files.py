@@ -16,7 +16,7 @@ from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.attempts import Again, Attempts, GiveUp, after_trouble
 from qwen_daemon.core.backoff import ATTEMPTS_MAX
 from qwen_daemon.core.digest import algorithm_of
-from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryLater
+from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import ways_without_room
@@ -71,7 +71,10 @@ class Files:
         await self._announce(step.file)
 
     async def hash(self, step: Step, found: Found) -> bool:
-        """Hash a file that is here without proof; True if it is right (then it is sealed), False if not."""
+        """Hash a file that is here without proof; True if it is right (then it is sealed), False if not.
+
+        What cannot be read is not right either: to fetch it again helps where the disk has spare sectors.
+        """
         file, started_s = step.file, self.clock.monotonic_s()
         async with self.budget.hashes:
             with self.transfers.watch(file, verifying=True) as transfer:
@@ -79,7 +82,10 @@ class Files:
                 def progress(done_bytes: int) -> None:
                     transfer.position = done_bytes  # written in the hashing thread, only ever read elsewhere
 
-                digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
+                try:
+                    digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
+                except TryAgain:
+                    digest, spans = "", ()
         if digest != file.etag:
             await self.disk.seals.seal(self.manifest.repo, file.etag, None)
             self.publish(
@@ -91,7 +97,8 @@ class Files:
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal != found.seal:
             return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
-        await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+        if (await self.disk.seals.seals(self.manifest.repo, [file.etag])).get(file.etag) != seal:
+            await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
         await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
 

@@ -54,7 +54,9 @@ class Round:
     distrust: bool  # hash every file, seals or not
     hurry: asyncio.Event
     quiet: bool  # a routine look at a complete model: say nothing if all is well
+    was_complete: bool = False
     manifest: Manifest | None = None  # known once the round got that far
+    _is_still_complete: bool = False
 
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
@@ -82,7 +84,7 @@ class Round:
             self._tell_plan(manifest, plan, first=looks == 0)
             if plan.is_done:
                 return replace(await self._finish(manifest), worked=looks > 0)
-            failures = await self._carry_out(manifest, plan, found)
+            failures = await self._carry_out(manifest, plan, found, distrust=distrust)
             if failures:
                 return _failed(manifest, failures)
             distrust = False
@@ -96,19 +98,45 @@ class Round:
             self.world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
         self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
 
-    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> list[Failure]:
-        await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
-        self._say("downloading" if plan.of("fetch") else "checking")
-        transfers = Transfers(self.ref.key, self.world.clock, self.world.publish)
+    async def _carry_out(
+        self, manifest: Manifest, plan: Plan, found: dict[str, Found], *, distrust: bool
+    ) -> list[Failure]:
+        """Do what is planned. A model that is only distrusted stays complete until a file is found damaged."""
+        self._is_still_complete = (
+            self.was_complete and distrust and (await self._plan(manifest, found, distrust=False)).is_done
+        )
+        if not self._is_still_complete:
+            await self._not_complete("downloading" if plan.of("fetch") else "checking")
+        transfers = Transfers(
+            self.ref.key,
+            self.world.clock,
+            self.world.publish,
+            to_hash=[step.file for step in plan.of("hash")],
+            is_complete=self._is_still_complete,
+        )
         files = self._files(manifest, transfers, plan)
-        async with beside(transfers.tell()):
-            await self._work(files, plan, found)
+        try:
+            async with beside(transfers.tell()):
+                await self._work(files, plan, found)
+        except Trouble:
+            if self._is_still_complete:
+                await self._not_complete("checking")
+            raise
         return files.failures
+
+    async def _not_complete(self, state: e.ModelState) -> None:
+        self._is_still_complete = False
+        await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
+        self._say(state)
 
     async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
             await files.link(step)
-        damaged = await together(self._hash(files, step, found[step.file.path]) for step in plan.of("hash"))
+        # The largest first, so that the end is not one core with one long file.
+        to_hash = sorted(plan.of("hash"), key=lambda step: -step.file.size_bytes)
+        damaged = await together(self._hash(files, step, found[step.file.path]) for step in to_hash)
+        if to_hash:
+            files.transfers.tell_hashed(sum(step is not None for step in damaged))
         steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
         contents: dict[str, list[Step]] = {}
         for step in steps:
@@ -171,6 +199,8 @@ class Round:
     async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
         if await files.hash(step, found):
             return None
+        if self._is_still_complete:
+            await self._not_complete("checking")
         return Step(file=step.file, action="fetch", finding="corrupt")
 
     async def _finish(self, manifest: Manifest) -> Outcome:

@@ -13,7 +13,7 @@ from typing import Protocol
 
 from qwen_api import events as e
 from qwen_api.manifest import Manifest, WantedFile
-from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.errors import Trouble, TryAgain
 from qwen_daemon.core.plan import Found
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.ports import Clock
@@ -112,8 +112,11 @@ class Scrub:
         seal = (await self.disk.seals.seals(repo, [file.etag])).get(file.etag)
         if found.seal is None or found.seal != seal:
             return True
-        if await self.reader.digest(repo, file, found) == file.etag:
-            return True
+        try:
+            if await self.reader.digest(repo, file, found) == file.etag:
+                return True
+        except TryAgain:
+            pass  # what the disk no longer gives back is as bad as what it gives back wrong
         if (await self.disk.store.find(manifest.keep([file.path])))[file.path].seal != seal:
             return True
         await self.disk.seals.seal(repo, file.etag, None)

@@ -26,7 +26,7 @@ from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
-from qwen_daemon.core.errors import MakeRoom, Trouble
+from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import clone, durable
@@ -103,11 +103,11 @@ class HubCache:
             raise durable.translate(error) from error
 
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
+        """See ports.Blobs. None if there is no room for a copy, or it cannot be read; then the file is fetched whole."""
         name = new_part_name(file.etag)
         try:
             await _in_thread(_copy, current_file(self._cache, repo, file, found), self._blobs(repo) / name)
-        except MakeRoom:
+        except (MakeRoom, TryAgain):
             return None
         return name
 
