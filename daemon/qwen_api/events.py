@@ -283,7 +283,10 @@ class FileVerified(_FileEvent, frozen=True, kw_only=True, tag="file.verified"):
 
 
 class FileCorrupt(_FileEvent, frozen=True, kw_only=True, tag="file.corrupt"):
-    """The content is not the Hub's. `where`: disk (a published file) or network (a finished download)."""
+    """The content is not the Hub's. `where`: disk (a published file) or network (a finished download).
+
+    `found` is empty if the disk could not read it.
+    """
 
     where: Literal["disk", "network"]
     expected: str

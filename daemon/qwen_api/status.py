@@ -67,7 +67,7 @@ class Verifying(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One wanted model; `path` is set while it is complete. `verifying`: files are being hashed, complete or not."""
+    """One wanted model; `path` is set while it is complete, which it stays while `verifying`."""
 
     model: str
     repo: str
@@ -176,7 +176,7 @@ def fold(status: Status, event: e.Event) -> Status:
 
 
 def fold_all(status: Status, events: Sequence[e.Event]) -> Status:
-    """The status after all these, in order. Thousands of files are copied once, not for each event about one of them."""
+    """The status after all these, in order. Thousands of files are copied once, not once for each event."""
     for model, run in groupby(events, key=_model_of_file):
         if model:
             status = _fold_files(status, model, run)

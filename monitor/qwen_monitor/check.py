@@ -31,7 +31,7 @@ from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
-from qwen_monitor.hash_run import HashJob, hash_all
+from qwen_monitor.hash_run import Hashed, HashJob, hash_all
 from qwen_monitor.listing import ask_hub, cached_listing
 from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
@@ -63,8 +63,11 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest | None = None
 
 
-def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
-    """Look at the disk and compare. Raises Refusal if there is nothing to compare with at all."""
+def check(wish: Wish, console: Console) -> tuple[Report, Advice, Hashed | None]:
+    """Look at the disk and compare; the third is how fast a full check was.
+
+    Raises Refusal if there is nothing to compare with at all.
+    """
     subject = _find_subject(wish, console)
     manifest = subject.manifest
     listed = manifest.by_path() if manifest else {}
@@ -86,21 +89,34 @@ def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
             commit=subject.commit,
         )
 
-    report = judged(_hashes(manifest, inventory, console) if wish.full else {})
-    if manifest is not None and not wish.full and (odd := _odd(report)):
-        report = judged(_hashes(manifest.keep(odd), inventory, console))
-    return report, _advice(report, wish)
+    hashed = None
+    if wish.full:
+        hashes, hashed = _hashes(manifest, inventory, console)
+        report = judged(hashes)
+    else:
+        report = judged({})
+        if manifest is not None and (odd := _odd(report)):
+            report = judged(_hashes(manifest.keep(odd), inventory, console)[0])
+    return report, _advice(report, wish), hashed
 
 
 def print_check(
-    report: Report, advice: Advice, console: Console, *, all_files: bool = False, short: bool = False
+    report: Report,
+    advice: Advice,
+    console: Console,
+    *,
+    hashed: Hashed | None = None,
+    all_files: bool = False,
+    short: bool = False,
 ) -> int:
     """The report on stdout; the exit code: 0 complete, 4 not."""
     if console.as_json:
-        console.json(msgspec.to_builtins(report) | {"advice": advice})
+        console.json(msgspec.to_builtins(report) | {"advice": advice} | ({"hashed": hashed} if hashed else {}))
     else:
         signs = EMOJI if console.emoji else WORDS
         console.data(report_lines(report, advice, signs=signs, glyphs=console.glyphs, all_files=all_files, short=short))
+        if hashed is not None:
+            console.hint(hashed.text())
     return exits.OK if report.complete else exits.INCOMPLETE
 
 
@@ -167,10 +183,12 @@ def _say_how_found(found: Snapshot, console: Console) -> None:
         console.hint(f"the cache does not say which commit is main; the newest snapshot is {found.commit[:8]}")
 
 
-def _hashes(manifest: Manifest | None, inventory: Inventory, console: Console) -> Mapping[str, str]:
+def _hashes(
+    manifest: Manifest | None, inventory: Inventory, console: Console
+) -> tuple[Mapping[str, str], Hashed | None]:
     if manifest is None:
         console.hint("no listing is known, so there are no hashes to compare with")
-        return {}
+        return {}, None
     found = inventory.by_path()
     return hash_all(
         [

@@ -112,6 +112,10 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         return control_limits.prioritise(arguments, ref, console)
     if command == "rm":
         return control_orders.remove(arguments, ref, console)
+    if command == "verify":
+        from qwen_monitor import control_verify
+
+        return control_verify.verify(arguments, ref, console)
     if command == "wait":
         return control_orders.wait(arguments, ref, console)
     return control_orders.order(arguments, arguments.command, ref, console)
@@ -139,8 +143,8 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
         full=arguments.verify == "full",
         names_cache=arguments.cache_dir is not None,
     )
-    report, advice = check(wish, console)
-    return print_check(report, advice, console, all_files=arguments.all)
+    report, advice, hashed = check(wish, console)
+    return print_check(report, advice, console, hashed=hashed, all_files=arguments.all)
 
 
 def _fetch(arguments: argparse.Namespace, console: Console) -> int:

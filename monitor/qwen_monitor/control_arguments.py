@@ -201,6 +201,7 @@ def _rm(parser: argparse.ArgumentParser) -> None:
 def _verify(parser: argparse.ArgumentParser) -> None:
     _model(parser)
     parser.add_argument("--quick", action="store_true", help="hash only what was touched since it was verified")
+    parser.add_argument("--wait", action="store_true", help="show how far it is, and end with what was found")
 
 
 def _limit(parser: argparse.ArgumentParser) -> None:
@@ -269,7 +270,11 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
     "prio": ("begin a model's files before or after those of others", "  qwenctl prio qwen-image-edit 10", _prio),
     "update": ("take the newest commit of the branch a model follows", "", _model),
     "retry": ("cut every wait short and try failed files now", "  qwenctl retry qwen-image-edit", _model),
-    "verify": ("have the daemon hash a model's files again", "  qwenctl verify qwen-image-edit --quick", _verify),
+    "verify": (
+        "have the daemon hash a model's files again; it stays complete unless one is damaged",
+        "  qwenctl verify qwen-image-edit --wait\n  qwenctl verify qwen-image-edit --quick",
+        _verify,
+    ),
     "wait": (
         "block until a model is complete and verified; prints its path",
         "  qwenctl wait qwen-image-edit --timeout 2h && exec start-my-app",

@@ -260,7 +260,7 @@ def _request(job: Job) -> commands.AddModel:
 def _dry_run(job: Job, console: Console) -> int:
     cache = job.cache or places.hub_cache(console.env)
     wish = Wish(cache=cache, ref=job.ref, include=job.include, exclude=job.exclude)
-    report, _ = check(wish, console)
+    report, *_ = check(wish, console)
     if report.source != "listing":
         raise Refusal("E_OFFLINE", f"the list of files of {job.ref} is not known here", "and the Hub did not tell it")
     wanted = {p.path for p in report.findings}

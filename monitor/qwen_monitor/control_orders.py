@@ -1,4 +1,4 @@
-"""`qwenctl pause|resume|retry|verify|rm|wait|events`: one command to the running daemon, or its stream.
+"""`qwenctl pause|resume|retry|rm|wait|events`: one command to the running daemon, or its stream.
 
 Each needs a daemon and says so when there is none (exit 69); what a refusal means is in the daemon's own words.
 """
@@ -29,13 +29,12 @@ from qwen_monitor.plain import Plain
 _SHOWN_MISSING_MAX = 20
 _TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
 
-Verb = Literal["pause", "resume", "retry", "update", "verify"]
+Verb = Literal["pause", "resume", "retry", "update"]
 _DONE: dict[Verb, str] = {
     "pause": "pauses; what is recorded stays (go on: qwenctl resume {0})",
     "resume": "goes on (watch: qwen-monitor {0})",
     "update": "is brought to its newest commit (watch: qwen-monitor {0})",
     "retry": "is tried again now (watch: qwen-monitor {0})",
-    "verify": "is being verified (wait: qwenctl wait {0})",
 }
 
 
@@ -51,7 +50,6 @@ def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Con
         "resume": client.resume,
         "retry": client.retry,
         "update": client.update,
-        "verify": lambda key: client.verify(key, full=not arguments.quick),
     }
     accepted = calls[verb](ref.key)
     if console.as_json:

@@ -93,7 +93,8 @@ def _of_disk(ref: ModelRef | None, console: Console) -> int:
     refs = [ref] if ref is not None else _cached_models(cache)
     # What is here is asked, not what could be: the Hub is left alone unless one model was named.
     results = [
-        (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)) for r in refs[:_CACHED_MODELS_MAX]
+        (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)[:2])
+        for r in refs[:_CACHED_MODELS_MAX]
     ]
     if console.as_json:
         console.json(BriefList(source="disk", models=tuple(brief_of_report(report, r) for r, report, _ in results)))

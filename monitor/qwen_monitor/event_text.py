@@ -30,7 +30,7 @@ class EventText(msgspec.Struct, frozen=True, kw_only=True):
 
 def event_text(event: e.Event, glyphs: Glyphs = UNICODE) -> EventText | None:
     """What to say of `event`; None for progress."""
-    if isinstance(event, e.FileProgress):
+    if isinstance(event, e.FileProgress | e.ModelVerifying):
         return None
     word, subject, detail, is_bad = _words(event, glyphs)
     return EventText(
@@ -68,8 +68,8 @@ def _words(event: e.Event, glyphs: Glyphs) -> _Words:
         return _judged(event, glyphs)
     if isinstance(event, e.ModelStateChanged | e.ModelResolved | e.ModelChecked | e.ModelPlanned | e.ModelComplete):
         return _model_work(event, glyphs)
-    if isinstance(event, e.ModelScrubbed):
-        return _scrubbed(event)
+    if isinstance(event, e.ModelScrubbed | e.ModelVerified):
+        return _read_again(event)
     if isinstance(event, e.ModelAdded | e.ModelRemoved | e.ModelMoved | e.ModelChanged | e.ComponentComplete):
         return _model_facts(event)
     if isinstance(event, e.LimitsChanged | e.ModelLimitsChanged):
@@ -109,7 +109,8 @@ def _judged(event: e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed
             return "adopted", event.path, f"{bytes_text(event.size_bytes)} from {source}, by {event.how}", False
         case e.FileCorrupt():
             kept = f", {bytes_text(event.kept_bytes)} of it good" if event.kept_bytes else ""
-            hashes = f"expected {event.expected[:12]}, found {event.found[:12]}"
+            found = f"found {event.found[:12]}" if event.found else "it cannot be read"
+            hashes = f"expected {event.expected[:12]}, {found}"
             return "corrupt", event.path, f"on {event.where}: {hashes}{kept}", True
         case _:
             then = f"; again{_soon(event)}" if event.retry_at else "; a person must act"
@@ -157,7 +158,11 @@ def _asks_again(event: e.ModelStateChanged, glyphs: Glyphs) -> str:
     return f"the Hub {said} ({why}), trying again{soon}"
 
 
-def _scrubbed(event: e.ModelScrubbed) -> _Words:
+def _read_again(event: e.ModelScrubbed | e.ModelVerified) -> _Words:
+    if isinstance(event, e.ModelVerified):
+        how_fast = _speed(event.size_bytes, event.duration_s)
+        what = f"{event.files} files hashed, {bytes_text(event.size_bytes)}{how_fast}, {event.damaged} damaged"
+        return "hashed", event.model, what, event.damaged > 0
     what = f"{event.files} files read again, {bytes_text(event.size_bytes)}{_speed(event.size_bytes, event.duration_s)}"
     return "scrubbed", event.model, f"{what}, {event.damaged} damaged", event.damaged > 0
 

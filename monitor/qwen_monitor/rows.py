@@ -41,7 +41,7 @@ from qwen_monitor.panes import (
     until_text,
 )
 from qwen_monitor.sentences import reason
-from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files
+from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files, verifying
 from qwen_monitor.view import KEYS, View, chosen, models_shown
 
 HEIGHT_SPARK = 20  # rows from which the graph is drawn
@@ -192,7 +192,7 @@ def _model_tone(model: ModelStatus) -> Tone:
 def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
     facts = _speed_facts(scene.pace, model, now) if model.state == "downloading" else []
     active = sum(f.state in ("downloading", "verifying") for f in model.files.values())
-    facts += [*troubles(model), f"{active} active" if active else ""]
+    facts += [*verifying(model), *troubles(model), f"{active} active" if active else ""]
     if wait := until_text(scene.status.throttled_until, now):
         facts.append(f"the Hub asks to wait {wait}")
     for disk in scene.status.disks.values():

@@ -56,7 +56,7 @@ class Round:
     quiet: bool  # a routine look at a complete model: say nothing if all is well
     was_complete: bool = False
     manifest: Manifest | None = None  # known once the round got that far
-    _is_still_complete: bool = False
+    _is_still_complete: bool = False  # every seal holds: it is only distrusted, and no file was found damaged so far
 
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
@@ -81,10 +81,12 @@ class Round:
         for looks in range(LOOKS_MAX):
             found = await self.world.disk.store.find(manifest)
             plan = await self._plan(manifest, found, distrust)
-            self._tell_plan(manifest, plan, first=looks == 0)
+            proven = await self._plan(manifest, found, False) if distrust else plan
+            self._is_still_complete = self.was_complete and distrust and proven.is_done
+            self._tell_plan(manifest, proven if self._is_still_complete else plan, first=looks == 0)
             if plan.is_done:
                 return replace(await self._finish(manifest), worked=looks > 0)
-            failures = await self._carry_out(manifest, plan, found, distrust=distrust)
+            failures = await self._carry_out(manifest, plan, found)
             if failures:
                 return _failed(manifest, failures)
             distrust = False
@@ -98,13 +100,7 @@ class Round:
             self.world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
         self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
 
-    async def _carry_out(
-        self, manifest: Manifest, plan: Plan, found: dict[str, Found], *, distrust: bool
-    ) -> list[Failure]:
-        """Do what is planned. A model that is only distrusted stays complete until a file is found damaged."""
-        self._is_still_complete = (
-            self.was_complete and distrust and (await self._plan(manifest, found, distrust=False)).is_done
-        )
+    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> list[Failure]:
         if not self._is_still_complete:
             await self._not_complete("downloading" if plan.of("fetch") else "checking")
         transfers = Transfers(

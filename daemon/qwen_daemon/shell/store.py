@@ -103,7 +103,7 @@ class HubCache:
             raise durable.translate(error) from error
 
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for a copy, or it cannot be read; then the file is fetched whole."""
+        """See ports.Blobs. None if there is no room for it, or no reading it; then the file is fetched whole."""
         name = new_part_name(file.etag)
         try:
             await _in_thread(_copy, current_file(self._cache, repo, file, found), self._blobs(repo) / name)
