@@ -283,3 +283,18 @@ async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cach
     await store.finish(manifest, REF)
     left = {path.name for path in blobs.iterdir()} - {file.etag for file in manifest.files}
     assert left == {other.name, foreign.name}
+
+
+async def test_a_part_that_somebody_removed_is_missed_at_the_next_sync(cache: Path) -> None:
+    """Its bytes are durable and nobody can ever name them: told at the checkpoint, not when it is published."""
+    store, (file, *_) = HubCache(cache), listing(FILES).files
+    part = await store.open_part(REPO, file, None)
+    try:
+        await part.write(0, b"bytes", no_digest)
+        await part.sync()
+        (repo_dir(cache) / "blobs" / part.name).unlink()
+        with pytest.raises(TryAgain) as gone:
+            await part.sync()
+        assert gone.value.code == "E_PART_GONE"
+    finally:
+        await part.close()

@@ -96,6 +96,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the content does not have the hash that the Hub names",
         "nothing to do: only the damaged parts are fetched again; if it repeats, test the disk and the memory",
     ),
+    "E_PART_GONE": (
+        "the unfinished file was removed while it was being written",
+        "nothing to do: it is fetched again; leave the cache's .qwen-*.part files alone",
+    ),
     "E_CUT_SHORT": (
         "the connection ended in the middle of the file",
         "nothing to do: what has arrived is kept and the daemon fetches the rest",

@@ -173,7 +173,7 @@ class Files:
                     digest, content = await fetch_small(
                         self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter
                     )
-                await self._refuse_wrong(file, digest)
+                self._refuse_wrong(file, digest)
                 await room.enter_async_context(self.budget.batched)
             await self.batch.publish(file, content)  # the slot is the next file's already
         self.budget.contents.brought(file.etag)
@@ -207,10 +207,13 @@ class Files:
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()
-                await self._refuse_wrong(file, digest)
+                self._refuse_wrong(file, digest)
                 seal = await self.disk.store.publish(self.manifest, file, part.name)
                 self.budget.contents.brought(file.etag)
                 await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, seal)
+            except StartOver:
+                await finish(self.disk.ledger.forget(self.manifest.repo, file.etag))
+                raise
             finally:
                 await finish(self._drop_unless_recorded(file, part.name))
 
@@ -248,10 +251,9 @@ class Files:
         await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
         return copy, spans
 
-    async def _refuse_wrong(self, file: WantedFile, digest: str) -> None:
+    def _refuse_wrong(self, file: WantedFile, digest: str) -> None:
         """The whole file is here; if it is not the Hub's, what the network lied about is thrown away."""
         if digest != file.etag:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )
