@@ -251,7 +251,10 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     """uvloop, where there is one: 20 % less CPU in the receive path."""
     import uvloop
 
+    from qwen_daemon.process import collect_rarely
+
     _use_one_arena()
+    collect_rarely()
     return uvloop.run(work)
 
 

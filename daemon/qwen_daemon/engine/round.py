@@ -217,7 +217,7 @@ class Round:
         seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
         unsure = [file for file in manifest.files if seals.get(file.etag) is None or found[file.path].seal is None]
         kept = await disk.ledger.kept_bytes(manifest.repo, unsure)
-        return make_plan(manifest, found, seals, kept, distrust=distrust)
+        return await asyncio.to_thread(make_plan, manifest, found, seals, kept, distrust=distrust)
 
     def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
         world = self.world
