@@ -68,7 +68,9 @@ async def test_a_refusal_is_one_files_own() -> None:
     """The others of its batch are published and sealed."""
     disk, manifest = Disk(), listing(FILES)
     disk.bad = "deep/1/7.json"
-    outcomes = dict(zip((f.path for f in manifest.files), await publish_each(Batch(manifest, disk, disk), manifest)))
+    outcomes = dict(
+        zip((f.path for f in manifest.files), await publish_each(Batch(manifest, disk, disk), manifest), strict=True)
+    )
     assert isinstance(outcomes.pop(disk.bad), TryAgain) and set(outcomes.values()) == {None}
     assert len(disk.sealed) == len(FILES) - 1
 

@@ -295,6 +295,7 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
                 retry_at="",
                 has_code=event.has_code,
                 has_pickle=event.has_pickle,
+                verifying=None,
             )
         case e.ModelPlanned():
             waiting = {p: _with(f, state="queued") for p, f in model.files.items() if f.state == "missing"}

@@ -58,7 +58,7 @@ def configure(env: Mapping[str, str], *, level: str = "info") -> None:
     structlog.configure(
         processors=[structlog.processors.add_log_level, *rest, *renderers],
         logger_factory=lambda *_names: _Lines(),
-        wrapper_class=structlog.make_filtering_bound_logger(level),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[level.upper()]),
         cache_logger_on_first_use=True,
     )
 
