@@ -175,12 +175,13 @@ def test_when_another_connection_pays() -> None:
 
 
 def test_more_connections_follow_those_that_bring_something() -> None:
-    """Two, eight, sixteen; back to what was before if the last ones brought nothing; one for a small file."""
+    """Two, sixteen, all; back to what was before if the last ones brought nothing; one for a small file."""
     growth = Growth(is_large=True)
     assert growth.allowed == 2
-    assert growth.all_proven(56e6, 16, now_s=1.0) and growth.allowed == 8
-    assert growth.all_proven(224e6, 16, now_s=2.0) and growth.allowed == 16
-    assert not growth.all_proven(230e6, 16, now_s=3.0), "the budget is used up"
+    assert growth.all_proven(56e6, 40, now_s=1.0) and growth.allowed == 16
+    assert growth.all_proven(224e6, 40, now_s=2.0) and growth.allowed == 40
+    assert not growth.all_proven(300e6, 40, now_s=3.0) and growth.allowed == 40, "the budget is used up"
+    assert not growth.all_proven(30e6, 40, now_s=9.0) and growth.allowed == 40, "a line that gets slower says nothing"
     full = Growth(is_large=True)
     assert full.all_proven(56e6, 16, now_s=1.0)
     assert not full.all_proven(60e6, 16, now_s=2.0) and full.allowed == 2
