@@ -26,7 +26,15 @@ _SECRETS = (
 )
 # syslog(3) priorities, as sd-daemon(3) wants them in front of a line
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-_WARNINGS = ("file.retry", "file.stalled", "file.corrupt", "hub.throttled", "config.rejected", "model.changed")
+_WARNINGS = (
+    "file.retry",
+    "file.stalled",
+    "file.corrupt",
+    "hub.throttled",
+    "endpoint.aside",
+    "config.rejected",
+    "model.changed",
+)
 _NOISY = ("aiohttp.access", "asyncio", "watchfiles", "filelock", "httpx", "httpx2", "httpcore", "huggingface_hub")
 _ERRORS = ("file.failed",)
 _LONG_FIELDS = ("files",)  # lists of every file: counted, not spelled out

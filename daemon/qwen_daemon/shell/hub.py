@@ -40,6 +40,7 @@ from qwen_api.models import ModelRef, is_commit
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
 from qwen_daemon.shell.hub_listing import every_file, info_at
+from qwen_daemon.shell.proxy import named, proxy_for
 
 ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own retries of each
 
@@ -137,7 +138,22 @@ def translate(error: Exception) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
         return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
+    if (proxied := _proxy_trouble(error)) is not None:
+        return proxied
     return TryAgain("E_NETWORK", _unreached(error))
+
+
+def _proxy_trouble(error: Exception) -> Trouble | None:
+    """Through a proxy it is the proxy that a connection is made to: then that is whom to name."""
+    request = error._request if isinstance(error, httpx2.RequestError) else None
+    proxy = proxy_for(str(request.url)) if request is not None else None
+    if proxy is None:
+        return None
+    if isinstance(error, httpx2.ProxyError):
+        return TryAgain("E_PROXY", f"the proxy {named(proxy)} refused to connect us")
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return TryAgain("E_PROXY", f"cannot connect to the proxy {named(proxy)}: {_system_words(error)}")
+    return None
 
 
 def _unreached(error: Exception) -> str:
