@@ -72,7 +72,7 @@ def check(mirrors: Mapping[str, Mirror], orders: Mapping[str, Sequence[str]]) ->
 
 
 def in_force(mirrors: Mapping[str, Mirror], hub_url: str) -> tuple[Named, ...]:
-    """Every endpoint, mirrors first. Raises BadEndpoint if the Hub's own is one of the mirrors, or a token is missing."""
+    """Every endpoint, the Hub's own last. Raises BadEndpoint if that is one of the mirrors, or a token is missing."""
     endpoints = named(mirrors, hub_url)
     _check_same(endpoints)
     for endpoint in endpoints:

@@ -26,15 +26,7 @@ _SECRETS = (
 )
 # syslog(3) priorities, as sd-daemon(3) wants them in front of a line
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-_WARNINGS = (
-    "file.retry",
-    "file.stalled",
-    "file.corrupt",
-    "hub.throttled",
-    "endpoint.aside",
-    "config.rejected",
-    "model.changed",
-)
+_WARNINGS = ("file.retry", "file.stalled", "file.corrupt", "hub.throttled", "config.rejected", "model.changed")
 _NOISY = ("aiohttp.access", "asyncio", "watchfiles", "filelock", "httpx", "httpx2", "httpcore", "huggingface_hub")
 _ERRORS = ("file.failed",)
 _LONG_FIELDS = ("files",)  # lists of every file: counted, not spelled out
@@ -89,10 +81,20 @@ def write_event(event: e.Event) -> None:
     logger = structlog.get_logger("qwen_daemon.events")
     if name in _ERRORS or (isinstance(event, e.ModelStateChanged) and event.state == "failed"):
         logger.error(name, **fields)
-    elif name in _WARNINGS or (isinstance(event, e.ModelStateChanged) and event.state == "waiting"):
+    elif name in _WARNINGS or _is_a_setback(event):
         logger.warning(name, **fields)
     else:
         logger.info(name, **fields)
+
+
+def _is_a_setback(event: e.Event) -> bool:
+    match event:
+        case e.ModelStateChanged():
+            return event.state == "waiting"
+        case e.EndpointChanged():
+            return event.state == "aside"
+        case _:
+            return False
 
 
 def redact(text: str) -> str:

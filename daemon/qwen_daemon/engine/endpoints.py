@@ -8,7 +8,7 @@ shell.hub, one of each per endpoint; so a token, a signed address and a server's
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Literal, TypeVar
@@ -42,7 +42,7 @@ class Endpoint:
 
 @dataclass(frozen=True, kw_only=True)
 class Order:
-    """Which endpoints are asked in which order: by default, and for the models (by key) that have an order of their own."""
+    """Which endpoints are asked in which order: by default, and for the models (by key) with an order of their own."""
 
     names: tuple[str, ...]
     of_models: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Endpoints:
         self._told: dict[tuple[str, str], str] = {}  # where people were told that this model's file comes from
 
     def configure(self, endpoints: Sequence[Endpoint], order: Order) -> None:
-        """From the next request on it is these; the order names no others. One that is the same object stays as known."""
+        """From the next request on it is these; the order names no others. The same object keeps its standing."""
         fresh = {endpoint.name: endpoint for endpoint in endpoints}
         known, self._all, self._order = self._all, fresh, order
         replaced = {name for name, endpoint in known.items() if fresh.get(name) is not endpoint}
@@ -252,22 +252,24 @@ class _Reading:
         self._refused: dict[str, Trouble] = {}  # by name, since the last real progress
         self._why: Trouble | None = None  # the last of them
 
-    async def chunks(self, start: int, end: int) -> AsyncIterator[bytes]:
+    async def chunks(self, start: int, end: int) -> AsyncGenerator[bytes]:
         """The bytes, in order. Raises what the endpoints' Troubles are together, once none is left to ask."""
         at = start
         while at < end:
             endpoint, begun = await self._next(at), at
             self._endpoints.chosen(endpoint)
             try:
-                async with endpoint.origin.read(self._repo, self._commit, self._file, at, end) as body:
-                    async with aclosing(self._unless_crawling(endpoint, body)) as chunks:
-                        async for chunk in chunks:
-                            if at == begun:
-                                self._endpoints.gave(self._model, endpoint, self._file, self._repo, self._why)
-                            before, at = at - begun, at + len(chunk)
-                            if before < PROGRESS_BYTES <= at - begun:
-                                self._is_good(endpoint)
-                            yield chunk
+                async with (
+                    endpoint.origin.read(self._repo, self._commit, self._file, at, end) as body,
+                    aclosing(self._unless_crawling(endpoint, body)) as chunks,
+                ):
+                    async for chunk in chunks:
+                        if at == begun:
+                            self._endpoints.gave(self._model, endpoint, self._file, self._repo, self._why)
+                        before, at = at - begun, at + len(chunk)
+                        if before < PROGRESS_BYTES <= at - begun:
+                            self._is_good(endpoint)
+                        yield chunk
             except Trouble as trouble:
                 self._refused[endpoint.name] = self._why = trouble
                 self._endpoints.failed(endpoint, "files", self._content, trouble)
@@ -293,7 +295,7 @@ class _Reading:
             await self._endpoints.clock.sleep(trouble.after_s)
             self._refused.clear()
 
-    async def _unless_crawling(self, endpoint: Endpoint, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+    async def _unless_crawling(self, endpoint: Endpoint, body: AsyncIterator[bytes]) -> AsyncGenerator[bytes]:
         """The chunks, as long as they come faster than a trickle; waits of those who take them do not count."""
         clock = self._endpoints.clock
         waited_s, received_bytes, since_s = 0.0, 0, clock.monotonic_s()
