@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_api.commands import AddModel
-from qwen_daemon.config import BadConfig, Config, Network, load, read, settle
+from qwen_daemon.config import BadConfig, Config, ConfiguredModel, Network, load, read, settle
 
 
 @pytest.fixture
@@ -33,8 +32,8 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
         5,
     )
     assert config.models == (
-        AddModel(model="qwen-image-edit"),
-        AddModel(model="org/name@v1", include=("*.json",), exclude=("a*",), follow="pin"),
+        ConfiguredModel(model="qwen-image-edit"),
+        ConfiguredModel(model="org/name@v1", include=("*.json",), exclude=("a*",), follow="pin"),
     )
     assert config.network.read_timeout_s == Network().read_timeout_s
 
@@ -85,8 +84,8 @@ def test_a_speed_is_written_as_a_number_or_as_people_do(file: Path) -> None:
     config = read(file)
     assert (config.network.rate_limit_bps, config.network.max_connections) == (20_000_000, 4)
     assert config.models == (
-        AddModel(model="org/name", rate_limit_bps=500_000, priority=-1),
-        AddModel(model="org/other"),
+        ConfiguredModel(model="org/name", rate_limit_bps=500_000, priority=-1),
+        ConfiguredModel(model="org/other"),
     )
 
 

@@ -36,7 +36,7 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class Named(msgspec.Struct, frozen=True, kw_only=True):
-    """One endpoint in force. Both token fields empty: the Hub's own is asked with the Hub's token, a mirror with none."""
+    """One endpoint in force. With no token named the Hub's own gets the Hub's token, a mirror none."""
 
     name: str
     url: str
