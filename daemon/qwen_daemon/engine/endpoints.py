@@ -124,7 +124,7 @@ class Endpoints:
         subject = (name, door) if isinstance(trouble, TryLater) else (name,)
         before = self._standing(subject)
         after = self._change(subject, lambda standing: decide.after_failure(standing, trouble, now_s))
-        if after.aside_until_s > before.aside_until_s:
+        if after != before:
             self._tell_aside(endpoint, trouble, after.aside_until_s - now_s)
 
     def gave(self, model: str, endpoint: Endpoint, file: WantedFile, repo: str, why: Trouble | None) -> None:
