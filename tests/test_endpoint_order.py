@@ -17,7 +17,8 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core import endpoints as decide
 from qwen_daemon.core.endpoints import Candidate, Standing, after_choice, after_failure, conclude, in_order
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
-from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order, Supply
+from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
+from qwen_daemon.engine.supply import Supply
 from qwen_daemon.ports import Body
 from tests.fakes.virtual_time import run_virtually
 
@@ -238,7 +239,7 @@ def test_one_reader_probes_a_tired_endpoint_and_the_others_stay_away() -> None:
         lan, hub = Server(fails(CUT)), Server(good)
         made = endpoints(said, lan=lan, hub=hub)
         for _ in range(60):
-            assert await asyncio.gather(*(take(made.of("m")) for _ in range(8))) == [4 * MIB] * 8
+            assert await asyncio.gather(*(take(Supply(made, "m")) for _ in range(8))) == [4 * MIB] * 8
             await asyncio.sleep(1)
         tries_at_s = [round(at_s) for at_s, _ in lan.asked]
         assert tries_at_s[:8] == [0] * 8, "nobody knew"
@@ -246,8 +247,27 @@ def test_one_reader_probes_a_tired_endpoint_and_the_others_stay_away() -> None:
         assert len(said_of(said, e.EndpointChanged, state="aside")) == 4
         lan.answer = good
         await asyncio.sleep(50)
-        await take(made.of("m"))
+        await take(Supply(made, "m"))
         assert said[-1] == e.EndpointChanged(endpoint="lan", url="http://lan", state="ok")
+
+    run_virtually(live())
+
+
+def test_whoever_said_later_is_told_as_back_when_it_is() -> None:
+    """Not before its time, although it answers other questions meanwhile."""
+
+    async def live() -> None:
+        said: list[e.Event] = []
+        lan, hub = Server(fails(TryLater("E_RATE_LIMITED", after_s=100))), Server(good)
+        supply = Supply(endpoints(said, lan=lan, hub=hub), "m")
+        assert await take(supply) == 4 * MIB
+        lan.answer, hub.commit = good, ABSENT
+        await supply.resolve(ModelRef(repo="org/one"))
+        await take(supply)
+        assert len(lan.asked) == 1 and said[-2:] == said_of(said, e.EndpointChanged, state="aside")
+        await asyncio.sleep(100)
+        await take(supply)
+        assert said_of(said, e.EndpointChanged, endpoint="lan")[-1].state == "ok"  # type: ignore[attr-defined]
 
     run_virtually(live())
 
@@ -257,7 +277,7 @@ def test_a_reader_goes_on_where_the_last_one_stopped() -> None:
 
     async def live() -> None:
         lan, hub = Server(fails(CUT, MIB)), Server(fails(CUT, MIB))
-        assert await take(endpoints([], lan=lan, hub=hub).of("m"), 0, 6 * MIB) == 6 * MIB
+        assert await take(Supply(endpoints([], lan=lan, hub=hub), "m"), 0, 6 * MIB) == 6 * MIB
         assert sorted(start for _, start in lan.asked + hub.asked) == [part * MIB for part in range(6)]
 
     run_virtually(live())
@@ -269,7 +289,7 @@ def test_everybody_failed() -> None:
     async def live() -> None:
         lan, hub = Server(fails(ABSENT)), Server(fails(CUT))
         with pytest.raises(TryAgain) as refused:
-            await take(endpoints([], lan=lan, hub=hub).of("m"))
+            await take(Supply(endpoints([], lan=lan, hub=hub), "m"))
         assert refused.value.detail == "lan: not here; hub: cut"
         assert len(lan.asked) == len(hub.asked) == 1
 
@@ -283,7 +303,7 @@ def test_when_all_said_later_the_first_that_opens_is_asked() -> None:
         began_s = asyncio.get_running_loop().time()
         lan = Server(fails(StillShut("E_RATE_LIMITED", after_s=100)))
         hub = Server(fails(StillShut("E_RATE_LIMITED", after_s=7)))
-        reading = asyncio.create_task(take(endpoints([], lan=lan, hub=hub).of("m")))
+        reading = asyncio.create_task(take(Supply(endpoints([], lan=lan, hub=hub), "m")))
         await asyncio.sleep(1)
         hub.answer = good
         assert await reading == 4 * MIB
@@ -298,10 +318,10 @@ def test_a_trickle_is_given_up_only_for_a_better_one() -> None:
     async def live() -> None:
         lan, hub = Server(trickle), Server(good)
         made = endpoints([], lan=lan, hub=hub)
-        assert await take(made.of("m"), 0, MIB) == MIB
+        assert await take(Supply(made, "m"), 0, MIB) == MIB
         assert [start for _, start in hub.asked] == [30_000]
         began_s = asyncio.get_running_loop().time()
-        assert await take(endpoints([], lan=Server(trickle)).of("m"), 0, 100_000) == 100_000
+        assert await take(Supply(endpoints([], lan=Server(trickle)), "m"), 0, 100_000) == 100_000
         assert asyncio.get_running_loop().time() - began_s > 99
 
     run_virtually(live())
@@ -313,7 +333,7 @@ def test_a_server_without_ranges_does_not_take_over_in_the_middle() -> None:
     async def live() -> None:
         lan, whole, hub = Server(fails(CUT, MIB)), Server(good, has_ranges=False), Server(good)
         made = endpoints([], lan=lan, whole=whole, hub=hub)
-        assert await take(made.of("m")) == 4 * MIB
+        assert await take(Supply(made, "m")) == 4 * MIB
         assert whole.asked == [] and [start for _, start in hub.asked] == [MIB]
 
     run_virtually(live())
@@ -325,7 +345,7 @@ def test_a_liar_is_asked_last_about_this_file_and_rests_for_others() -> None:
     async def live() -> None:
         lan, hub = Server(good), Server(good)
         made = endpoints([], lan=lan, hub=hub)
-        supply = made.of("m")
+        supply = Supply(made, "m")
         await take(supply)
         supply.distrust("org/one", FILE)
         await take(supply)
@@ -342,7 +362,7 @@ def test_the_hubs_word_about_commits_and_hashes_goes_first() -> None:
 
     async def live() -> None:
         lan, hub = Server(good, commit="a" * 40), Server(good, commit="b" * 40)
-        supply = endpoints([], lan=lan, hub=hub).of("m")
+        supply = Supply(endpoints([], lan=lan, hub=hub), "m")
         assert await supply.resolve(ModelRef(repo="org/one")) == "b" * 40
         hub.commit = GATED
         assert (await supply.list_files("org/one", "c" * 40)).commit == "a" * 40
@@ -368,7 +388,7 @@ def test_a_reader_that_ends_early_closes_the_connection() -> None:
                 finally:
                     closed.append(start)
 
-        supply = endpoints([], lan=Watched(good)).of("m")
+        supply = Supply(endpoints([], lan=Watched(good)), "m")
         async with supply.read("org/one", "c" * 40, FILE, 0, 4 * MIB) as chunks:
             async for _chunk in chunks:
                 break

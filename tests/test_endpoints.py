@@ -29,6 +29,7 @@ REPO, KEY, WEIGHTS = "org/one", "org--one", "model.safetensors"
 SMALL = model_folder.transformers_model("Qwen2ForCausalLM")
 LARGE = model_folder.safetensors("w", floats=24 * MIB)  # 96 MiB: several connections
 FILES = {**SMALL, WEIGHTS: model_folder.safetensors("w", floats=5 * MIB)}  # 20 MiB: one connection
+QWENCTL = str(Path(sys.executable).with_name("qwenctl"))
 MIRROR = "import sys; from qwen_daemon.mirror.command import main; sys.exit(main(sys.argv[1:]))"
 HUB_TOKEN, LAN_TOKEN, OTHER_TOKEN = "hf_canaryHub00000000", "canary-lan", "canary-other"
 
@@ -226,6 +227,11 @@ def test_a_dead_mirror_costs_one_refused_connection(tmp_path: Path) -> None:
             (aside,) = daemon.seen(e.EndpointChanged, state="aside")
             assert (aside.endpoint, aside.code, aside.url) == ("lan", "E_NETWORK", gone)
             assert "endpoint.changed" in daemon.stderr and aside.retry_at > aside.ts
+            told = subprocess.run(
+                [QWENCTL, "status"], env=daemon.env, capture_output=True, text=True, check=True
+            ).stdout
+            assert f"Endpoint lan  {gone}  set aside until " in told and "connection refused" in told
+            assert f"Endpoint hub  {hub.endpoint}  ok" in told
         assert lan.log.requests() == []
 
 
@@ -297,6 +303,20 @@ def test_a_token_goes_to_its_own_endpoint_only(tmp_path: Path) -> None:
             }
             assert server.log.leaks(HUB_TOKEN, LAN_TOKEN, OTHER_TOKEN) == []
         assert not any(token in daemon.stderr for token in (HUB_TOKEN, LAN_TOKEN, OTHER_TOKEN))
+
+
+def test_a_redirect_between_endpoints_carries_no_token(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:
+    """A mirror that sends us to the Hub is a stranger there: whoever redirects must not spend another's token."""
+    lan, hub = lan_and_hub
+    there = f"{hub.endpoint}/{REPO}/resolve/{hub.repos[REPO].sha}/{WEIGHTS}"
+    lan.faults.add(Fault(kinds.Redirect(to=there), on="resolve", path=WEIGHTS))
+    with Running(
+        tmp_path, endpoint=hub.endpoint, models=[REPO], config=config("", lan=lan.endpoint), env={"HF_TOKEN": HUB_TOKEN}
+    ) as daemon:
+        assert is_right(daemon.wait_complete(KEY))
+        assert sources(daemon) == ["lan"]
+        assert {request.had_authorization for request in hub.log.requests(server="hub", path=WEIGHTS)} == {False}
+        assert {request.had_authorization for request in hub.log.requests(path="tree/*")} == {True}
 
 
 def test_a_token_file_that_vanished_stops_only_its_endpoint(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:

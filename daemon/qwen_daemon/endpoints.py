@@ -12,7 +12,7 @@ from pathlib import Path
 import aiohttp
 
 from qwen_api.models import parse_model
-from qwen_daemon.config import Config, endpoints_in_force
+from qwen_daemon.config import Config, endpoint_in_force, endpoints_in_force
 from qwen_daemon.core.errors import AskHuman
 from qwen_daemon.endpoint_keys import HUB, Named
 from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
@@ -49,8 +49,7 @@ class Opener:
         named = endpoints_in_force(config, self._hub_url)
         self._open = {one: self._open.get(one) or self._opened(one) for one in named}
         self._endpoints.configure(list(self._open.values()), order_of(config, named))
-        said = "" if self._env.get("HF_ENDPOINT") else config.endpoint.rstrip("/")
-        return said in ("", self._hub_url)
+        return endpoint_in_force(self._env, config) == self._hub_url
 
     def _opened(self, named: Named) -> Endpoint:
         token = token_of(named, self._env)

@@ -37,7 +37,7 @@ class Lookup:
         """The files that are wanted of the commit, told if they are others than `last`. Raises Troubles."""
         commit = await self._commit()
         world, source = self.world, "cache"
-        hub = world.endpoints.of(self.ref.key)
+        hub = world.supply(self.ref.key)
         whole: Manifest | None = None
         raw = await world.listings.listed(self.ref.repo, commit)
         if raw is not None:
@@ -83,7 +83,7 @@ class Lookup:
                 raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache does not know this revision")
         else:
             try:
-                commit = await self._patiently(lambda: world.endpoints.of(self.ref.key).resolve(self.ref))
+                commit = await self._patiently(lambda: world.supply(self.ref.key).resolve(self.ref))
             except TryAgain:
                 commit = known or await world.listings.ref(self.ref)
                 if commit is None:

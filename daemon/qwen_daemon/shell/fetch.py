@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -24,7 +25,7 @@ from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, judge
 from qwen_daemon.ports import Body, Reading
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
-from qwen_daemon.shell.proxy import named, proxy_for
+from qwen_daemon.shell.proxy import place, proxy_for
 
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
@@ -219,17 +220,23 @@ def translate(error: BaseException) -> Trouble:
     if isinstance(error, aiohttp.ClientHttpProxyError):
         return TryAgain("E_PROXY", f"the proxy refused to connect us (HTTP {error.status})")
     if isinstance(error, aiohttp.ClientProxyConnectionError):
-        where, why = named(f"{error.host}:{error.port}"), (error.strerror or kind).lower()
-        return TryAgain("E_PROXY", f"cannot connect to the proxy {where}: {why}")
+        return TryAgain("E_PROXY", f"cannot connect to the proxy {_where_and_why(error)}")
     if isinstance(error, (aiohttp.SocketTimeoutError, TimeoutError)):
         return TryAgain("E_STALLED", "no byte came in time")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return TryAgain("E_DNS", "the host's name could not be looked up")
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TryAgain("E_NETWORK", f"cannot connect to {_where_and_why(error)}")
     if isinstance(error, aiohttp.ClientPayloadError):
         return TryAgain("E_CUT_SHORT", "the connection ended in the middle of the file")
     if isinstance(error, OSError) and error.strerror:
         return TryAgain("E_NETWORK", f"{error.strerror} ({kind})")
     return TryAgain("E_NETWORK", kind)
+
+
+def _where_and_why(error: aiohttp.ClientConnectorError) -> str:
+    why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else type(error).__name__
+    return f"{place(error.host, error.port)}: {why}"
 
 
 def _origin(url: str) -> tuple[str, str, int]:

@@ -26,5 +26,10 @@ def named(proxy: str) -> str:
         host, port = parts.hostname or "", parts.port
     except ValueError:
         return "of the environment"
+    return place(host, port)
+
+
+def place(host: str, port: int | None) -> str:
+    """`host:port`, for people."""
     host = f"[{host}]" if ":" in host else host
     return f"{host}:{port}" if port else host
