@@ -308,7 +308,7 @@ def test_a_token_goes_to_its_own_endpoint_only(tmp_path: Path) -> None:
 def test_a_redirect_between_endpoints_carries_no_token(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:
     """A mirror that sends us to the Hub is a stranger there: whoever redirects must not spend another's token."""
     lan, hub = lan_and_hub
-    there = f"{hub.endpoint}/{REPO}/resolve/{hub.repos[REPO].sha}/{WEIGHTS}"
+    there = f"{hub.endpoint}/{REPO}/resolve/{SimRepo(id=REPO, files=FILES).sha}/{WEIGHTS}"
     lan.faults.add(Fault(kinds.Redirect(to=there), on="resolve", path=WEIGHTS))
     with Running(
         tmp_path, endpoint=hub.endpoint, models=[REPO], config=config("", lan=lan.endpoint), env={"HF_TOKEN": HUB_TOKEN}
