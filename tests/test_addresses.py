@@ -12,6 +12,7 @@ from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import StillShut, TryAgain, TryLater
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
 from tests.fakes import hub_kinds as kinds
+from tests.fakes.bodies import read_out
 from tests.fakes.hub import Fault, SimHub, SimRepo
 
 MIB = 1 << 20
@@ -34,8 +35,10 @@ async def origin_of(hub: SimHub) -> AsyncIterator[HttpOrigin]:
 
 
 async def read(origin: HttpOrigin, start: int, end: int) -> bytes:
-    async with origin.read(REPO.id, REPO.sha, FILE, start, end) as chunks:
-        return b"".join([chunk async for chunk in chunks])
+    content = bytearray()
+    async with origin.read(REPO.id, REPO.sha, FILE, start, end) as body:
+        await read_out(body, content)
+    return bytes(content)
 
 
 async def eight(origin: HttpOrigin) -> list[bytes | BaseException]:

@@ -19,7 +19,8 @@ from qwen_daemon.core.endpoints import Candidate, Standing, after_choice, after_
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
 from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
 from qwen_daemon.engine.supply import Supply
-from qwen_daemon.ports import Body
+from qwen_daemon.ports import Body, Reading
+from tests.fakes.bodies import Pieces, read_out
 from tests.fakes.virtual_time import run_virtually
 
 MIB = 1 << 20
@@ -168,13 +169,13 @@ class Server:
     async def list_files(self, repo: str, commit: str) -> Manifest:
         return Manifest(repo=repo, commit=await self.resolve(ModelRef(repo=repo)), files=(FILE,))
 
-    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Body:
+    def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         self.asked.append((asyncio.get_running_loop().time(), start))
         return self._read(start, end)
 
     @asynccontextmanager
-    async def _read(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
-        yield self.answer(start, end)
+    async def _read(self, start: int, end: int) -> AsyncIterator[Body]:
+        yield Pieces(self.answer(start, end))
 
     def splits(self, repo: str, file: WantedFile) -> bool:
         return self.has_ranges
@@ -221,8 +222,8 @@ def endpoints(said: list[e.Event], **servers: Server) -> Endpoints:
 
 async def take(supply: Supply, start: int = 0, end: int = 4 * MIB) -> int:
     """How many bytes came."""
-    async with supply.read("org/one", "c" * 40, FILE, start, end) as chunks:
-        return sum([len(chunk) async for chunk in chunks])
+    async with supply.read("org/one", "c" * 40, FILE, start, end) as body:
+        return await read_out(body)
 
 
 def said_of(said: Sequence[e.Event], kind: type[e.Event], **facts: object) -> list[e.Event]:
@@ -382,16 +383,15 @@ def test_a_reader_that_ends_early_closes_the_connection() -> None:
 
         class Watched(Server):
             @asynccontextmanager
-            async def _read(self, start: int, end: int) -> AsyncIterator[AsyncIterator[bytes]]:
+            async def _read(self, start: int, end: int) -> AsyncIterator[Body]:
                 try:
-                    yield good(start, end)
+                    yield Pieces(good(start, end))
                 finally:
                     closed.append(start)
 
         supply = Supply(endpoints([], lan=Watched(good)), "m")
-        async with supply.read("org/one", "c" * 40, FILE, 0, 4 * MIB) as chunks:
-            async for _chunk in chunks:
-                break
+        async with supply.read("org/one", "c" * 40, FILE, 0, 4 * MIB) as body:
+            assert await body.read_into(memoryview(bytearray(10))) == 10
         assert closed == [0]
         task = asyncio.create_task(take(supply, MIB))
         await asyncio.sleep(0.005)

@@ -227,7 +227,7 @@ def translate(error: BaseException) -> Trouble:
         return TryAgain("E_DNS", "the host's name could not be looked up")
     if isinstance(error, aiohttp.ClientConnectorError):
         return TryAgain("E_NETWORK", f"cannot connect to {_where_and_why(error)}")
-    if isinstance(error, aiohttp.ClientPayloadError):
+    if isinstance(error, (aiohttp.ClientPayloadError, ConnectionResetError)):
         return TryAgain("E_CUT_SHORT", "the connection ended in the middle of the file")
     if isinstance(error, OSError) and error.strerror:
         return TryAgain("E_NETWORK", f"{error.strerror} ({kind})")
