@@ -7,6 +7,7 @@ Manifest, which refuses hostile names, sizes and hashes as a whole.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import logging
 import os
@@ -56,7 +57,7 @@ class HubApi:
     def __init__(self, endpoint: str, token: Callable[[], str | None]) -> None:
         self._endpoint = endpoint
         self._token = token
-        huggingface_hub.set_client_factory(_client)
+        _use_own_client()
 
     async def resolve(self, ref: ModelRef) -> str:
         """See ports.Hub."""
@@ -217,6 +218,12 @@ async def _apart(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return await outcome
+
+
+@functools.cache
+def _use_own_client() -> None:
+    """Once: setting it again would close the client under the questions of other endpoints."""
+    huggingface_hub.set_client_factory(_client)
 
 
 def _client() -> httpx2.Client:
