@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -101,6 +102,32 @@ async def test_what_took_its_time_or_says_when_is_the_answer_for_all(fault: kind
             with pytest.raises(StillShut):
                 await read(origin, 0, MIB)
             assert resolves(hub) == 1
+
+
+@pytest.mark.parametrize("to", ["http://127.0.0.1:8/x", "http://10.0.0.1/x", "http://[::1]/x", "http://nas/x"])
+@pytest.mark.parametrize(("endpoint", "is_followed"), [("http://hub.example", False), ("http://10.9.9.9:8090", True)])
+async def test_only_an_endpoint_in_a_private_network_sends_us_into_one(
+    endpoint: str, to: str, is_followed: bool
+) -> None:
+    """A public Hub must not make us knock on the neighbours' doors; a mirror next door may have its files next door."""
+    asked: list[tuple[str, bool]] = []
+
+    async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        asked.append((head.split(" ")[1], "authorization" in head.lower()))
+        status = "302 Found" if len(asked) == 1 else "503 No"
+        writer.write(f"HTTP/1.1 {status}\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(redirect, "127.0.0.1", 0) as proxy, http_session(CONFIG) as session:
+        os.environ["ALL_PROXY"] = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"  # whatever the address
+        origin = HttpOrigin(session, endpoint, lambda: "token", on_throttled=lambda _origin, _after_s: None)
+        with pytest.raises(TryAgain) as refused:
+            await read(origin, 0, MIB)
+    file = f"{endpoint}/{REPO.id}/resolve/{REPO.sha}/{WEIGHTS}"
+    assert asked == [(file, True), (to, False)][: 1 + is_followed]
+    assert refused.value.code == ("E_HTTP" if is_followed else "E_REDIRECT")
 
 
 async def test_a_server_without_ranges_is_remembered_until_it_has_them() -> None:

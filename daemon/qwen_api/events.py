@@ -297,10 +297,7 @@ class HubThrottled(_Event, frozen=True, kw_only=True, tag="hub.throttled"):
 
 
 class EndpointChanged(_Event, frozen=True, kw_only=True, tag="endpoint.changed"):
-    """One of several endpoints may be used (`ok`), is left alone until `retry_at` (`aside`), or left the configuration.
-
-    With one endpoint this is never said.
-    """
+    """One of several endpoints may be used (`ok`), rests until `retry_at` (`aside`), or is not configured any more."""
 
     endpoint: str
     url: str
