@@ -25,6 +25,7 @@ Finding = Literal["present", "missing", "short", "long", "empty", "corrupt", "un
 DiskState = Literal["ok", "low", "full"]
 FollowPolicy = Literal["notify", "auto", "pin"]
 AdoptedHow = Literal["reflink", "hardlink", "copy"]
+EndpointState = Literal["ok", "aside", "gone"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -206,6 +207,14 @@ class FileStarted(_FileEvent, frozen=True, kw_only=True, tag="file.started"):
     offset_bytes: int = 0
 
 
+class FileSource(_FileEvent, frozen=True, kw_only=True, tag="file.source"):
+    """With several endpoints: the one that the file's bytes come from now, and why no longer from the one before."""
+
+    endpoint: str
+    code: str = ""
+    detail: str = ""
+
+
 class FileResumed(_FileEvent, frozen=True, kw_only=True, tag="file.resumed"):
     """`kept_bytes` of an earlier part were re-read, agreed with their digests and will not be fetched again."""
 
@@ -287,6 +296,17 @@ class HubThrottled(_Event, frozen=True, kw_only=True, tag="hub.throttled"):
     status: int = 429
 
 
+class EndpointChanged(_Event, frozen=True, kw_only=True, tag="endpoint.changed"):
+    """One of several endpoints may be used (`ok`), rests until `retry_at` (`aside`), or is not configured any more."""
+
+    endpoint: str
+    url: str
+    state: EndpointState
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
+
+
 class DiskChanged(_Event, frozen=True, kw_only=True, tag="disk.changed"):
     """Room on the cache's file system against what the models still need."""
 
@@ -329,6 +349,7 @@ Event: TypeAlias = (
     | ModelScrubbed
     | ComponentComplete
     | FileStarted
+    | FileSource
     | FileResumed
     | FileProgress
     | FileAdopted
@@ -338,6 +359,7 @@ Event: TypeAlias = (
     | FileCorrupt
     | FileFailed
     | HubThrottled
+    | EndpointChanged
     | DiskChanged
     | LoaderChanged
 )

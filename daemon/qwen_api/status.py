@@ -28,6 +28,7 @@ class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_at: str = ""
     code: str = ""
     detail: str = ""
+    endpoint: str = ""  # of several, the one that its bytes come or came from
 
     @property
     def is_verified(self) -> bool:
@@ -134,6 +135,17 @@ class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     needed_bytes: int = 0
 
 
+class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of several endpoints; `aside` until `retry_at` because of `code`."""
+
+    endpoint: str
+    url: str
+    state: e.EndpointState = "ok"
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
+
+
 class LimitsStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """What holds for the whole daemon; 0 is no speed limit, and a count that is not known."""
 
@@ -155,6 +167,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: dict[str, ModelStatus] = {}
     loaders: dict[str, LoaderStatus] = {}
     disks: dict[str, DiskStatus] = {}
+    endpoints: dict[str, EndpointStatus] = {}
 
 
 def fold(status: Status, event: e.Event) -> Status:
@@ -183,7 +196,13 @@ def _with(struct: _S, **changes: object) -> _S:
 def _fold(status: Status, event: e.Event) -> Status:
     match event:
         case e.DaemonStarted():
-            return Status(version=event.version, pid=event.pid, started_at=event.ts, models=status.models)
+            return Status(
+                version=event.version,
+                pid=event.pid,
+                started_at=event.ts,
+                models=status.models,
+                endpoints=status.endpoints,
+            )
         case e.DaemonStopping():
             return _with(status, stopping=True)
         case e.ConfigReloaded() | e.ConfigRejected():
@@ -197,6 +216,8 @@ def _fold(status: Status, event: e.Event) -> Status:
             return _with(status, limits=limits)
         case e.HubThrottled():
             return _with(status, throttled_until=event.retry_at)
+        case e.EndpointChanged():
+            return _with(status, endpoints=_fold_endpoint(status.endpoints, event))
         case e.DiskChanged():
             disk = DiskStatus(
                 path=event.path,
@@ -223,6 +244,14 @@ def _fold_loader(loaders: dict[str, LoaderStatus], event: e.LoaderChanged) -> di
         return loaders
     facts = {f: getattr(event, f) for f in LoaderStatus.__struct_fields__ if f != "since"}
     return {**loaders, event.name: LoaderStatus(since=event.ts, **facts)}
+
+
+def _fold_endpoint(endpoints: dict[str, EndpointStatus], event: e.EndpointChanged) -> dict[str, EndpointStatus]:
+    others = {name: endpoint for name, endpoint in endpoints.items() if name != event.endpoint}
+    if event.state == "gone":
+        return others
+    facts = {fact: getattr(event, fact) for fact in EndpointStatus.__struct_fields__}
+    return {**others, event.endpoint: EndpointStatus(**facts)}
 
 
 def _added(known: ModelStatus | None, event: e.ModelAdded) -> ModelStatus:
@@ -268,7 +297,7 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
-        case e.FileStarted() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
+        case e.FileStarted() | e.FileSource() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
             return _with_file(model, event.path, event)
         case e.FileVerified() | e.FileCorrupt() | e.FileFailed():
             return _with_file(model, event.path, event)
@@ -335,6 +364,8 @@ def _fold_file(file: FileStatus, event: e.Event) -> FileStatus:
                 code="",
                 detail="",
             )
+        case e.FileSource():
+            return _with(file, endpoint=event.endpoint)
         case e.FileResumed():
             return _with(file, done_bytes=event.kept_bytes)
         case e.FileProgress():

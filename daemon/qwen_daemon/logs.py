@@ -81,10 +81,20 @@ def write_event(event: e.Event) -> None:
     logger = structlog.get_logger("qwen_daemon.events")
     if name in _ERRORS or (isinstance(event, e.ModelStateChanged) and event.state == "failed"):
         logger.error(name, **fields)
-    elif name in _WARNINGS or (isinstance(event, e.ModelStateChanged) and event.state == "waiting"):
+    elif name in _WARNINGS or _is_a_setback(event):
         logger.warning(name, **fields)
     else:
         logger.info(name, **fields)
+
+
+def _is_a_setback(event: e.Event) -> bool:
+    match event:
+        case e.ModelStateChanged():
+            return event.state == "waiting"
+        case e.EndpointChanged():
+            return event.state == "aside"
+        case _:
+            return False
 
 
 def redact(text: str) -> str:

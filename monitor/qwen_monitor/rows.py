@@ -195,6 +195,9 @@ def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyp
     facts += [*troubles(model), f"{active} active" if active else ""]
     if wait := until_text(scene.status.throttled_until, now):
         facts.append(f"the Hub asks to wait {wait}")
+    for endpoint in scene.status.endpoints.values():
+        if wait := until_text(endpoint.retry_at, now):
+            facts.append(f"{endpoint.endpoint} set aside {wait}")
     for disk in scene.status.disks.values():
         state = "" if disk.state == "ok" else f"DISK {disk.state.upper()} "
         facts.append(f"{state}free {bytes_text(disk.free_bytes)}")

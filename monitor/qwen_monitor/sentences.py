@@ -81,7 +81,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the server or a proxy sent the file compressed, so its bytes cannot be placed",
         "keep proxies from changing answers; the daemon tries again",
     ),
-    "E_PROXY": ("the proxy refused the connection", "check HTTPS_PROXY in the daemon's environment"),
+    "E_PROXY": (
+        "the proxy could not be reached, or refused the connection",
+        "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY in the daemon's environment",
+    ),
     "E_TIMEOUT": ("the server did not answer in time", "nothing to do: the daemon tries again"),
     "E_STALLED": (
         "the connection was open but no byte came",

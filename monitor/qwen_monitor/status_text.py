@@ -6,14 +6,16 @@ Pure. The record has one shape whether a daemon was asked or the disk was read, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import tzinfo
 from typing import Literal
 
 import msgspec
 
 from qwen_api.models import ModelRef
 from qwen_api.report import Report
-from qwen_api.status import ComponentStatus, ModelStatus
+from qwen_api.status import ComponentStatus, EndpointStatus, ModelStatus
 from qwen_monitor.display import UNICODE, Glyphs, bytes_text, cell_width, padded, pair_text, percent_text, safe
+from qwen_monitor.event_text import clock_text
 from qwen_monitor.pace import Pace
 from qwen_monitor.report_text import Signs
 from qwen_monitor.sentences import reason
@@ -45,10 +47,11 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BriefList(msgspec.Struct, frozen=True, kw_only=True):
-    """What --json prints for `status` and `ls`."""
+    """What --json prints for `status` and `ls`. `endpoints`: what the daemon asks, if there are several."""
 
     source: Literal["daemon", "disk"]
     models: tuple[Brief, ...]
+    endpoints: tuple[EndpointStatus, ...] = ()
 
 
 def brief_of_status(model: ModelStatus) -> Brief:
@@ -101,6 +104,20 @@ def status_lines(model: ModelStatus, signs: Signs, glyphs: Glyphs = UNICODE) -> 
     lines.append(f"Model complete: {'yes' if model.state == 'complete' else 'no'}")
     if model.path:
         lines.append(f"Path: {safe(model.path, glyphs=glyphs)}")
+    return lines
+
+
+def endpoint_lines(endpoints: Iterable[EndpointStatus], zone: tzinfo | None, glyphs: Glyphs = UNICODE) -> list[str]:
+    """One line for each of several endpoints: which, where, and until when and why it is left alone."""
+    known = list(endpoints)
+    width = max((cell_width(safe(one.endpoint, _NAME_MAX, glyphs)) for one in known), default=0)
+    lines = []
+    for one in known:
+        until = f" until {clock_text(one.retry_at, zone)}" if one.retry_at else ""
+        why = f": {reason(one.code)[0]} ({safe(one.detail or one.code, glyphs=glyphs)})" if one.code else ""
+        state = f"set aside{until}{why}" if one.state == "aside" else "ok"
+        name = padded(safe(one.endpoint, _NAME_MAX, glyphs), width)
+        lines.append(f"Endpoint {name}  {safe(one.url, glyphs=glyphs)}  {state}")
     return lines
 
 

@@ -31,8 +31,12 @@ class TryLater(Trouble):
         self.after_s = after_s
 
 
+class StillShut(TryLater):
+    """Nothing was asked, because an earlier answer said when: another endpoint may be asked meanwhile."""
+
+
 class ResolveAgain(Trouble):
-    """The signed address is spent: ask the Hub for a new one and go on at the same byte."""
+    """The signed address is spent, and a fresh one was refused too: ask again a little later, at the same byte."""
 
 
 class AskHuman(Trouble):

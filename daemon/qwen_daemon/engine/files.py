@@ -227,6 +227,7 @@ class Files:
         """The whole file is here: publish it, or throw away what the network lied about."""
         if digest != file.etag:
             await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            self.origin.distrust(self.manifest.repo, file)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )

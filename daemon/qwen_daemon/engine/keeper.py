@@ -250,7 +250,7 @@ class Keeper:
             await clock.sleep(max(0.0, self._hub_asked_s + self._rhythm.hub_s - clock.monotonic_s()))
             self._hub_asked_s = clock.monotonic_s()
             try:
-                commit = await self._world.hub.resolve(self.ref)
+                commit = await self._world.supply(self.ref.key).resolve(self.ref)
                 if self.manifest is not None and commit not in (self.manifest.commit, self._told_commit):
                     await self._moved(commit)
             except Trouble:

@@ -216,7 +216,7 @@ class Round:
             manifest=manifest,
             model=self.ref.key,
             disk=world.disk,
-            origin=world.origin,
+            origin=world.supply(self.ref.key),
             clock=world.clock,
             budget=world.budget,
             controls=world.controls.of(self.ref.key),
