@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+FILES_PAUSED = "E_FILES_PAUSED"  # a model is incomplete for no other reason than that a person paused files of it
 WIRE_VERSION = 1  # raised only when an old reader could misunderstand a new stream
 
 ModelState = Literal["queued", "checking", "downloading", "complete", "incomplete", "paused", "waiting", "failed"]

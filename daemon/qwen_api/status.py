@@ -39,6 +39,11 @@ class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         """True when the file's hash is known to be the Hub's."""
         return self.state == "verified"
 
+    @property
+    def is_held(self) -> bool:
+        """True when it is not here and will not be fetched, because a person paused it."""
+        return self.paused and not self.is_verified
+
 
 class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     """Sums over one component's files."""
@@ -52,6 +57,7 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed_files: int = 0
     retrying_files: int = 0
     active_files: int = 0
+    paused_files: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -426,4 +432,5 @@ def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
         failed_files=sum(f.state == "failed" for f in files),
         retrying_files=sum(f.state in ("retrying", "stalled") for f in files),
         active_files=sum(f.state in ("downloading", "stalled", "verifying") for f in files),
+        paused_files=sum(f.is_held for f in files),
     )

@@ -21,7 +21,7 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
-from qwen_daemon.engine.outcome import PAUSED, Outcome
+from qwen_daemon.engine.outcome import Outcome
 from qwen_daemon.engine.round import Round
 from qwen_daemon.engine.world import World
 
@@ -201,7 +201,7 @@ class Keeper:
         if outcome.needs_human:
             self._say("failed", outcome.code, outcome.detail)
             return FAR_S
-        if outcome.code in ("E_OFFLINE", PAUSED):  # nothing may be fetched that is still missing
+        if outcome.code in ("E_OFFLINE", e.FILES_PAUSED):  # nothing may be fetched that is still missing
             self._say("incomplete", outcome.code, outcome.detail)
             return self._rhythm.check_s
         self._failed_rounds += 1

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from qwen_api.events import FILES_PAUSED
 from qwen_api.manifest import Manifest
 from qwen_daemon.engine.fetches import Failure
 from qwen_daemon.ports import Structure
-
-PAUSED = "E_FILES_PAUSED"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,4 +34,4 @@ def failed(manifest: Manifest, failures: Sequence[Failure]) -> Outcome:
 def paused(manifest: Manifest, count: int) -> Outcome:
     """What it says when all that is missing is what a person paused."""
     detail = f"{count} file{'s' if count > 1 else ''} paused by you"
-    return Outcome(complete=False, manifest=manifest, code=PAUSED, detail=detail)
+    return Outcome(complete=False, manifest=manifest, code=FILES_PAUSED, detail=detail)
