@@ -164,7 +164,7 @@ async def test_keys_command_single_files_and_the_speed(daemon: FakeDaemon) -> No
         await pilot.press("greater_than_sign")
         await told(app, "prio: accepted")
         await pilot.press("minus")
-        await told(app, "limit: at most 50.0 MB/s")
+        await told(app, "limit: at most 500.0 MB/s")
         said = [(c.verb, c.subject) for c in daemon.wait_for_commands(4)]
         assert said == [(f"{verb} files", download.MODEL) for verb in ("pause", "resume", "priority")] + [
             ("limits", "")

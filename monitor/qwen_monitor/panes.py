@@ -170,10 +170,7 @@ def file_rows(
     """At most `count` rows; a file in trouble takes a second one for its reason; the last says how many are left."""
     rows: list[Row] = []
     for index, file in enumerate(files):
-        row = _file_row(file, width, now, glyphs)
-        if file.path == chosen:
-            row = Row(text=f"{glyphs.chosen}{row.text[1:]}", tone="head")
-        block = [row, *_file_reason(file, width, glyphs)]
+        block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, glyphs)]
         is_last = index == len(files) - 1
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index
@@ -196,7 +193,7 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
     return Row(text=line(f" {title}", titles, width, glyphs), tone="head")
 
 
-def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
+def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs, is_chosen: bool) -> Row:
     edge = f"{percent_text(file.done_bytes, file.size_bytes):>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
         edge += f"  {_file_word(file, now):>{RATE_WIDTH}}"
@@ -205,8 +202,9 @@ def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) -> Ro
     if width >= WIDTH_WIDE:
         edge = f"{bar(file.done_bytes, file.size_bytes, FILE_BAR_WIDTH, glyphs)} {edge}"
     sign = glyphs.paused if file.is_held else _file_sign(file.state, glyphs)
-    tone: Tone = "warn" if file.is_held else _TONES.get(file.state, "plain")
-    return Row(text=line(f" {sign} {file.path}", edge, width, glyphs), tone=tone)
+    tone: Tone = "head" if is_chosen else "warn" if file.is_held else _TONES.get(file.state, "plain")
+    mark = glyphs.chosen if is_chosen else " "
+    return Row(text=line(f"{mark}{sign} {file.path}", edge, width, glyphs), tone=tone)
 
 
 def _file_sign(state: FileState, glyphs: Glyphs) -> str:

@@ -205,6 +205,8 @@ def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyp
     facts.append(
         f"avg {rate_text(average)}" if average and scene.pace.is_settled and model.state == "downloading" else ""
     )
+    limits = scene.status.limits
+    facts.append(f"up to {limits.max_files} files, {limits.max_connections} connections" if limits.max_files else "")
     return Row(text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2), "", width, glyphs))
 
 
