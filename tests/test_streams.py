@@ -158,7 +158,7 @@ def test_the_budget_is_kept_and_nobody_starves(files: list[tuple[int, int]], bud
 
 
 def test_an_earlier_component_has_connections_before_a_later_one() -> None:
-    """After each file has one; files of one component share as they need, and what an earlier one leaves is not idle."""
+    """After each file has one; those of one component share as they need, and what an earlier one leaves is used."""
     connections, components = Connections(8), [2, 1, 1]
     files = [One(left, 0) for left in (900, 100, 400)]
     for one, component in zip(files, components, strict=True):

@@ -249,13 +249,19 @@ def _ask_daemon(ref: ModelRef, model: ModelStatus | None) -> Found:
     return Waiting(
         code=model.code,
         why=words.STATES.get(model.state, model.state) + (f": {model.detail}" if model.detail else ""),
-        fix=f"qwenctl resume {ref} --file '*'" if is_held else f"qwenctl resume {ref}" * (model.state == "paused"),
+        fix=_resume(ref, model),
         size_bytes=model.size_bytes,
         done_bytes=model.done_bytes,
         rate_bps=model.rate_bps,
         retry_at=model.retry_at,
         missing=missing,
     )
+
+
+def _resume(ref: ModelRef, model: ModelStatus) -> str:
+    if model.state == "paused":
+        return f"qwenctl resume {ref}"
+    return f"qwenctl resume {ref} --file '*'" if model.code == FILES_PAUSED else ""
 
 
 def _forbidden(candidate: Candidate, policy: Policy, strays: Collection[str]) -> Broken | None:
