@@ -10,7 +10,7 @@ import pytest
 from qwen_api import events as e
 from qwen_api import places
 from qwen_api.client import Client, DaemonRefused
-from qwen_api.commands import LoaderReport
+from qwen_api.commands import AddModel, LoaderReport
 from tests.fakes import hub_kinds as kinds
 from tests.fakes.hub import Fault, SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.model_folder import safetensors, transformers_model
@@ -141,6 +141,33 @@ def test_by_itself_the_largest_component_goes_first(hub: SimHub, tmp_path: Path)
     with Running(tmp_path, endpoint=hub.endpoint, models=[MODEL], config=ONE_AT_A_TIME) as daemon:
         daemon.wait_complete(KEY)
         assert started(daemon) == [WEIGHTS, "two/a.dat", "two/b.dat", "one/w.dat"]
+
+
+def test_what_an_important_model_waits_for_is_fetched_as_its_own(tmp_path: Path) -> None:
+    """A model of low priority holds a content that one of high priority wants too: those between do not go first."""
+    config, shared = transformers_model("Qwen2ForCausalLM"), b"s" * (2 * MIB)
+    repos = {
+        "org/low": {"a.dat": b"a" * (2 * MIB), "shared.dat": shared},
+        "org/middle": {"m.dat": b"m" * (2 * MIB)},
+        "org/high": {"shared.dat": shared},
+    }
+    weights = safetensors("w")
+    sim = SimHub(*(SimRepo(id=id, files={**config, WEIGHTS: weights, **files}) for id, files in repos.items()))
+    with ThreadedSimHub(sim) as hub:
+        gate = hub.gate("a.dat", MIB)
+        with Running(tmp_path, endpoint=hub.endpoint, config=ONE_AT_A_TIME) as daemon:
+            for priority, model in ((-1, "org/low"), (0, "org/middle"), (5, "org/high")):
+                daemon.client.add(AddModel(model=model, priority=priority))
+                daemon.wait_event(e.ModelPlanned, model=model.replace("/", "--"))
+                gate.wait_reached()
+            mark = daemon.mark
+            gate.open()
+            for model in ("low", "middle", "high"):
+                daemon.wait_complete(f"org--{model}")
+            begun = [(event.model, event.path) for event in daemon.seen(e.FileStarted, after=mark)]
+            between = [index for index, (model, _) in enumerate(begun) if model == "org--middle"]
+            assert begun.index(("org--low", "shared.dat")) < min(between)
+            assert daemon.seen(e.FileAdopted, model="org--high", path="shared.dat")
 
 
 def test_a_failed_file_is_tried_again_while_others_are_fetched(hub: SimHub, tmp_path: Path) -> None:
