@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from qwen_api import events as e
 from qwen_daemon.core import slowness
 from qwen_daemon.core.growth import Growth
+from qwen_daemon.core.order import Place
+from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
@@ -153,6 +155,25 @@ def test_the_budget_is_kept_and_nobody_starves(files: list[tuple[int, int]], bud
     for one in hungry:
         fed = [other for other in fetching if other.streams > 1]
         assert all(one.left / (one.streams + 1) <= other.left / other.streams for other in fed)
+
+
+def test_an_earlier_component_has_connections_before_a_later_one() -> None:
+    """After each file has one; those of one component share as they need, and what an earlier one leaves is used."""
+    connections, components = Connections(8), [2, 1, 1]
+    files = [One(left, 0) for left in (900, 100, 400)]
+    for one, component in zip(files, components, strict=True):
+        connections.join(one, Rank(partial(Place, component=component, number=one.left)))
+    for one in files:
+        one.most = 3
+    connections.fill()
+    assert [one.streams for one in files] == [2, 3, 3]
+    few = Connections(5)
+    late, early = One(900, 0), One(100, 0)
+    few.join(late, Rank(partial(Place, component=2)))
+    few.join(early, Rank(partial(Place, component=1)))
+    late.most = early.most = 9
+    few.fill()
+    assert (late.streams, early.streams) == (1, 4)
 
 
 def test_what_is_slow() -> None:

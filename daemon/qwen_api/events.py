@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+FILES_PAUSED = "E_FILES_PAUSED"  # a model is incomplete for no other reason than that a person paused files of it
 WIRE_VERSION = 1  # raised only when an old reader could misunderstand a new stream
 
 ModelState = Literal["queued", "checking", "downloading", "complete", "incomplete", "paused", "waiting", "failed"]
 """queued: known, not looked at yet. waiting: something failed, `retry_at` says when the daemon tries again.
-failed: a human must act (gated, not found). incomplete: checked, something is missing, and nothing may be fetched."""
+failed: a human must act (gated, not found). incomplete: checked, something is missing that may not be fetched: the
+daemon is offline, or a person paused the files."""
 
 FileState = Literal["missing", "queued", "downloading", "stalled", "retrying", "verifying", "verified", "failed"]
 LoaderState = Literal["waiting", "loading", "ready", "failed", "gone"]
@@ -288,6 +290,25 @@ class FileFailed(_FileEvent, frozen=True, kw_only=True, tag="file.failed"):
     retry_at: str = ""
 
 
+class FilesPaused(_ModelEvent, frozen=True, kw_only=True, tag="files.paused"):
+    """A person wants these files not to be fetched until they are resumed; what is on record of them stays."""
+
+    paths: tuple[str, ...]
+
+
+class FilesResumed(_ModelEvent, frozen=True, kw_only=True, tag="files.resumed"):
+    """These files may be fetched again. (`file.resumed` is another thing: an earlier part of a file was still good.)"""
+
+    paths: tuple[str, ...]
+
+
+class FilesPrioritised(_ModelEvent, frozen=True, kw_only=True, tag="files.priority"):
+    """These files are begun before the model's others of lower priority (the greater the sooner) from now on."""
+
+    paths: tuple[str, ...]
+    priority: int
+
+
 class HubThrottled(_Event, frozen=True, kw_only=True, tag="hub.throttled"):
     """The Hub asked to wait (429, 503 or an empty RateLimit bucket); nothing is asked of it before `retry_at`."""
 
@@ -317,7 +338,7 @@ class DiskChanged(_Event, frozen=True, kw_only=True, tag="disk.changed"):
 
 
 class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
-    """A loader told its state, or vanished (`gone`)."""
+    """A loader told its state, or vanished (`gone`); `components` is the order in which it loads, if it said so."""
 
     name: str
     state: LoaderState
@@ -328,6 +349,7 @@ class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
     component: str = ""
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    components: tuple[str, ...] = ()
 
 
 Event: TypeAlias = (
@@ -358,6 +380,9 @@ Event: TypeAlias = (
     | FileVerified
     | FileCorrupt
     | FileFailed
+    | FilesPaused
+    | FilesResumed
+    | FilesPrioritised
     | HubThrottled
     | EndpointChanged
     | DiskChanged

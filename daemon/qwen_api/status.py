@@ -15,7 +15,10 @@ from qwen_api.manifest import component_of
 
 
 class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state."""
+    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state.
+
+    `paused` and `priority` are what a person wants of it; a paused file that is here is verified all the same.
+    """
 
     path: str
     size_bytes: int
@@ -29,11 +32,18 @@ class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     code: str = ""
     detail: str = ""
     endpoint: str = ""  # of several, the one that its bytes come or came from
+    paused: bool = False
+    priority: int = 0
 
     @property
     def is_verified(self) -> bool:
         """True when the file's hash is known to be the Hub's."""
         return self.state == "verified"
+
+    @property
+    def is_held(self) -> bool:
+        """True when it is not here and will not be fetched, because a person paused it."""
+        return self.paused and not self.is_verified
 
 
 class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -48,6 +58,7 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed_files: int = 0
     retrying_files: int = 0
     active_files: int = 0
+    paused_files: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -123,6 +134,7 @@ class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     component: str = ""
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    components: tuple[str, ...] = ()
     since: str = ""
 
 
@@ -297,6 +309,12 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
+        case e.FilesPaused():
+            return _with_files(model, event.paths, paused=True)
+        case e.FilesResumed():
+            return _with_files(model, event.paths, paused=False)
+        case e.FilesPrioritised():
+            return _with_files(model, event.paths, priority=event.priority)
         case e.FileStarted() | e.FileSource() | e.FileResumed() | e.FileProgress() | e.FileStalled() | e.FileRetry():
             return _with_file(model, event.path, event)
         case e.FileVerified() | e.FileCorrupt() | e.FileFailed():
@@ -316,11 +334,13 @@ def _at_rest(files: dict[str, FileStatus]) -> dict[str, FileStatus]:
 
 
 def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]:
+    def fresh(file: e.ListedFile) -> FileStatus:
+        known = model.files.get(file.path)
+        paused, priority = (known.paused, known.priority) if known else (False, 0)
+        return FileStatus(path=file.path, size_bytes=file.size_bytes, paused=paused, priority=priority)
+
     kept = model.files if model.commit == event.commit else {}
-    return {
-        f.path: kept.get(f.path) or FileStatus(path=f.path, size_bytes=f.size_bytes, state="queued")
-        for f in event.files
-    }
+    return {f.path: kept.get(f.path) or fresh(f) for f in event.files}
 
 
 def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
@@ -334,6 +354,8 @@ def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
             state="verified",
             done_bytes=file.size_bytes,
             received_bytes=file.received_bytes,
+            paused=file.paused,
+            priority=file.priority,
         )
     state: e.FileState = "missing" if found.finding == "missing" and not done else "queued"
     return FileStatus(
@@ -342,7 +364,21 @@ def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
         state=state,
         done_bytes=done,
         received_bytes=file.received_bytes,
+        paused=file.paused,
+        priority=file.priority,
     )
+
+
+def _with_files(model: ModelStatus, paths: tuple[str, ...], **changes: object) -> ModelStatus:
+    changed = {path: _with(model.files[path], **changes) for path in paths if path in model.files}
+    return _with(model, files={**model.files, **{path: _halted(file) for path, file in changed.items()}})
+
+
+def _halted(file: FileStatus) -> FileStatus:
+    """A paused file is not under way any more, and its failure is no trouble."""
+    if not file.paused or file.state not in ("downloading", "stalled", "retrying", "failed"):
+        return file
+    return _with(file, state="queued", rate_bps=0, retry_at="", code="", detail="")
 
 
 def _with_file(model: ModelStatus, path: str, event: e.Event) -> ModelStatus:
@@ -371,10 +407,11 @@ def _fold_file(file: FileStatus, event: e.Event) -> FileStatus:
         case e.FileProgress():
             return _with(
                 file,
-                state="verifying" if event.verifying else "downloading",
+                # The last word of a connection may come after the pause that ended it.
+                state="verifying" if event.verifying else "queued" if file.paused else "downloading",
                 done_bytes=event.done_bytes,
                 received_bytes=event.received_bytes,
-                rate_bps=event.rate_bps,
+                rate_bps=0 if file.paused else event.rate_bps,
             )
         case e.FileStalled():
             return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at)
@@ -426,4 +463,5 @@ def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
         failed_files=sum(f.state == "failed" for f in files),
         retrying_files=sum(f.state in ("retrying", "stalled") for f in files),
         active_files=sum(f.state in ("downloading", "stalled", "verifying") for f in files),
+        paused_files=sum(f.is_held for f in files),
     )

@@ -29,7 +29,7 @@ from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.cancel import beside
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.controls import Controls
-from qwen_daemon.engine.disk import Budget, Disk
+from qwen_daemon.engine.disk import Budget, Contents, Disk
 from qwen_daemon.engine.endpoints import Endpoints
 from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
@@ -183,7 +183,12 @@ def _world(
         desires=ledger,
         clock=clock,
         controls=controls,
-        budget=Budget(files=controls.files, connections=connections, hashes=asyncio.Semaphore(HASHES_AT_ONCE)),
+        budget=Budget(
+            files=controls.files,
+            connections=connections,
+            hashes=asyncio.Semaphore(HASHES_AT_ONCE),
+            contents=Contents(controls.files.reorder),
+        ),
         room=Room(store, str(settings.cache_dir), settings.config.disk.reserve_bytes, bus.publish),
         publish=bus.publish,
         select=hub_module.select,

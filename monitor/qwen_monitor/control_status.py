@@ -8,11 +8,12 @@ from pathlib import Path
 
 from qwen_api.client import Client, DaemonUnreachable, find_socket
 from qwen_api.models import ModelRef, is_repo
-from qwen_api.status import EndpointStatus, ModelStatus
+from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
 from qwen_monitor.check import Wish, check, print_check
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
+from qwen_monitor.limits import limits_words
 from qwen_monitor.report_text import EMOJI, WORDS
 from qwen_monitor.status_text import (
     BriefList,
@@ -41,7 +42,7 @@ def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
     if ref is not None and not models:
         console.hint(f"the daemon was not asked for {ref} (qwenctl add {ref}); this is what the disk shows")
         return _of_disk(ref, console)
-    return _of_daemon(models, list(state.endpoints.values()), console)
+    return _of_daemon(models, state, console)
 
 
 def ls(arguments: argparse.Namespace, console: Console) -> int:
@@ -84,15 +85,18 @@ def version(arguments: argparse.Namespace, console: Console) -> int:
     return exits.OK
 
 
-def _of_daemon(models: list[ModelStatus], endpoints: list[EndpointStatus], console: Console) -> int:
+def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> int:
+    endpoints = list(state.endpoints.values())
     if console.as_json:
         briefs = tuple(map(brief_of_status, models))
-        console.json(BriefList(source="daemon", models=briefs, endpoints=tuple(endpoints)))
+        console.json(BriefList(source="daemon", models=briefs, endpoints=tuple(endpoints), limits=state.limits))
     signs = EMOJI if console.emoji else WORDS
     for model in models if not console.as_json else ():
         console.data(status_lines(model, signs, console.glyphs))
     if not console.as_json:
         console.data(endpoint_lines(endpoints, None, console.glyphs))
+        if words := limits_words(state.limits):
+            console.data([f"The daemon: {words}"])
     if not models:
         console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
     return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE

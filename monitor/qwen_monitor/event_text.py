@@ -72,6 +72,8 @@ def _words(event: e.Event, glyphs: Glyphs) -> _Words:
         return _scrubbed(event)
     if isinstance(event, e.ModelAdded | e.ModelRemoved | e.ModelMoved | e.ModelChanged | e.ComponentComplete):
         return _model_facts(event)
+    if isinstance(event, e.FilesPaused | e.FilesResumed | e.FilesPrioritised):
+        return _files(event)
     if isinstance(event, e.LimitsChanged | e.ModelLimitsChanged):
         return _limits(event)
     return _daemon(event, glyphs)
@@ -188,6 +190,17 @@ def _model_facts(
         case _:
             name = event.component or "(root)"
             return "component", name, f"complete, {event.files} files, {bytes_text(event.size_bytes)}", False
+
+
+def _files(event: e.FilesPaused | e.FilesResumed | e.FilesPrioritised) -> _Words:
+    names = ", ".join(event.paths[:3]) + (f" and {len(event.paths) - 3} more" if len(event.paths) > 3 else "")
+    match event:
+        case e.FilesPaused():
+            return "paused", event.model, names, False
+        case e.FilesResumed():
+            return "unpaused", event.model, names, False
+        case e.FilesPrioritised():
+            return "priority", event.model, f"{event.priority}: {names}", False
 
 
 def _limits(event: e.LimitsChanged | e.ModelLimitsChanged) -> _Words:

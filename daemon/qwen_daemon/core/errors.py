@@ -57,3 +57,7 @@ class UnknownModel(LookupError):
 
 class Configured(ValueError):
     """The configuration wants this model; a command cannot undo that."""
+
+
+class FilesUnknown(LookupError):
+    """The model's files are not known yet, so none of them can be meant."""

@@ -25,6 +25,7 @@ from qwen_daemon.core.slowness import (
     streams_under,
 )
 from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.budget import DEFAULT_RANK, Rank
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
 from qwen_daemon.engine.connections import Connections
@@ -76,6 +77,7 @@ class Download:
         connections: Connections,
         limit: Limit = NoLimit(),  # noqa: B008 - it has no state
         tuning: Tuning = Tuning(),
+        rank: Rank = DEFAULT_RANK,
     ) -> None:
         self._source = source
         self._file = source.file
@@ -87,6 +89,7 @@ class Download:
         self._connections = connections
         self._limit = limit
         self._tuning = tuning
+        self._rank = rank
         self._segments = Segments(())
         self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
@@ -109,7 +112,7 @@ class Download:
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
         self._damaged: list[Span] = []
         self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
-        self._connections.join(self)
+        self._connections.join(self, self._rank)
         try:
             async with beside(self._checkpoints.now_and_then()), beside(self._compare_now_and_then()):
                 await self._follow(resumed)

@@ -21,7 +21,8 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
-from qwen_daemon.engine.round import Outcome, Round
+from qwen_daemon.engine.outcome import Outcome
+from qwen_daemon.engine.round import Round
 from qwen_daemon.engine.world import World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
@@ -114,6 +115,7 @@ class Keeper:
     def retry(self) -> None:
         """Cut every wait short."""
         self._hurry.set()
+        self._world.controls.of(self.ref.key).files.call()
         self._failed_rounds = 0
         self.wake("command")
 
@@ -127,6 +129,12 @@ class Keeper:
         self._paused = False
         self.wake("command")
 
+    def nudge(self, *, also_after_round: bool) -> None:
+        """What may be fetched has changed: an incomplete model is looked at again, unless a round does so already."""
+        if not self.complete and (also_after_round or self._this is None):
+            self._failed_rounds = 0
+            self.wake("command")
+
     def change(self, wanted: AddModel) -> None:
         """Other patterns or another policy from now on."""
         self.wanted = wanted
@@ -135,7 +143,8 @@ class Keeper:
     def _interrupt(self, reason: str) -> None:
         self.wake(reason)
         if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            scope, self._scope = self._scope, None  # once: a scope that expires cannot be told so again
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def _round(self) -> float:
         """One round, told; returns how long to wait for the next if nothing happens."""
@@ -192,7 +201,7 @@ class Keeper:
         if outcome.needs_human:
             self._say("failed", outcome.code, outcome.detail)
             return FAR_S
-        if outcome.code == "E_OFFLINE":
+        if outcome.code in ("E_OFFLINE", e.FILES_PAUSED):  # nothing may be fetched that is still missing
             self._say("incomplete", outcome.code, outcome.detail)
             return self._rhythm.check_s
         self._failed_rounds += 1

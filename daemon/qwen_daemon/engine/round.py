@@ -22,26 +22,16 @@ from qwen_daemon.core.spans import recorded_bytes
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import beside, together
-from qwen_daemon.engine.files import Failure, Files
+from qwen_daemon.engine.fetches import Fetches
+from qwen_daemon.engine.file_controls import FileControls
+from qwen_daemon.engine.files import Files
 from qwen_daemon.engine.lookup import Lookup
+from qwen_daemon.engine.outcome import Outcome, failed, paused
 from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.engine.world import World
 from qwen_daemon.ports import Structure
 
 LOOKS_MAX = 5  # a folder that changes faster than it is verified is not called complete
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a round ended. `manifest` is the commit's, if it got that far."""
-
-    complete: bool
-    manifest: Manifest | None
-    worked: bool = False  # something had to be hashed, linked or fetched
-    structure: Structure | None = None  # known once complete
-    code: str = ""
-    detail: str = ""
-    needs_human: bool = False
 
 
 @dataclass
@@ -62,6 +52,7 @@ class Round:
         try:
             lookup = Lookup(world=self.world, ref=self.ref, wanted=self.wanted, reason=self.reason, hurry=self.hurry)
             self.manifest = await lookup.manifest(last)
+            self._controls.want(self.manifest.files)
             return await self._complete(self.manifest)
         except MakeRoom:
             raise
@@ -83,9 +74,11 @@ class Round:
             self._tell_plan(manifest, plan, first=looks == 0)
             if plan.is_done:
                 return replace(await self._finish(manifest), worked=looks > 0)
-            failures = await self._carry_out(manifest, plan, found)
-            if failures:
-                return _failed(manifest, failures)
+            fetches = await self._carry_out(manifest, plan, found)
+            if fetches.failures:
+                return failed(manifest, fetches.failures)
+            if fetches.paused:
+                return paused(manifest, len(fetches.paused))
             distrust = False
         raise TryAgain("E_DISK_CHANGING", "files of this model are being changed while they are verified")
 
@@ -97,16 +90,17 @@ class Round:
             self.world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
         self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
 
-    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> list[Failure]:
+    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> Fetches:
         await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
-        self._say("downloading" if plan.of("fetch") else "checking")
+        self._say("downloading" if any(not self._is_paused([step]) for step in plan.of("fetch")) else "checking")
         transfers = Transfers(self.ref.key, self.world.clock, self.world.publish)
         files = self._files(manifest, transfers, plan)
+        fetches = Fetches(files, found)
         async with beside(transfers.tell()):
-            await self._work(files, plan, found)
-        return files.failures
+            await self._work(files, fetches, plan, found)
+        return fetches
 
-    async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
+    async def _work(self, files: Files, fetches: Fetches, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
             await files.link(step)
         damaged = await together(self._hash(files, step, found[step.file.path]) for step in plan.of("hash"))
@@ -116,12 +110,14 @@ class Round:
             contents.setdefault(step.file.etag, []).append(step)
             if found[step.file.path].seal is not None:
                 await files.adoption.distrust(step.file)
+        held = [group for group in contents.values() if self._is_paused(group)]
         try:
-            groups = await self._adopt(files, list(contents.values()))
+            groups = await self._adopt(files, [group for group in contents.values() if not self._is_paused(group)])
             if groups and self.world.offline:
                 count = sum(map(len, groups))
                 raise TryAgain("E_OFFLINE", f"{count} files are missing or wrong, and nothing may be fetched")
-            await self._fetch(files, groups, plan, found)
+            await self._announce_fetch(files, groups, plan)
+            await fetches.bring([*groups, *held])
         finally:
             self.world.room.release(self.ref.key)
             for repo in files.adoption.touched:
@@ -149,7 +145,8 @@ class Round:
         adopted = await together(files.adopt(group, ways(group[0].file)) for group in groups)
         return [group for group, is_done in zip(groups, adopted, strict=True) if not is_done]
 
-    async def _fetch(self, files: Files, groups: list[list[Step]], plan: Plan, found: dict[str, Found]) -> None:
+    async def _announce_fetch(self, files: Files, groups: list[list[Step]], plan: Plan) -> None:
+        """Claim the room and say what comes. A file that is paused now asks for none, also if it is resumed later."""
         firsts = [group[0] for group in groups]
         fetch_bytes = sum(step.fetch_bytes for step in firsts)
         free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
@@ -167,7 +164,6 @@ class Round:
                 verify_files=len(plan.of("hash")),
             )
         )
-        await together(files.fetch(group, found[group[0].file.path]) for group in groups)
 
     async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
         if await files.hash(step, found):
@@ -195,7 +191,14 @@ class Round:
             if seals.get(file.etag) is None or found[file.path].seal is None:
                 part, spans = await disk.ledger.spans(manifest.repo, file.etag, file.size_bytes)
                 kept[file.etag] = recorded_bytes(spans) if part else 0
-        return make_plan(manifest, found, seals, kept, distrust=distrust)
+        return make_plan(manifest, found, seals, kept, distrust=distrust, components=self._controls.components)
+
+    @property
+    def _controls(self) -> FileControls:
+        return self.world.controls.of(self.ref.key).files
+
+    def _is_paused(self, group: Sequence[Step]) -> bool:
+        return all(self._controls.is_paused(step.file.path) for step in group)
 
     def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
         world = self.world
@@ -222,7 +225,6 @@ class Round:
             controls=world.controls.of(self.ref.key),
             transfers=transfers,
             publish=world.publish,
-            hurry=self.hurry,
             verified=verified,
             adoption=Adoption(
                 manifest=manifest,
@@ -266,13 +268,6 @@ def _checked(model: str, manifest: Manifest, reason: str, plan: Plan) -> e.Model
         unverified=findings.count("unverified"),
         missing_bytes=plan.fetch_bytes,
     )
-
-
-def _failed(manifest: Manifest, failures: list[Failure]) -> Outcome:
-    """What the model's state says of its failed files: the one that needs a human first, and how many there are."""
-    first = min(failures, key=lambda failure: (not failure.needs_human, failure.path))
-    detail = f"{first.path}: {first.detail}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "")
-    return Outcome(complete=False, manifest=manifest, code=first.code, detail=detail, needs_human=first.needs_human)
 
 
 def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Seal], structure: Structure) -> Ready:

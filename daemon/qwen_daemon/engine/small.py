@@ -9,8 +9,9 @@ from __future__ import annotations
 import asyncio
 
 from qwen_daemon.core.digest import SpanDigester, new_hash
-from qwen_daemon.core.plan import SMALL_BYTES
+from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.download import Transfer
 from qwen_daemon.engine.stream import Limit, Source
@@ -47,11 +48,11 @@ class _One:
 
 
 async def fetch_small(
-    source: Source, clock: Clock, transfer: Transfer, connections: Connections, limit: Limit
+    source: Source, clock: Clock, transfer: Transfer, connections: Connections, limit: Limit, rank: Rank
 ) -> tuple[str, bytes, tuple[Span, ...]]:
     """Fetch a small file: its hash, its content, its spans. Raises Troubles."""
     one = _One(source.file.size_bytes)
-    connections.join(one)
+    connections.join(one, rank)
     try:
         await one.opened.wait()
         content = await _receive(source, clock, transfer, limit)
