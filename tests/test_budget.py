@@ -9,8 +9,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from qwen_daemon.core.order import Place
 from qwen_daemon.engine.budget import Rank, Slots
+from qwen_daemon.engine.disk import Contents
 from tests.fakes.virtual_time import run_virtually
+
+
+class Standing(Rank):
+    """A rank of one number, the greater the sooner, that may be changed."""
+
+    def __init__(self, value: int = 0) -> None:
+        super().__init__(lambda: Place(model=-self.value))
+        self.value = value
 
 
 async def _work(slots: Slots, rank: Rank, name: str, done: list[str]) -> None:
@@ -28,7 +38,7 @@ def test_the_highest_rank_is_served_first_and_within_it_who_came_first() -> None
 
     async def scene() -> None:
         slots, done = Slots(1), list[str]()
-        low, high = Rank(-1), Rank(5)
+        low, high = Standing(-1), Standing(5)
         works = [asyncio.create_task(_work(slots, low, f"low{n}", done)) for n in range(3)]
         works += [asyncio.create_task(_work(slots, high, f"high{n}", done)) for n in range(2)]
         await asyncio.sleep(0.5)
@@ -36,6 +46,7 @@ def test_the_highest_rank_is_served_first_and_within_it_who_came_first() -> None
         await asyncio.sleep(1.0)
         assert done == ["low0", "high0"]
         low.value = 9
+        slots.reorder()
         await _finished(*works)
         assert done == ["low0", "high0", "low1", "low2", "high1"]
         assert (slots.used, slots.waiting) == (0, 0)
@@ -51,6 +62,90 @@ def test_equal_ranks_of_different_models_take_turns_as_they_came() -> None:
         one, other = Rank(), Rank()
         await _finished(*(_work(slots, (one, other)[n % 2], str(n), done) for n in range(6)))
         assert done == [str(n) for n in range(6)]
+
+    run_virtually(scene())
+
+
+def test_places_are_compared_part_by_part() -> None:
+    """The model's priority, the file's, whose turn it is, the component, the file: what comes earlier outweighs."""
+
+    async def scene() -> None:
+        slots, done = Slots(1), list[str]()
+        places = {
+            "other component": Place(turn=1, component=2),
+            "second shard": Place(turn=1, component=1, number=2),
+            "first shard": Place(turn=1, component=1, number=1),
+            "other model": Place(turn=2),
+            "config": Place(turn=1),
+            "chosen file": Place(file=-1, turn=2, component=9),
+            "chosen model": Place(model=-1, file=5, turn=9),
+        }
+        async with slots:
+            ranks = {name: Rank(lambda place=place: place) for name, place in places.items()}
+            works = [asyncio.create_task(_work(slots, rank, name, done)) for name, rank in ranks.items()]
+            await asyncio.sleep(0.1)
+        await _finished(*works)
+        assert done == [
+            "chosen model",
+            "chosen file",
+            "config",
+            "first shard",
+            "second shard",
+            "other component",
+            "other model",
+        ]
+
+    run_virtually(scene())
+
+
+def test_who_holds_what_the_important_wait_for_is_served_as_they_are() -> None:
+    """Else a file of high priority waits behind all those that are more important than the holder of its content."""
+
+    async def scene() -> None:
+        slots, done = Slots(1), list[str]()
+        contents = Contents(slots.reorder)
+
+        async def fetch(name: str, etag: str, rank: Rank) -> None:
+            async with contents.hold(etag, rank):
+                await _work(slots, rank, name, done)
+
+        low, middle, high = Standing(-1), Standing(0), Standing(5)
+        async with slots:
+            works = [asyncio.create_task(fetch("low", "shared", low))]
+            works += [asyncio.create_task(fetch(f"middle{n}", f"own{n}", middle)) for n in range(2)]
+            await asyncio.sleep(0.1)
+            works += [asyncio.create_task(fetch("high", "shared", high))]
+            await asyncio.sleep(0.1)
+        await asyncio.sleep(0.5)
+        assert (done, low.place) == (["low"], high.place)
+        await _finished(*works)
+        assert done == ["low", "middle0", "high", "middle1"]  # the slot was given on before the content was let go
+        assert low.place == Place(model=1)
+
+    run_virtually(scene())
+
+
+def test_importance_goes_back_when_nobody_waits_for_the_content_any_more() -> None:
+    """The important one was cancelled: its holder waits behind the others again."""
+
+    async def scene() -> None:
+        slots, done = Slots(1), list[str]()
+        contents = Contents(slots.reorder)
+
+        async def fetch(name: str, rank: Rank) -> None:
+            async with contents.hold("shared", rank):
+                await _work(slots, rank, name, done)
+
+        async with slots:
+            holder = asyncio.create_task(fetch("low", Standing(-1)))
+            other = asyncio.create_task(_work(slots, Standing(0), "middle", done))
+            await asyncio.sleep(0.1)
+            high = asyncio.create_task(fetch("high", Standing(5)))
+            await asyncio.sleep(0.1)
+            high.cancel()
+            await asyncio.sleep(0.1)
+        await _finished(holder, other)
+        assert done == ["middle", "low"]
 
     run_virtually(scene())
 
@@ -105,7 +200,7 @@ def test_no_slot_is_lost_or_given_twice(size: int, steps: list[tuple[str, int]])
     """Coming, cancelling at any moment, resizing and re-ranking: never too many at work, and all come to their end."""
 
     async def scene() -> None:
-        slots, ranks = Slots(size), [Rank(n) for n in range(3)]
+        slots, ranks = Slots(size), [Standing(n) for n in range(3)]
         tasks: list[asyncio.Task[None]] = []
         at_work, largest = 0, size
 
@@ -131,6 +226,7 @@ def test_no_slot_is_lost_or_given_twice(size: int, steps: list[tuple[str, int]])
                     largest = max(largest, slots.size)
                 case "rank":
                     ranks[number % 3].value = number
+                    slots.reorder()
                 case _:
                     await asyncio.sleep(number / 4)
         if tasks:

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_api.commands import AddModel
-from qwen_daemon.config import BadConfig, Config, Network, load, read, settle
+from qwen_daemon.config import BadConfig, Config, ConfiguredModel, Network, load, read, settle
+from qwen_daemon.endpoints import order_of
 
 
 @pytest.fixture
@@ -33,8 +33,8 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
         5,
     )
     assert config.models == (
-        AddModel(model="qwen-image-edit"),
-        AddModel(model="org/name@v1", include=("*.json",), exclude=("a*",), follow="pin"),
+        ConfiguredModel(model="qwen-image-edit"),
+        ConfiguredModel(model="org/name@v1", include=("*.json",), exclude=("a*",), follow="pin"),
     )
     assert config.network.read_timeout_s == Network().read_timeout_s
 
@@ -65,6 +65,24 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
         ('[[models]]\nmodel = "../../etc"', "$.models[0].model"),
         ("[[models]]\n", "missing required field `model`"),
         ("offline = ", "is not TOML"),
+        ('mirors = "http://x"', "did you mean `mirrors`?"),
+        ('[mirrors.lan]\nurl = "http://x"\ntoken_fle = "/x"', "did you mean `token_file`?"),
+        ("[mirrors]\nlan = 3", "write [mirrors] and under it"),
+        ('[mirrors]\nlan = "10.0.0.5:8090"', "is no address such as"),
+        ('[mirrors]\n"../x" = "http://x"', "a mirror's name"),
+        ('[mirrors]\nhub = "http://x"', "set its address with `endpoint`"),
+        ('[mirrors]\na = "http://x"\nb = "http://X:80/"', "'a' and 'b' are the same address"),
+        ('[mirrors]\na = "http://me:s3cret@x"', "an address holds no password"),
+        ('[mirrors.a]\nurl = "http://x"\ntoken_env = "A"\ntoken_file = "/a"', "keep one"),
+        ('[mirrors.a]\nurl = "http://x"\ntoken_env = "hf_s3cret-"', "not the token itself"),
+        ('[mirrors.a]\nurl = "http://x"\ntoken_file = "token"', "a path from the root"),
+        ('[[endpoints]]\nname = "lan"\nurl = "http://x"', "write [mirrors] and under it"),
+        ('endpoints = "hub"', "write [mirrors] and under it"),
+        ('endpoints = ["lam"]\n[mirrors]\nlan = "http://x"', "did you mean 'lan'?"),
+        ('endpoints = ["http://x"]', "give it a name"),
+        ('endpoints = ["hub", "hub"]', "stands twice"),
+        ('[[models]]\nmodel = "org/name"\nendpoints = ["hbu"]', "did you mean 'hub'? - at `$.models[0].endpoints`"),
+        ('[[models]]\nmodel = "org/name"\nendpoint = ["hub"]', "did you mean `endpoints`?"),
     ],
 )
 def test_a_mistake_is_told_with_its_place(file: Path, text: str, said: str) -> None:
@@ -73,6 +91,7 @@ def test_a_mistake_is_told_with_its_place(file: Path, text: str, said: str) -> N
     with pytest.raises(BadConfig) as refused:
         read(file)
     assert said in str(refused.value) and str(file) in str(refused.value)
+    assert "s3cret" not in str(refused.value)
 
 
 def test_a_speed_is_written_as_a_number_or_as_people_do(file: Path) -> None:
@@ -85,8 +104,8 @@ def test_a_speed_is_written_as_a_number_or_as_people_do(file: Path) -> None:
     config = read(file)
     assert (config.network.rate_limit_bps, config.network.max_connections) == (20_000_000, 4)
     assert config.models == (
-        AddModel(model="org/name", rate_limit_bps=500_000, priority=-1),
-        AddModel(model="org/other"),
+        ConfiguredModel(model="org/name", rate_limit_bps=500_000, priority=-1),
+        ConfiguredModel(model="org/other"),
     )
 
 
@@ -139,3 +158,39 @@ def test_the_first_file_found_is_used(tmp_path: Path) -> None:
     assert load(env | {"QWEN_DAEMON_CONFIG": str(given_file)}, None) == (Config(), given_file)
     with pytest.raises(BadConfig, match="QWEN_DAEMON_CONFIG"):
         load({"QWEN_DAEMON_CONFIG": "/absent"}, None)
+
+
+def test_mirrors_beside_the_hub_take_two_lines(file: Path) -> None:
+    """Names and addresses; they come before the Hub, whose address is what it was without them."""
+    file.write_text('[mirrors]\nlan = "http://10.0.0.5:8090/"\n[mirrors.far]\nurl = "https://x"\ntoken_env = "FAR"\n')
+    config = read(file)
+    settings = settle(config, file, {"HF_ENDPOINT": "http://hub.example"})
+    assert [(one.name, one.url, one.token_env, one.is_mirror) for one in settings.endpoints] == [
+        ("lan", "http://10.0.0.5:8090", "", True),
+        ("far", "https://x", "FAR", True),
+        ("hub", "http://hub.example", "", False),
+    ]
+    assert order_of(config, settings.endpoints).of("any") == ("lan", "far", "hub")
+    assert [one.url for one in settle(Config(), None, {}).endpoints] == ["https://huggingface.co"]
+
+
+def test_an_order_for_all_models_and_one_for_a_single_one(file: Path) -> None:
+    """By the model's key, however the file names it."""
+    file.write_text(
+        'endpoints = ["hub", "lan"]\n[mirrors]\nlan = "http://x"\n'
+        '[[models]]\nmodel = "qwen-image-edit"\nendpoints = ["lan"]\n'
+    )
+    config = read(file)
+    order = order_of(config, settle(config, file, {}).endpoints)
+    assert order.of("org--name") == ("hub", "lan")
+    assert order.of("Qwen--Qwen-Image-Edit-2511") == ("lan",)
+
+
+def test_what_only_the_environment_and_the_disk_can_contradict(file: Path) -> None:
+    """HF_ENDPOINT is one of the mirrors; a token file is not there."""
+    file.write_text('[mirrors]\nlan = "http://x"\n')
+    with pytest.raises(BadConfig, match="'lan' and 'hub' are the same address"):
+        settle(read(file), file, {"HF_ENDPOINT": "http://x/"})
+    file.write_text(f'[mirrors.lan]\nurl = "http://x"\ntoken_file = "{file}.token"\n')
+    with pytest.raises(BadConfig, match="there is no file"):
+        settle(read(file), file, {})

@@ -77,7 +77,7 @@ def test_a_models_controls_are_its_own_until_it_is_forgotten() -> None:
     mine = controls.of("m")
     controls.limit("m", 500_000)
     controls.prioritise("m", 7)
-    assert (mine.limit.rate_bps, mine.rank.value, mine.limiter.is_limited) == (500_000, 7, True)
+    assert (mine.limit.rate_bps, mine.files.priority, mine.limiter.is_limited) == (500_000, 7, True)
     assert not controls.of("other").limiter.is_limited
     assert events == [
         e.ModelLimitsChanged(model="m", rate_limit_bps=500_000),

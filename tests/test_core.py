@@ -21,8 +21,9 @@ from qwen_daemon.core.errors import (
     TryAgain,
     TryLater,
 )
+from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_NOTICE_S, WINDOW_S, Pace, eta_s
-from qwen_daemon.core.plan import SMALL_BYTES, Found, make_plan
+from qwen_daemon.core.plan import Found, make_plan
 from qwen_daemon.core.spans import SPAN_BYTES, Span, keep_in_order, next_start, recorded_bytes
 from tests.fakes.model_folder import COMMIT, REPO
 

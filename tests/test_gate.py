@@ -149,6 +149,13 @@ def test_gives_up_where_only_a_person_helps(state: e.ModelState, code: str) -> N
     assert (code, words.FIXES[code].replace("MODEL", "org/name"), ("b",)) == (found.code, found.fix, found.findings)
 
 
+def test_waits_for_files_that_a_person_paused() -> None:
+    """As for a paused model: whoever paused them will go on, and the way to it is told."""
+    found = find_candidate(REF, status("incomplete", code="E_FILES_PAUSED"), None, None)
+    assert isinstance(found, gate.Waiting)
+    assert (found.code, found.fix) == ("E_FILES_PAUSED", "qwenctl resume org/name --file '*'")
+
+
 def test_complete_is_a_candidate_with_the_daemons_files() -> None:
     """The wanted files are the daemon's, patterns applied, not the whole listing."""
     found = find_candidate(REF, status("complete", path="/c"), None, None)

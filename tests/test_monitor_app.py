@@ -144,6 +144,38 @@ async def test_keys_command_the_daemon(daemon: FakeDaemon) -> None:
     app.feed.close()
 
 
+async def test_keys_command_single_files_and_the_speed(daemon: FakeDaemon) -> None:
+    """Down chooses, space pauses and resumes, > puts first, - limits everything; the screen shows each."""
+    app = make_app(daemon)
+    async with app.run_test(size=(100, 24)) as pilot:
+        await until(app, is_live)
+        await pilot.press("space")
+        assert any("choose a file first" in row for row in drawn(app))
+        await pilot.press("down", "down")
+        assert any(row.startswith("›▶ transformer/") for row in drawn(app))
+        assert "Spc File" in drawn(app)[-1]
+        await pilot.press("space")
+        await told(app, "pause: accepted")
+        await until(app, file_is_paused(True))
+        assert any(row.startswith("›‖ transformer/") and row.endswith("paused") for row in drawn(app))
+        await pilot.press("space")
+        await told(app, "resume: accepted")
+        await until(app, file_is_paused(False))
+        await pilot.press("greater_than_sign")
+        await told(app, "prio: accepted")
+        await pilot.press("minus")
+        await told(app, "limit: at most 500.0 MB/s")
+        said = [(c.verb, c.subject) for c in daemon.wait_for_commands(4)]
+        assert said == [(f"{verb} files", download.MODEL) for verb in ("pause", "resume", "priority")] + [
+            ("limits", "")
+        ]
+    app.feed.close()
+
+
+def file_is_paused(paused: bool) -> Callable[[Picture], bool]:
+    return lambda picture: picture.status.models[download.MODEL].files[download.ACTIVE].paused is paused
+
+
 async def told(app: Monitor, message: str) -> None:
     assert await asyncio.to_thread(app.wait_for_message, message, PATIENCE_S), drawn(app)
     app.draw()

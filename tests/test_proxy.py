@@ -1,8 +1,13 @@
-"""Through a proxy, as companies have them: the environment says where, and a password meant for others stays here."""
+"""Through a proxy, as companies have them: the environment says where, and a password meant for others stays here.
+
+A proxy that fails is named itself, not the Hub that nobody reached, and its password stays in the environment.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import suppress
@@ -11,6 +16,10 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from qwen_api import events as e
+from qwen_api.manifest import WantedFile
+from qwen_daemon.core.errors import TryAgain
+from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.running import Running
@@ -102,3 +111,51 @@ def test_passwords_of_netrc_stay_here(hub: SimHub, tmp_path: Path) -> None:
     with daemon:
         daemon.wait_complete(KEY)
     assert not any(request.had_authorization for request in hub.log.requests(path=WEIGHTS))
+
+
+def dead_port() -> int:
+    """Nobody listens there."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])
+
+
+@pytest.mark.parametrize("endpoint", ["http://hub.example:8090", "https://hub.example"])
+def test_a_dead_proxy_is_named_without_its_password(tmp_path: Path, endpoint: str) -> None:
+    """While the listing is asked for: the proxy's host and port are what people need, its password is not."""
+    port = dead_port()
+    daemon = Running(tmp_path, endpoint=endpoint, models=[REPO])
+    daemon.env |= {"ALL_PROXY": f"http://me:s3cret@127.0.0.1:{port}"}
+    with daemon:
+        daemon.wait_for(lambda: any(told.code for told in daemon.seen(e.ModelStateChanged)), "a reason")
+        told = next(told for told in daemon.seen(e.ModelStateChanged) if told.code)
+        assert told.code == "E_PROXY" and f"cannot connect to the proxy 127.0.0.1:{port}" in told.detail
+        assert "hub.example" not in told.detail
+        assert "s3cret" not in daemon.stderr + told.detail
+
+
+async def test_a_proxy_that_dies_later_is_named_too() -> None:
+    """While bytes are asked for; and a proxy that wants another password says so."""
+    port = dead_port()
+    os.environ["HTTPS_PROXY"] = f"http://me:s3cret@127.0.0.1:{port}"
+    assert await said_of_bytes() == ("E_PROXY", f"cannot connect to the proxy 127.0.0.1:{port}: connection refused")
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async with await asyncio.start_server(refuse, "127.0.0.1", port):
+        code, detail = await said_of_bytes()
+        assert code == "E_PROXY" and "HTTP 407" in detail and "s3cret" not in detail
+
+
+async def said_of_bytes() -> tuple[str, str]:
+    config = FetchConfig(user_agent="test", connect_timeout_s=5, read_timeout_s=5, connections_max=1)
+    file = WantedFile(path=WEIGHTS, size_bytes=1, git_sha1="0" * 40)
+    async with http_session(config) as session:
+        origin = HttpOrigin(session, "https://hub.example", lambda: None, on_throttled=lambda _origin, _after_s: None)
+        with pytest.raises(TryAgain) as refused:
+            async with origin.read(REPO, "0" * 40, file, 0, 1):
+                pass
+    return refused.value.code, refused.value.detail

@@ -35,6 +35,26 @@ __all__ = ["daemon", "env", "run"]  # fixtures
             Command(verb="limits", subject=cast.MODEL, body=b'{"rate_limit_bps":null}'),
             "no speed limit",
         ),
+        (
+            ("prio", MODEL, "4", "--file", "vae/*"),
+            Command(verb="priority files", subject=cast.MODEL, body=b'{"paths":["vae/*"],"priority":4}'),
+            "1 file of Qwen/Qwen-Image-Edit-2511: priority 4",
+        ),
+        (
+            ("pause", MODEL, "--file", "vae/*", "--file=transformer/*"),
+            Command(verb="pause files", subject=cast.MODEL, body=b'{"paths":["vae/*","transformer/*"]}'),
+            "qwenctl resume Qwen/Qwen-Image-Edit-2511 --file 'vae/*'",
+        ),
+        (
+            ("resume", MODEL, "--file", cast.ACTIVE),
+            Command(verb="resume files", subject=cast.MODEL, body=b'{"paths":["%s"]}' % cast.ACTIVE.encode()),
+            "1 file of Qwen/Qwen-Image-Edit-2511: fetched again",
+        ),
+        (
+            ("retry", MODEL, "--file", "*"),
+            Command(verb="retry files", subject=cast.MODEL, body=b'{"paths":["*"]}'),
+            "tried again now",
+        ),
         (("prio", MODEL, "-3"), Command(verb="priority", subject=cast.MODEL, body=b'{"priority":-3}'), "priority -3"),
     ],
 )
@@ -90,6 +110,35 @@ def test_what_cannot_be_meant_is_refused_before_the_daemon_is_asked(
 
     assert (done.returncode, done.stdout, daemon.commands) == (2, "", [])
     assert said in done.stderr
+
+
+def test_a_file_that_is_not_meant_ends_with_its_own_code(run: Run, daemon: FakeDaemon) -> None:
+    """3, as for everything that is not found, with the daemon's guess; --json prints which files were meant."""
+    daemon.refuse_next("E_UNKNOWN_FILE", "no file", status=404, detail="vea/*", fix="did you mean: vae/w")
+    done = run("pause", MODEL, "--file", "vea/*")
+    assert done.returncode == 3 and "fix: did you mean: vae/w" in done.stderr
+    found = json.loads(run("pause", MODEL, "--file", cast.ACTIVE, "--json").stdout)
+    assert (found["model"], found["files"]) == (cast.MODEL, [cast.ACTIVE])
+
+
+def test_the_status_shows_limits_and_what_is_paused(run: Run, daemon: FakeDaemon) -> None:
+    """The daemon's, the model's own, and each paused file by name; so does --json."""
+    daemon.say(
+        e.LimitsChanged(max_files=8, max_connections=16, rate_limit_bps=20_000_000),
+        e.ModelLimitsChanged(model=cast.MODEL, rate_limit_bps=5_000_000, priority=5),
+        e.FilesPaused(model=cast.MODEL, paths=(cast.ACTIVE,)),
+        e.ModelStateChanged(model=cast.MODEL, state="incomplete", code="E_FILES_PAUSED", detail="1 file paused by you"),
+    )
+    lines = run("status").stdout.splitlines()
+    assert "Limits: at most 5.0 MB/s, priority 5" in lines
+    assert lines[-1] == "The daemon: at most 20.0 MB/s, 8 files and 16 connections at once"
+    assert any(line.endswith("00001-of-00002.safetensors  paused") for line in lines)
+    assert any("transformer" in line and line.endswith("1 paused") for line in lines)
+    assert "Why: files of it are paused (E_FILES_PAUSED)" in lines
+    found = json.loads(run("status", "--json").stdout)
+    assert found["limits"] == {"rate_limit_bps": 20_000_000, "max_files": 8, "max_connections": 16}
+    (model,) = found["models"]
+    assert (model["paused"], model["rate_limit_bps"], model["priority"]) == ([cast.ACTIVE], 5_000_000, 5)
 
 
 def test_a_download_by_a_running_daemon_is_limited_for_its_time_only(env: Env, daemon: FakeDaemon) -> None:

@@ -33,7 +33,7 @@ from qwen_monitor.pace import Pace
 from qwen_monitor.rows import Link, Scene, Size, draw
 from qwen_monitor.sentences import REASONS, error_text, reason
 from qwen_monitor.summary import farewell, model_line
-from qwen_monitor.view import KEYS, Leave, Order, Say, View, press
+from qwen_monitor.view import KEYS, Leave, Order, Say, View, files_shown, press
 from tests.fakes import download
 
 NOW = datetime(2026, 11, 23, 14, 25, 50, tzinfo=UTC)
@@ -226,16 +226,21 @@ def test_a_filter_is_typed_kept_and_cleared() -> None:
     assert press(view, "escape", "\x1b", status)[0].filter == ""
 
 
-def test_tab_goes_round_the_models_and_arrows_scroll_within_the_files() -> None:
-    """Scrolling stops at both ends; another model starts at its top."""
+def test_tab_goes_round_the_models_and_arrows_choose_a_file() -> None:
+    """The first key chooses the first file, or the last; choosing stops at both ends; another model has none chosen."""
     other = download.added("org--other", "org/other")
     status = status_of(*download.half_way(), other)
+    listed = [file.path for file in files_shown(status, View())]
+    assert listed[:2] == [download.RETRYING, download.ACTIVE]
     view, _ = press(View(), "down", "", status)
-    assert view.scroll == 1
-    assert press(view, "end", "", status)[0].scroll == len(download.SIZES) - 1
-    assert press(View(), "up", "", status)[0].scroll == 0
+    assert view.file == listed[0]
+    assert press(view, "down", "", status)[0].file == listed[1]
+    assert press(view, "end", "", status)[0].file == press(View(), "end", "", status)[0].file == listed[-1]
+    assert press(view, "up", "", status)[0].file == press(View(), "up", "", status)[0].file == listed[0]
+    assert press(view, "escape", "\x1b", status)[0].file == ""
     view, _ = press(view, "tab", "\t", status)
-    assert (view.model, view.scroll) == ("org--other", 0)
+    assert (view.model, view.file) == ("org--other", "")
+    assert press(view, "down", "", status)[0].file == ""  # its files are not known
     assert press(view, "tab", "\t", status)[0].model == download.MODEL
     assert press(View(wanted=ModelRef(repo="org/other")), "tab", "", status)[0].model == "org--other"
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Ranges, Segments, holes_between
+from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Ranges, Segments, holes_between, lease_bytes
 
 UNIT = SEGMENT_BYTES // 4
 SIZE = 23 * UNIT + 17
@@ -127,3 +127,22 @@ def test_leases_end_with_segments() -> None:
     rest = segments.take(1 << 40, 1 << 40)
     assert first and rest and (first.start, first.end) == (5, 2 * SEGMENT_BYTES)
     assert rest.end == 3 * SEGMENT_BYTES + 9
+
+
+@given(st.integers(1, 1 << 40), st.integers(1, 64), st.integers(26, 33))
+def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, window: int) -> None:
+    """Within their bounds; no round of equal leases is begun that one more segment in each would have spared."""
+    least, most = 2 * SEGMENT_BYTES, 16 * SEGMENT_BYTES
+    lease = lease_bytes(left_bytes, streams, at_least=least, at_most=most, window_bytes=1 << window)
+    assert least <= lease <= most
+    cap = max(least, min(most, min(1 << window, max(left_bytes, 1 << window >> 1)) // streams))
+    rounds_at_least = -(-left_bytes // (streams * cap))
+    assert lease == least or lease <= cap
+    assert -(-left_bytes // (streams * lease)) <= rounds_at_least
+
+
+def test_the_last_round_is_not_a_short_one() -> None:
+    """5 GB over 16 connections: two rounds of 160 MiB instead of one of 256 MiB and one of 42 MiB."""
+    mib = 1 << 20
+    lease = lease_bytes(5 * 10**9, 16, at_least=32 * mib, at_most=256 * mib, window_bytes=4 << 30)
+    assert lease == 160 * mib

@@ -19,6 +19,7 @@ FIELDS: dict[str, st.SearchStrategy[object]] = {
     "model": st.sampled_from(KEYS),
     "path": st.sampled_from(PATHS),
     "name": st.sampled_from(("gpu0", "gpu1")),
+    "paths": st.lists(st.sampled_from(PATHS), unique=True).map(tuple),
     "size_bytes": st.just(1 << 50),
     "commit": st.sampled_from(("a" * 40, "b" * 40)),
 }
@@ -120,3 +121,28 @@ def test_a_new_commit_forgets_the_files_of_the_old_one() -> None:
 
 def model_of(status: Status) -> ModelStatus:
     return status.models["org--a"]
+
+
+def test_what_a_person_wants_of_a_file_outlives_checks_and_commits() -> None:
+    """A pause stops it at once: the last word of its connections does not show it at work again."""
+    files = (e.ListedFile(path="w", size_bytes=9, etag="a" * 40),)
+    asked = [
+        e.ModelAdded(model="m", repo="r", revision="main"),
+        e.ModelResolved(model="m", commit="a" * 40, files=files, size_bytes=9),
+        e.FileStarted(model="m", path="w", attempt=1, size_bytes=9),
+        e.FilesPrioritised(model="m", paths=("w", "gone"), priority=3),
+        e.FilesPaused(model="m", paths=("w",)),
+        e.FileProgress(model="m", path="w", done_bytes=5, size_bytes=9, rate_bps=7),
+    ]
+    file = told(asked).models["m"].files["w"]
+    assert (file.state, file.done_bytes, file.rate_bps, file.paused, file.priority) == ("queued", 5, 0, True, 3)
+    checked = e.ModelChecked(
+        model="m", commit="a" * 40, reason="timer", files=(e.CheckedFile(path="w", finding="missing"),)
+    )
+    moved = e.ModelResolved(model="m", commit="b" * 40, files=files, size_bytes=9)
+    file = told([*asked, checked, moved]).models["m"].files["w"]
+    assert (file.state, file.done_bytes, file.is_held, file.priority) == ("queued", 0, True, 3)
+    here = e.FileVerified(model="m", path="w", size_bytes=9, algorithm="sha256")
+    model = told([*asked, here]).models["m"]
+    assert (model.files["w"].is_held, model.components()[0].paused_files) == (False, 0)
+    assert not told([*asked, e.FilesResumed(model="m", paths=("w",))]).models["m"].files["w"].paused

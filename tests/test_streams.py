@@ -18,6 +18,8 @@ from hypothesis import strategies as st
 from qwen_api import events as e
 from qwen_daemon.core import slowness
 from qwen_daemon.core.growth import Growth
+from qwen_daemon.core.order import Place
+from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
@@ -155,6 +157,25 @@ def test_the_budget_is_kept_and_nobody_starves(files: list[tuple[int, int]], bud
         assert all(one.left / (one.streams + 1) <= other.left / other.streams for other in fed)
 
 
+def test_an_earlier_component_has_connections_before_a_later_one() -> None:
+    """After each file has one; those of one component share as they need, and what an earlier one leaves is used."""
+    connections, components = Connections(8), [2, 1, 1]
+    files = [One(left, 0) for left in (900, 100, 400)]
+    for one, component in zip(files, components, strict=True):
+        connections.join(one, Rank(partial(Place, component=component, number=one.left)))
+    for one in files:
+        one.most = 3
+    connections.fill()
+    assert [one.streams for one in files] == [2, 3, 3]
+    few = Connections(5)
+    late, early = One(900, 0), One(100, 0)
+    few.join(late, Rank(partial(Place, component=2)))
+    few.join(early, Rank(partial(Place, component=1)))
+    late.most = early.most = 9
+    few.fill()
+    assert (late.streams, early.streams) == (1, 4)
+
+
 def test_what_is_slow() -> None:
     """Far below the siblings, for long enough, with enough left that a fresh connection is sooner done."""
     assert slowness.is_slow(1e6, [28e6] * 7, age_s=6, left_bytes=100 * MIB)
@@ -175,12 +196,13 @@ def test_when_another_connection_pays() -> None:
 
 
 def test_more_connections_follow_those_that_bring_something() -> None:
-    """Two, eight, sixteen; back to what was before if the last ones brought nothing; one for a small file."""
+    """Two, sixteen, all; back to what was before if the last ones brought nothing; one for a small file."""
     growth = Growth(is_large=True)
     assert growth.allowed == 2
-    assert growth.all_proven(56e6, 16, now_s=1.0) and growth.allowed == 8
-    assert growth.all_proven(224e6, 16, now_s=2.0) and growth.allowed == 16
-    assert not growth.all_proven(230e6, 16, now_s=3.0), "the budget is used up"
+    assert growth.all_proven(56e6, 40, now_s=1.0) and growth.allowed == 16
+    assert growth.all_proven(224e6, 40, now_s=2.0) and growth.allowed == 40
+    assert not growth.all_proven(300e6, 40, now_s=3.0) and growth.allowed == 40, "the budget is used up"
+    assert not growth.all_proven(30e6, 40, now_s=9.0) and growth.allowed == 40, "a line that gets slower says nothing"
     full = Growth(is_large=True)
     assert full.all_proven(56e6, 16, now_s=1.0)
     assert not full.all_proven(60e6, 16, now_s=2.0) and full.allowed == 2

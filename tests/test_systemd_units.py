@@ -12,7 +12,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qwen_api.commands import AddModel
 from qwen_daemon import config as configuration
 
 SYSTEMD = Path(__file__).parents[1] / "systemd"
@@ -202,13 +201,14 @@ def test_the_example_configuration_shows_every_key_with_its_default(tmp_path: Pa
         defaults.disk,
         defaults.offline,
     )
-    named = set(re.findall(r"^(\w+) =|^\[+(\w+)\]", live.read_text(), flags=re.MULTILINE))
+    named = set(re.findall(r"^(\w+) =|^\[+(\w+)[\].]", live.read_text(), flags=re.MULTILINE))
     keys = {key or table for key, table in named}
     structs: tuple[type[msgspec.Struct], ...] = (
         configuration.Config,
         configuration.Network,
         configuration.Check,
         configuration.Disk,
-        AddModel,
+        configuration.ConfiguredModel,
+        configuration.Mirror,
     )
     assert keys == {field for struct in structs for field in struct.__struct_fields__}

@@ -13,7 +13,7 @@ import os
 import socket
 import struct
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -142,6 +142,23 @@ class Client:
     def verify(self, model_key: str, *, full: bool = True) -> commands.Accepted:
         """Compare the disk with the listing again; `full` hashes every file, seals or not."""
         return self._command("POST", _model_url(model_key, "verify"), commands.VerifyModel(full=full))
+
+    def pause_files(self, model_key: str, paths: Sequence[str]) -> commands.Accepted:
+        """Do not fetch these files (paths, or patterns as in `hf download`) until they are resumed."""
+        return self._command("POST", _model_url(model_key, "files/pause"), commands.ChosenFiles(paths=tuple(paths)))
+
+    def resume_files(self, model_key: str, paths: Sequence[str]) -> commands.Accepted:
+        """Fetch these files again."""
+        return self._command("POST", _model_url(model_key, "files/resume"), commands.ChosenFiles(paths=tuple(paths)))
+
+    def retry_files(self, model_key: str, paths: Sequence[str]) -> commands.Accepted:
+        """Try these files now, if they wait between tries or have failed."""
+        return self._command("POST", _model_url(model_key, "files/retry"), commands.ChosenFiles(paths=tuple(paths)))
+
+    def prioritise_files(self, model_key: str, paths: Sequence[str], priority: int) -> commands.Accepted:
+        """Have these files begun before the model's others of lower priority."""
+        asked = commands.SetFilePriority(paths=tuple(paths), priority=priority)
+        return self._command("PUT", _model_url(model_key, "files/priority"), asked)
 
     def set_limits(self, limits: commands.SetLimits) -> commands.Accepted:
         """Change what holds for the whole daemon, until it ends."""

@@ -18,6 +18,10 @@ Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 COUNT_MAX = 64
 Count = Annotated[int, msgspec.Meta(ge=1, le=COUNT_MAX)]  # files or connections at once
 Priority = Annotated[int, msgspec.Meta(ge=-100, le=100)]
+ChosenPaths = Annotated[
+    tuple[Annotated[str, msgspec.Meta(min_length=1, max_length=1024)], ...], msgspec.Meta(min_length=1, max_length=100)
+]
+ComponentName = Annotated[str, msgspec.Meta(max_length=255)]
 
 
 class AddModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
@@ -54,6 +58,22 @@ class SetPriority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     priority: Priority
 
 
+class ChosenFiles(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """POST /v1/models/{id}/files/pause, resume and retry: paths, or patterns as in `hf download`; each must mean some.
+
+    A paused file is not fetched until it is resumed or the daemon ends, and the model is incomplete without it.
+    """
+
+    paths: ChosenPaths
+
+
+class SetFilePriority(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """PUT /v1/models/{id}/files/priority: which of a model's files are begun first, until the daemon ends."""
+
+    paths: ChosenPaths
+    priority: Priority
+
+
 class VerifyModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """POST /v1/models/{id}/verify. `full` hashes every file again, seals or not."""
 
@@ -67,7 +87,10 @@ class RemoveModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
 
 
 class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """PUT /v1/loaders/{name}: a loader's own state."""
+    """PUT /v1/loaders/{name}: a loader's own state.
+
+    `components`, if there are any, is the order in which it loads them; they are fetched in that order from then on.
+    """
 
     state: LoaderState
     model: Annotated[str, msgspec.Meta(max_length=400)] = ""
@@ -77,13 +100,15 @@ class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     component: Annotated[str, msgspec.Meta(max_length=255)] = ""
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    components: Annotated[tuple[ComponentName, ...], msgspec.Meta(max_length=64)] = ()
 
 
 class Accepted(msgspec.Struct, frozen=True, kw_only=True):
-    """A command was taken; its effect shows in the event stream at or after `seq`."""
+    """A command was taken; its effect shows in the event stream at or after `seq`. `files`: those it was about."""
 
     seq: int
     model: str = ""
+    files: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

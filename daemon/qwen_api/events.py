@@ -13,11 +13,13 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+FILES_PAUSED = "E_FILES_PAUSED"  # a model is incomplete for no other reason than that a person paused files of it
 WIRE_VERSION = 1  # raised only when an old reader could misunderstand a new stream
 
 ModelState = Literal["queued", "checking", "downloading", "complete", "incomplete", "paused", "waiting", "failed"]
 """queued: known, not looked at yet. waiting: something failed, `retry_at` says when the daemon tries again.
-failed: a human must act (gated, not found). incomplete: checked, something is missing, and nothing may be fetched."""
+failed: a human must act (gated, not found). incomplete: checked, something is missing that may not be fetched: the
+daemon is offline, or a person paused the files."""
 
 FileState = Literal["missing", "queued", "downloading", "stalled", "retrying", "verifying", "verified", "failed"]
 LoaderState = Literal["waiting", "loading", "ready", "failed", "gone"]
@@ -25,6 +27,7 @@ Finding = Literal["present", "missing", "short", "long", "empty", "corrupt", "un
 DiskState = Literal["ok", "low", "full"]
 FollowPolicy = Literal["notify", "auto", "pin"]
 AdoptedHow = Literal["reflink", "hardlink", "copy"]
+EndpointState = Literal["ok", "aside", "gone"]
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, tag_field="type"):
@@ -226,6 +229,14 @@ class FileStarted(_FileEvent, frozen=True, kw_only=True, tag="file.started"):
     offset_bytes: int = 0
 
 
+class FileSource(_FileEvent, frozen=True, kw_only=True, tag="file.source"):
+    """With several endpoints: the one that the file's bytes come from now, and why no longer from the one before."""
+
+    endpoint: str
+    code: str = ""
+    detail: str = ""
+
+
 class FileResumed(_FileEvent, frozen=True, kw_only=True, tag="file.resumed"):
     """`kept_bytes` of an earlier part were re-read, agreed with their digests and will not be fetched again."""
 
@@ -302,12 +313,42 @@ class FileFailed(_FileEvent, frozen=True, kw_only=True, tag="file.failed"):
     retry_at: str = ""
 
 
+class FilesPaused(_ModelEvent, frozen=True, kw_only=True, tag="files.paused"):
+    """A person wants these files not to be fetched until they are resumed; what is on record of them stays."""
+
+    paths: tuple[str, ...]
+
+
+class FilesResumed(_ModelEvent, frozen=True, kw_only=True, tag="files.resumed"):
+    """These files may be fetched again. (`file.resumed` is another thing: an earlier part of a file was still good.)"""
+
+    paths: tuple[str, ...]
+
+
+class FilesPrioritised(_ModelEvent, frozen=True, kw_only=True, tag="files.priority"):
+    """These files are begun before the model's others of lower priority (the greater the sooner) from now on."""
+
+    paths: tuple[str, ...]
+    priority: int
+
+
 class HubThrottled(_Event, frozen=True, kw_only=True, tag="hub.throttled"):
     """The Hub asked to wait (429, 503 or an empty RateLimit bucket); nothing is asked of it before `retry_at`."""
 
     origin: str
     retry_at: str
     status: int = 429
+
+
+class EndpointChanged(_Event, frozen=True, kw_only=True, tag="endpoint.changed"):
+    """One of several endpoints may be used (`ok`), rests until `retry_at` (`aside`), or is not configured any more."""
+
+    endpoint: str
+    url: str
+    state: EndpointState
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
 
 
 class DiskChanged(_Event, frozen=True, kw_only=True, tag="disk.changed"):
@@ -320,7 +361,7 @@ class DiskChanged(_Event, frozen=True, kw_only=True, tag="disk.changed"):
 
 
 class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
-    """A loader told its state, or vanished (`gone`)."""
+    """A loader told its state, or vanished (`gone`); `components` is the order in which it loads, if it said so."""
 
     name: str
     state: LoaderState
@@ -331,6 +372,7 @@ class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
     component: str = ""
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    components: tuple[str, ...] = ()
 
 
 Event: TypeAlias = (
@@ -354,6 +396,7 @@ Event: TypeAlias = (
     | ModelVerified
     | ComponentComplete
     | FileStarted
+    | FileSource
     | FileResumed
     | FileProgress
     | FileAdopted
@@ -362,7 +405,11 @@ Event: TypeAlias = (
     | FileVerified
     | FileCorrupt
     | FileFailed
+    | FilesPaused
+    | FilesResumed
+    | FilesPrioritised
     | HubThrottled
+    | EndpointChanged
     | DiskChanged
     | LoaderChanged
 )

@@ -17,7 +17,10 @@ from qwen_api.manifest import component_of
 
 
 class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state."""
+    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state.
+
+    `paused` and `priority` are what a person wants of it; a paused file that is here is verified all the same.
+    """
 
     path: str
     size_bytes: int
@@ -30,11 +33,19 @@ class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_at: str = ""
     code: str = ""
     detail: str = ""
+    endpoint: str = ""  # of several, the one that its bytes come or came from
+    paused: bool = False
+    priority: int = 0
 
     @property
     def is_verified(self) -> bool:
         """True when the file's hash is known to be the Hub's."""
         return self.state == "verified"
+
+    @property
+    def is_held(self) -> bool:
+        """True when it is not here and will not be fetched, because a person paused it."""
+        return self.paused and not self.is_verified
 
 
 class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -49,6 +60,7 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     failed_files: int = 0
     retrying_files: int = 0
     active_files: int = 0
+    paused_files: int = 0
 
     @property
     def is_complete(self) -> bool:
@@ -135,6 +147,7 @@ class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     component: str = ""
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    components: tuple[str, ...] = ()
     since: str = ""
 
 
@@ -145,6 +158,17 @@ class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     state: e.DiskState
     free_bytes: int
     needed_bytes: int = 0
+
+
+class EndpointStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One of several endpoints; `aside` until `retry_at` because of `code`."""
+
+    endpoint: str
+    url: str
+    state: e.EndpointState = "ok"
+    code: str = ""
+    detail: str = ""
+    retry_at: str = ""
 
 
 class LimitsStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -168,6 +192,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     models: dict[str, ModelStatus] = {}
     loaders: dict[str, LoaderStatus] = {}
     disks: dict[str, DiskStatus] = {}
+    endpoints: dict[str, EndpointStatus] = {}
 
 
 def fold(status: Status, event: e.Event) -> Status:
@@ -199,6 +224,7 @@ def encode_status(status: Status) -> bytes:
 _S = TypeVar("_S", bound=msgspec.Struct)
 _FileEvent: TypeAlias = (
     e.FileStarted
+    | e.FileSource
     | e.FileResumed
     | e.FileProgress
     | e.FileAdopted
@@ -217,7 +243,13 @@ def _with(struct: _S, **changes: object) -> _S:
 def _fold(status: Status, event: e.Event) -> Status:
     match event:
         case e.DaemonStarted():
-            return Status(version=event.version, pid=event.pid, started_at=event.ts, models=status.models)
+            return Status(
+                version=event.version,
+                pid=event.pid,
+                started_at=event.ts,
+                models=status.models,
+                endpoints=status.endpoints,
+            )
         case e.DaemonStopping():
             return _with(status, stopping=True)
         case e.ConfigReloaded() | e.ConfigRejected():
@@ -231,6 +263,8 @@ def _fold(status: Status, event: e.Event) -> Status:
             return _with(status, limits=limits)
         case e.HubThrottled():
             return _with(status, throttled_until=event.retry_at)
+        case e.EndpointChanged():
+            return _with(status, endpoints=_fold_endpoint(status.endpoints, event))
         case e.DiskChanged():
             disk = DiskStatus(
                 path=event.path,
@@ -257,6 +291,14 @@ def _fold_loader(loaders: dict[str, LoaderStatus], event: e.LoaderChanged) -> di
         return loaders
     facts = {f: getattr(event, f) for f in LoaderStatus.__struct_fields__ if f != "since"}
     return {**loaders, event.name: LoaderStatus(since=event.ts, **facts)}
+
+
+def _fold_endpoint(endpoints: dict[str, EndpointStatus], event: e.EndpointChanged) -> dict[str, EndpointStatus]:
+    others = {name: endpoint for name, endpoint in endpoints.items() if name != event.endpoint}
+    if event.state == "gone":
+        return others
+    facts = {fact: getattr(event, fact) for fact in EndpointStatus.__struct_fields__}
+    return {**others, event.endpoint: EndpointStatus(**facts)}
 
 
 def _added(known: ModelStatus | None, event: e.ModelAdded) -> ModelStatus:
@@ -309,6 +351,12 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with(model, rate_limit_bps=event.rate_limit_bps, priority=event.priority)
         case e.ModelMoved():
             return _with(model, newer_commit=event.new_commit)
+        case e.FilesPaused():
+            return _with_files(model, event.paths, paused=True)
+        case e.FilesResumed():
+            return _with_files(model, event.paths, paused=False)
+        case e.FilesPrioritised():
+            return _with_files(model, event.paths, priority=event.priority)
         case _:
             return model
 
@@ -324,11 +372,13 @@ def _at_rest(files: dict[str, FileStatus]) -> dict[str, FileStatus]:
 
 
 def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]:
+    def fresh(file: e.ListedFile) -> FileStatus:
+        known = model.files.get(file.path)
+        paused, priority = (known.paused, known.priority) if known else (False, 0)
+        return FileStatus(path=file.path, size_bytes=file.size_bytes, paused=paused, priority=priority)
+
     kept = model.files if model.commit == event.commit else {}
-    return {
-        f.path: kept.get(f.path) or FileStatus(path=f.path, size_bytes=f.size_bytes, state="queued")
-        for f in event.files
-    }
+    return {f.path: kept.get(f.path) or fresh(f) for f in event.files}
 
 
 def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
@@ -342,6 +392,8 @@ def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
             state="verified",
             done_bytes=file.size_bytes,
             received_bytes=file.received_bytes,
+            paused=file.paused,
+            priority=file.priority,
         )
     state: e.FileState = "missing" if found.finding == "missing" and not done else "queued"
     return FileStatus(
@@ -350,7 +402,21 @@ def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
         state=state,
         done_bytes=done,
         received_bytes=file.received_bytes,
+        paused=file.paused,
+        priority=file.priority,
     )
+
+
+def _with_files(model: ModelStatus, paths: tuple[str, ...], **changes: object) -> ModelStatus:
+    changed = {path: _with(model.files[path], **changes) for path in paths if path in model.files}
+    return _with(model, files={**model.files, **{path: _halted(file) for path, file in changed.items()}})
+
+
+def _halted(file: FileStatus) -> FileStatus:
+    """A paused file is not under way any more, and its failure is no trouble."""
+    if not file.paused or file.state not in ("downloading", "stalled", "retrying", "failed"):
+        return file
+    return _with(file, state="queued", rate_bps=0, retry_at="", code="", detail="")
 
 
 def _model_of_file(event: e.Event) -> str:
@@ -383,15 +449,18 @@ def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
                 code="",
                 detail="",
             )
+        case e.FileSource():
+            return _with(file, endpoint=event.endpoint)
         case e.FileResumed():
             return _with(file, done_bytes=event.kept_bytes)
         case e.FileProgress():
             return _with(
                 file,
-                state="verifying" if event.verifying else "downloading",
+                # The last word of a connection may come after the pause that ended it.
+                state="verifying" if event.verifying else "queued" if file.paused else "downloading",
                 done_bytes=event.done_bytes,
                 received_bytes=event.received_bytes,
-                rate_bps=event.rate_bps,
+                rate_bps=0 if file.paused else event.rate_bps,
             )
         case e.FileStalled():
             return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at)
@@ -443,4 +512,5 @@ def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
         failed_files=sum(f.state == "failed" for f in files),
         retrying_files=sum(f.state in ("retrying", "stalled") for f in files),
         active_files=sum(f.state in ("downloading", "stalled", "verifying") for f in files),
+        paused_files=sum(f.is_held for f in files),
     )

@@ -69,6 +69,7 @@ FIX_OF_CODE = {
     "E_AUTH": "check HF_TOKEN (`hf auth whoami`)",
     "E_GATED": "accept the terms on the model's page, and set HF_TOKEN of that account",
     "E_FORBIDDEN": "check the token's rights on the Hub",
+    "E_PROXY": "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; NO_PROXY names hosts that are asked directly",
     "E_DISK_FULL": "free some room, choose another disk (HF_HOME), or lower [disk] reserve_bytes in the configuration",
     "E_READ_ONLY": "remount the disk writable, or choose another one (HF_HOME)",
     "E_PERMISSION": "check the owner and the mode of that folder, or choose another cache (HF_HOME)",

@@ -24,11 +24,13 @@ from qwen_api.seals import Seal
 from qwen_daemon import logs, process
 from qwen_daemon.config import Settings
 from qwen_daemon.core.status_line import status_line
+from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.cancel import beside
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.controls import Controls
-from qwen_daemon.engine.disk import Budget, Disk
+from qwen_daemon.engine.disk import Budget, Contents, Disk
+from qwen_daemon.engine.endpoints import Endpoints
 from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.room import Room
@@ -40,8 +42,7 @@ from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api
 from qwen_daemon.shell.clock import SystemClock
 from qwen_daemon.shell.elsewhere import OtherBlobs
-from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin
-from qwen_daemon.shell.hub import HubApi
+from qwen_daemon.shell.fetch import FetchConfig, http_session
 from qwen_daemon.shell.ledger import SqliteLedger
 from qwen_daemon.shell.locks import CacheLocks
 from qwen_daemon.shell.scrub import BackgroundReader
@@ -79,7 +80,10 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
         if swept:
             log.info("parts.swept", parts=len(swept))
         hub_module.quiet()
-        world = await stack.enter_async_context(_world(settings, env, bus, clock, store, ledger))
+        endpoints = Endpoints(clock, bus.publish)
+        opener = await stack.enter_async_context(_opener(settings, env, bus, clock, endpoints))
+        opener.configure(settings.config)
+        world = _world(settings, bus, clock, store, ledger, endpoints)
         engine = Engine(
             world=world,
             watch=FileWatch(),
@@ -103,7 +107,13 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
         if settings.config.check.scrub_interval_s:
             await stack.enter_async_context(_scrub(settings, world, engine, ledger))
         yield Daemon(
-            settings=settings, bus=bus, engine=engine, controls=world.controls, signals=signals, notifier=notifier
+            settings=settings,
+            bus=bus,
+            engine=engine,
+            controls=world.controls,
+            endpoints=opener,
+            signals=signals,
+            notifier=notifier,
         )
         notifier.stopping("recording what is here")
         bus.publish(e.DaemonStopping(reason="asked to"))
@@ -136,50 +146,56 @@ async def _stop_on_settled(keeper: Keeper, signals: Signals) -> None:
 
 
 @asynccontextmanager
-async def _world(
-    settings: Settings, env: Mapping[str, str], bus: Bus, clock: SystemClock, store: HubCache, ledger: SqliteLedger
-) -> AsyncIterator[World]:
-    def token() -> str | None:
-        return hub_module.read_token(env)
-
+async def _opener(
+    settings: Settings, env: Mapping[str, str], bus: Bus, clock: SystemClock, endpoints: Endpoints
+) -> AsyncIterator[Opener]:
     def throttled(origin: str, after_s: float) -> None:
         bus.publish(e.HubThrottled(origin=origin, retry_at=clock.utc(after_s)))
 
     network = settings.config.network
     fetch = FetchConfig(
-        endpoint=settings.endpoint,
-        token=token,
         user_agent=hub_module.user_agent(),
         connect_timeout_s=network.connect_timeout_s,
         read_timeout_s=network.read_timeout_s,
         connections_max=2 * commands.COUNT_MAX,  # a safety net: the budgets, which commands change, are smaller
     )
+    async with http_session(fetch) as session:
+        yield Opener(endpoints, session, env, settings.endpoint, on_throttled=throttled)
+
+
+def _world(
+    settings: Settings, bus: Bus, clock: SystemClock, store: HubCache, ledger: SqliteLedger, endpoints: Endpoints
+) -> World:
+    network = settings.config.network
     connections = Connections(network.max_connections)
     controls = Controls(clock, bus.publish, process.limits_of(network), connections.resize)
-    async with HttpOrigin(fetch, on_throttled=throttled) as origin:
-        yield World(
-            hub=HubApi(settings.endpoint, token),
-            origin=origin,
-            disk=Disk(
-                store=store,
-                batches=store,
-                blobs=store,
-                ledger=ledger,
-                seals=ledger,
-                locks=CacheLocks(settings.cache_dir),
-                twins=OtherBlobs(settings.cache_dir),
-            ),
-            listings=store,
-            desires=ledger,
-            clock=clock,
-            controls=controls,
-            budget=Budget(files=controls.files, connections=connections, hashes=asyncio.Semaphore(_hashes_at_once())),
-            room=Room(store, str(settings.cache_dir), settings.config.disk.reserve_bytes, bus.publish),
-            publish=bus.publish,
-            select=hub_module.select,
-            structure=SnapshotStructure(settings.cache_dir),
-            offline=settings.offline,
-        )
+    return World(
+        endpoints=endpoints,
+        disk=Disk(
+            store=store,
+            batches=store,
+            blobs=store,
+            ledger=ledger,
+            seals=ledger,
+            locks=CacheLocks(settings.cache_dir),
+            twins=OtherBlobs(settings.cache_dir),
+        ),
+        listings=store,
+        desires=ledger,
+        clock=clock,
+        controls=controls,
+        budget=Budget(
+            files=controls.files,
+            connections=connections,
+            hashes=asyncio.Semaphore(_hashes_at_once()),
+            contents=Contents(controls.files.reorder),
+        ),
+        room=Room(store, str(settings.cache_dir), settings.config.disk.reserve_bytes, bus.publish),
+        publish=bus.publish,
+        select=hub_module.select,
+        structure=SnapshotStructure(settings.cache_dir),
+        offline=settings.offline,
+    )
 
 
 def _hashes_at_once() -> int:

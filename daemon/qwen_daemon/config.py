@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, get_args, get_type_hints
-from urllib.parse import urlsplit
 
 import msgspec
 
@@ -21,6 +20,8 @@ from qwen_api.commands import AddModel, Count
 from qwen_api.events import FollowPolicy
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, Rate, parse_limit_bps
+from qwen_daemon import endpoint_keys
+from qwen_daemon.endpoint_keys import BadEndpoint, Mirror, Named
 
 Positive = Annotated[float, msgspec.Meta(gt=0)]
 Seconds = Annotated[float, msgspec.Meta(ge=0)]
@@ -56,16 +57,24 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     reserve_bytes: Annotated[int, msgspec.Meta(ge=0)] = 1_000_000_000  # left free for everything else
 
 
+class ConfiguredModel(AddModel, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """One of [[models]]: what a command may say, and which endpoints are asked (no command may say that)."""
+
+    endpoints: tuple[str, ...] = ()  # by name, in order; none: those for all models
+
+
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The whole file. Paths and endpoint default to what the HF_* variables say."""
 
     cache_dir: str = ""
     endpoint: str = ""
+    mirrors: dict[str, Mirror] = {}
+    endpoints: tuple[str, ...] = ()  # by name, in order; none: every mirror, then the Hub
     offline: bool = False
     network: Network = Network()
     check: Check = Check()
     disk: Disk = Disk()
-    models: tuple[AddModel, ...] = ()
+    models: tuple[ConfiguredModel, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +86,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     state_dir: Path
     control_socket: Path
     endpoint: str
+    endpoints: tuple[Named, ...]
     offline: bool
 
 
@@ -95,7 +105,7 @@ def load(env: Mapping[str, str], given: Path | None) -> tuple[Config, Path | Non
 def read(path: Path) -> Config:
     """Read one file. Raises BadConfig."""
     try:
-        config = msgspec.convert(_with_rates_read(tomllib.loads(path.read_bytes().decode())), type=Config)
+        config = msgspec.convert(_spelt_out(tomllib.loads(path.read_bytes().decode())), type=Config)
     except OSError as error:
         raise BadConfig(f"{path} cannot be read: {error.strerror}") from error
     except msgspec.ValidationError as error:
@@ -105,13 +115,15 @@ def read(path: Path) -> Config:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BadConfig(f"{path} is not TOML: {error}") from error
     _check_models(path, config.models)
+    _check_endpoints(path, config)
     if config.endpoint:
         endpoint_url(config.endpoint, f"{path}: `$.endpoint`")
     return config
 
 
-def _with_rates_read(said: dict[str, Any]) -> dict[str, Any]:
-    """The file with every speed that is written as people do ("20MB/s", "off") as a number. Raises BadRate."""
+def _spelt_out(said: dict[str, Any]) -> dict[str, Any]:
+    """The file with what people write short in full, and every speed ("20MB/s", "off") as a number. Raises BadRate."""
+    endpoint_keys.with_mirrors_spelt_out(said)
     network, models = said.get("network"), said.get("models")
     if isinstance(network, dict):
         _read_rate(network, "$.network")
@@ -132,17 +144,20 @@ def _read_rate(table: dict[str, Any], path: str) -> None:
 
 def endpoint_url(text: str, source: str) -> str:
     """The Hub's address without a trailing slash. Raises BadConfig, naming `source`, if it is none."""
-    try:
-        url = urlsplit(text)
-        is_usable = url.scheme in ("http", "https") and bool(url.hostname)
-    except ValueError:  # an IPv6 address without its bracket
-        is_usable = False
-    if not is_usable:
+    if not endpoint_keys.is_address(text):
         raise BadConfig(f"{source}: {text!r} is no address such as {places.DEFAULT_ENDPOINT} or http://127.0.0.1:8090")
     return text.rstrip("/")
 
 
-def _check_models(path: Path, models: tuple[AddModel, ...]) -> None:
+def _check_endpoints(path: Path, config: Config) -> None:
+    orders = {f"$.models[{index}].endpoints": model.endpoints for index, model in enumerate(config.models)}
+    try:
+        endpoint_keys.check(config.mirrors, {"$.endpoints": config.endpoints, **orders})
+    except BadEndpoint as error:
+        raise BadConfig(f"{path}: {error}") from error
+
+
+def _check_models(path: Path, models: Sequence[AddModel]) -> None:
     seen: dict[str, int] = {}
     for index, model in enumerate(models):
         try:
@@ -164,7 +179,7 @@ def settle(
     state_dir: Path | None = None,
     control_socket: Path | None = None,
 ) -> Settings:
-    """Join file, environment and flags. Raises BadConfig if HF_ENDPOINT is no address."""
+    """Join file, environment and flags. Raises BadConfig if HF_ENDPOINT is no address, or the address of a mirror."""
     from_file = Path(config.cache_dir).expanduser() if config.cache_dir else None
     return Settings(
         config=config,
@@ -173,6 +188,7 @@ def settle(
         state_dir=(state_dir or places.state_dir(env)).absolute(),
         control_socket=(control_socket or places.runtime_dir(env) / places.CONTROL_SOCKET).absolute(),
         endpoint=endpoint_in_force(env, config),
+        endpoints=endpoints_in_force(config, endpoint_in_force(env, config)),
         offline=config.offline or places.is_offline(env),
     )
 
@@ -184,8 +200,18 @@ def endpoint_in_force(env: Mapping[str, str], config: Config | None = None) -> s
     return ((config.endpoint if config else "") or places.DEFAULT_ENDPOINT).rstrip("/")
 
 
+def endpoints_in_force(config: Config, hub_url: str) -> tuple[Named, ...]:
+    """Every endpoint; the Hub's own is at `hub_url`. Raises BadConfig."""
+    try:
+        return endpoint_keys.in_force(config.mirrors, hub_url)
+    except BadEndpoint as error:
+        raise BadConfig(str(error)) from error
+
+
 def _with_hint(message: str) -> str:
     """msgspec's sentence, and what was probably meant."""
+    if re.search(r"at `\$\.(mirrors|endpoints)(\[[^`]*\])?`$", message) and "unknown field" not in message:
+        return f'{message}; write [mirrors] and under it lan = "http://10.0.0.5:8090", and endpoints = ["lan", "hub"]'
     if message.endswith("at `$.models`"):
         return f'{message}; write [[models]] and under it model = "org/name"'
     wrong = re.search(r"Invalid enum value '([^']*)' - at `[^`]*follow`", message)
@@ -208,6 +234,6 @@ def _keys_at(path: str) -> Iterator[str]:
     for name in re.findall(r"\w+", re.sub(r"\[[^\]]*\]", "", path)):
         hint = get_type_hints(kind).get(name) if isinstance(kind, type) else None
         inner = [arg for arg in get_args(hint) if isinstance(arg, type)]
-        kind = inner[0] if inner else hint
+        kind = inner[-1] if inner else hint  # a dict's values, a tuple's items
     if isinstance(kind, type) and issubclass(kind, msgspec.Struct):
         yield from kind.__struct_fields__

@@ -19,7 +19,7 @@ import structlog
 from structlog.types import Processor
 
 from qwen_api import events as e
-from qwen_daemon.core.plan import SMALL_BYTES
+from qwen_daemon.core.order import SMALL_BYTES
 
 _SECRETS = (
     (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_***"),
@@ -82,10 +82,20 @@ def write_event(event: e.Event) -> None:
     fields = {key: _field(key, value) for key, value in msgspec.structs.asdict(event).items() if _is_said(key, value)}
     if name in _ERRORS or (isinstance(event, e.ModelStateChanged) and event.state == "failed"):
         _events.error(name, **fields)
-    elif name in _WARNINGS or (isinstance(event, e.ModelStateChanged) and event.state == "waiting"):
+    elif name in _WARNINGS or _is_a_setback(event):
         _events.warning(name, **fields)
     else:
         _events.info(name, **fields)
+
+
+def _is_a_setback(event: e.Event) -> bool:
+    match event:
+        case e.ModelStateChanged():
+            return event.state == "waiting"
+        case e.EndpointChanged():
+            return event.state == "aside"
+        case _:
+            return False
 
 
 def redact(text: str) -> str:

@@ -60,7 +60,10 @@ class Origin(Protocol):
         """
 
     def splits(self, repo: str, file: WantedFile) -> bool:
-        """False once a server answered a range of this file with all of it: then one connection is best."""
+        """False while the server answers a range of this file with all of it: then one connection is best."""
+
+    def distrust(self, repo: str, file: WantedFile) -> None:
+        """What came of this file does not have its hash: take it from elsewhere, if there is an elsewhere."""
 
 
 class Body(Protocol):

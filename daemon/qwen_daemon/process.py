@@ -13,15 +13,20 @@ import signal
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import structlog
+
 from qwen_api import events as e
 from qwen_daemon import config as configuration
 from qwen_daemon.config import BadConfig, Network, Settings
 from qwen_daemon.core.status_line import status_line
+from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.controls import Controls, Limits
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.shell.systemd import Notifier
 from qwen_daemon.shell.watch import FileWatch
+
+log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S = 2.0
 LOADER_GONE_S = 5.0  # how often the processes of loaders are looked for
@@ -60,6 +65,7 @@ class Daemon:
     bus: Bus
     engine: Engine
     controls: Controls
+    endpoints: Opener
     signals: Signals
     notifier: Notifier
 
@@ -109,12 +115,14 @@ async def _reload_on_change(daemon: Daemon) -> None:
 
 
 async def _reload(daemon: Daemon) -> None:
-    """Take the file's models and limits; a bad file keeps the old ones and says so."""
+    """Take the file's models, limits and endpoints; a bad file keeps the old ones and says so."""
     path = daemon.settings.config_file
     if path is None:
         return
     try:
         config = configuration.read(path)
+        if not daemon.endpoints.configure(config):
+            log.warning("config.needs_restart", key="endpoint", path=str(path))
     except BadConfig as error:
         daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
         return

@@ -14,6 +14,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from qwen_api.events import FILES_PAUSED
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready as ReadyFile
 from qwen_api.status import ModelStatus, Status
@@ -235,7 +236,8 @@ def _ask_daemon(ref: ModelRef, model: ModelStatus | None) -> Found:
             has_code=model.has_code,
             has_pickle=model.has_pickle,
         )
-    if model.state in ("failed", "incomplete"):
+    is_held = model.state == "incomplete" and model.code == FILES_PAUSED
+    if model.state in ("failed", "incomplete") and not is_held:
         return Broken(
             code=model.code or ("E_INCOMPLETE" if model.state == "incomplete" else "E_MODEL_FAILED"),
             why=model.detail or f"the daemon says: {model.state}",
@@ -247,13 +249,19 @@ def _ask_daemon(ref: ModelRef, model: ModelStatus | None) -> Found:
     return Waiting(
         code=model.code,
         why=words.STATES.get(model.state, model.state) + (f": {model.detail}" if model.detail else ""),
-        fix=f"qwenctl resume {ref}" if model.state == "paused" else "",
+        fix=_resume(ref, model),
         size_bytes=model.size_bytes,
         done_bytes=model.done_bytes,
         rate_bps=model.rate_bps,
         retry_at=model.retry_at,
         missing=missing,
     )
+
+
+def _resume(ref: ModelRef, model: ModelStatus) -> str:
+    if model.state == "paused":
+        return f"qwenctl resume {ref}"
+    return f"qwenctl resume {ref} --file '*'" if model.code == FILES_PAUSED else ""
 
 
 def _forbidden(candidate: Candidate, policy: Policy, strays: Collection[str]) -> Broken | None:

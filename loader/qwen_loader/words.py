@@ -16,7 +16,7 @@ STATES: dict[ModelState, str] = {
     "checking": "the daemon compares the disk with the listing",
     "downloading": "the daemon downloads it",
     "complete": "the daemon is about to say where it is",
-    "incomplete": "files are missing, and the daemon may not fetch them",
+    "incomplete": "files are missing that the daemon may not fetch",
     "paused": "somebody paused it",
     "waiting": "something failed; the daemon will try again",
     "failed": "the daemon gave up",

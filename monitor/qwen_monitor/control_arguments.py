@@ -210,8 +210,25 @@ def _limit(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--max-connections", type=_between(1, 64), metavar="N", help="connections over all files")
 
 
+def _files(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--file",
+        dest="files",
+        action="append",
+        default=[],
+        metavar="GLOB",
+        help="only these files: a path, or a pattern as in `hf download`; repeatable",
+    )
+
+
+def _model_or_files(parser: argparse.ArgumentParser) -> None:
+    _model(parser)
+    _files(parser)
+
+
 def _prio(parser: argparse.ArgumentParser) -> None:
     _model(parser)
+    _files(parser)
     parser.add_argument("priority", type=_between(-100, 100), metavar="N", help="the greater the sooner; 0 at first")
 
 
@@ -259,17 +276,33 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
         "  qwenctl status\n  qwenctl status qwen-image-edit --json | jq -r '.models[].missing[]'",
         _maybe_model,
     ),
-    "pause": ("stop fetching a model; what is recorded stays", "  qwenctl pause qwen-image-edit", _model),
-    "resume": ("go on after a pause", "  qwenctl resume qwen-image-edit", _model),
+    "pause": (
+        "stop fetching a model, or files of it; what is recorded stays",
+        "  qwenctl pause qwen-image-edit\n  qwenctl pause qwen-image-edit --file 'transformer/*'    # the rest goes on",
+        _model_or_files,
+    ),
+    "resume": (
+        "go on after a pause",
+        "  qwenctl resume qwen-image-edit\n  qwenctl resume qwen-image-edit --file '*'",
+        _model_or_files,
+    ),
     "limit": (
         "limit the speed, of all models or of one, until the daemon ends; shows the limits if none is given",
         "  qwenctl limit 20MB/s\n  qwenctl limit qwen-image-edit 500k\n  qwenctl limit off\n"
         "  qwenctl limit --max-connections 4",
         _limit,
     ),
-    "prio": ("begin a model's files before or after those of others", "  qwenctl prio qwen-image-edit 10", _prio),
+    "prio": (
+        "begin a model's files before or after those of others, or some of its files first",
+        "  qwenctl prio qwen-image-edit 10\n  qwenctl prio qwen-image-edit 5 --file 'vae/*'",
+        _prio,
+    ),
     "update": ("take the newest commit of the branch a model follows", "", _model),
-    "retry": ("cut every wait short and try failed files now", "  qwenctl retry qwen-image-edit", _model),
+    "retry": (
+        "cut every wait short and try failed files now",
+        "  qwenctl retry qwen-image-edit\n  qwenctl retry qwen-image-edit --file '*-00003-of-*'",
+        _model_or_files,
+    ),
     "verify": (
         "have the daemon hash a model's files again; it stays complete unless one is damaged",
         "  qwenctl verify qwen-image-edit --wait\n  qwenctl verify qwen-image-edit --quick",

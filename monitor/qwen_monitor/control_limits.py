@@ -16,8 +16,9 @@ from qwen_api.rates import BadRate, parse_limit_bps
 from qwen_api.status import LimitsStatus, Status
 from qwen_monitor import exits
 from qwen_monitor.console import Console
-from qwen_monitor.display import rate_text, safe
+from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
+from qwen_monitor.limits import limits_words, model_limits_words, rate_words
 
 
 class _ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -53,22 +54,33 @@ def limit(arguments: argparse.Namespace, console: Console) -> int:
     accepted = Client(find_socket(console.env, arguments.socket)).set_limits(
         msgspec.convert({**rate, **counts}, SetLimits)
     )
-    parts = [_rate_words(rate["rate_limit_bps"])] if rate else []
+    parts = [rate_words(rate["rate_limit_bps"])] if rate else []
     parts += [f"{count} {name.removeprefix('max_')} at once" for name, count in counts.items()]
     _say(f"the daemon: {', '.join(parts)}, until it ends or is told otherwise", accepted, console)
     return exits.OK
 
 
 def prioritise(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
-    """Give a model its place among the others; the exit code."""
-    accepted = Client(find_socket(console.env, arguments.socket)).prioritise(ref.key, arguments.priority)
+    """Give a model its place among the others, or files theirs within the model; the exit code."""
+    client = Client(find_socket(console.env, arguments.socket))
+    if arguments.files:
+        accepted = client.prioritise_files(ref.key, arguments.files, arguments.priority)
+        _say(f"{counted(accepted)} of {ref}: priority {arguments.priority}", accepted, console)
+        return exits.OK
+    accepted = client.prioritise(ref.key, arguments.priority)
     _say(f"{ref} has priority {arguments.priority}; what is under way goes on", accepted, console)
     return exits.OK
 
 
+def counted(accepted: Accepted) -> str:
+    """`1 file`, `3 files`: those that a command was about."""
+    count = len(accepted.files or ())
+    return f"{count} file{'' if count == 1 else 's'}"
+
+
 def _limit_model(arguments: argparse.Namespace, ref: ModelRef, rate_bps: int | None, console: Console) -> int:
     accepted = Client(find_socket(console.env, arguments.socket)).limit(ref.key, rate_bps)
-    _say(f"{ref}: {_rate_words(rate_bps)}, until the daemon ends or is told otherwise", accepted, console)
+    _say(f"{ref}: {rate_words(rate_bps)}, until the daemon ends or is told otherwise", accepted, console)
     return exits.OK
 
 
@@ -79,10 +91,6 @@ def _rate(text: str) -> int | None:
         raise Refusal(
             "E_USAGE", "no such speed", str(error), "qwenctl limit MODEL 20MB/s; qwenctl limit off"
         ) from error
-
-
-def _rate_words(rate_bps: int | None) -> str:
-    return f"at most {rate_text(rate_bps)}" if rate_bps else "no speed limit"
 
 
 def _say(done: str, accepted: Accepted, console: Console) -> None:
@@ -102,10 +110,7 @@ def _show(status: Status, console: Console) -> int:
     if console.as_json:
         console.json(_Answer(limits=limits, models=models))
         return exits.OK
-    counts = f"{limits.max_files} files and {limits.max_connections} connections at once"
-    console.data([f"the daemon: {_rate_words(limits.rate_limit_bps)}, {counts}"])
-    console.data(
-        f"{safe(m.model, glyphs=console.glyphs)}: {_rate_words(m.rate_limit_bps)}, priority {m.priority}"
-        for m in models
-    )
+    console.data([f"the daemon: {limits_words(limits) or 'it does not say'}"])
+    named = (status.models[m.model] for m in models)
+    console.data(f"{safe(m.model, glyphs=console.glyphs)}: {model_limits_words(m)}" for m in named)
     return exits.OK

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 import fnmatch
-from collections.abc import Callable
+import shlex
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
@@ -21,6 +22,7 @@ from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor import exits
 from qwen_monitor.console import Console
+from qwen_monitor.control_limits import counted
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.follow_model import follow_model
@@ -51,11 +53,28 @@ def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Con
         "retry": client.retry,
         "update": client.update,
     }
+    if getattr(arguments, "files", ()):
+        return _order_files(client, arguments.files, verb, ref, console)
     accepted = calls[verb](ref.key)
     if console.as_json:
         console.json(accepted)
     else:
         console.hint(f"{ref} {_DONE[verb].format(ref)}")
+    return exits.OK
+
+
+def _order_files(client: Client, words: Sequence[str], verb: Verb, ref: ModelRef, console: Console) -> int:
+    calls = {"pause": client.pause_files, "resume": client.resume_files, "retry": client.retry_files}
+    accepted = calls[verb](ref.key, words)
+    if console.as_json:
+        console.json(accepted)
+        return exits.OK
+    done = {"pause": "paused; what is recorded stays", "resume": "fetched again", "retry": "tried again now"}
+    console.hint(f"{counted(accepted)} of {ref}: {done[verb]}")
+    for path in (accepted.files or ())[:_SHOWN_MISSING_MAX]:
+        console.hint(f"  {safe(path, 76, console.err_glyphs)}")
+    if verb == "pause":
+        console.hint(f"until the daemon ends, or: qwenctl resume {ref} --file {shlex.quote(words[0])}")
     return exits.OK
 
 

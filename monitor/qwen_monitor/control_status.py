@@ -8,13 +8,21 @@ from pathlib import Path
 
 from qwen_api.client import Client, DaemonUnreachable, find_socket
 from qwen_api.models import ModelRef, is_repo
-from qwen_api.status import ModelStatus
+from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
 from qwen_monitor.check import Wish, check, print_check
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
+from qwen_monitor.limits import limits_words
 from qwen_monitor.report_text import EMOJI, WORDS
-from qwen_monitor.status_text import BriefList, brief_of_report, brief_of_status, list_lines, status_lines
+from qwen_monitor.status_text import (
+    BriefList,
+    brief_of_report,
+    brief_of_status,
+    endpoint_lines,
+    list_lines,
+    status_lines,
+)
 from qwen_monitor.view import matches
 
 _CACHED_MODELS_MAX = 200  # a cache with more is listed in part: each is looked at file by file
@@ -23,18 +31,18 @@ _CACHED_MODELS_MAX = 200  # a cache with more is listed in part: each is looked 
 def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
     """Every model, or one; 0 if all of them are complete, 4 if not. Raises Refusal."""
     try:
-        known = Client(find_socket(console.env, arguments.socket)).state().models
+        state = Client(find_socket(console.env, arguments.socket)).state()
     except DaemonUnreachable as error:
         if arguments.socket is not None:
             raise
         why = "no daemon answers" if error.code == "E_DAEMON_DOWN" else f"{safe(error.why)} ({safe(error.fix)})"
         console.hint(f"{why}; this is what the disk shows")
         return _of_disk(ref, console)
-    models = [m for m in known.values() if matches(m, ref)]
+    models = [m for m in state.models.values() if matches(m, ref)]
     if ref is not None and not models:
         console.hint(f"the daemon was not asked for {ref} (qwenctl add {ref}); this is what the disk shows")
         return _of_disk(ref, console)
-    return _of_daemon(models, console)
+    return _of_daemon(models, state, console)
 
 
 def ls(arguments: argparse.Namespace, console: Console) -> int:
@@ -77,12 +85,18 @@ def version(arguments: argparse.Namespace, console: Console) -> int:
     return exits.OK
 
 
-def _of_daemon(models: list[ModelStatus], console: Console) -> int:
+def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> int:
+    endpoints = list(state.endpoints.values())
     if console.as_json:
-        console.json(BriefList(source="daemon", models=tuple(map(brief_of_status, models))))
+        briefs = tuple(map(brief_of_status, models))
+        console.json(BriefList(source="daemon", models=briefs, endpoints=tuple(endpoints), limits=state.limits))
     signs = EMOJI if console.emoji else WORDS
     for model in models if not console.as_json else ():
         console.data(status_lines(model, signs, console.glyphs))
+    if not console.as_json:
+        console.data(endpoint_lines(endpoints, None, console.glyphs))
+        if words := limits_words(state.limits):
+            console.data([f"The daemon: {words}"])
     if not models:
         console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
     return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE

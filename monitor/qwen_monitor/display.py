@@ -31,6 +31,8 @@ class Glyphs(msgspec.Struct, frozen=True, kw_only=True):
     failed: str
     retry: str
     idle: str
+    paused: str
+    chosen: str
     live: str
     down: str
     ellipsis: str
@@ -48,6 +50,8 @@ UNICODE = Glyphs(
     failed="✗",
     retry="↻",
     idle="·",
+    paused="‖",
+    chosen="›",
     live="●",
     down="○",
     ellipsis="…",
@@ -64,6 +68,8 @@ ASCII = Glyphs(
     failed="x",
     retry="!",
     idle=".",
+    paused="=",
+    chosen=">",
     live="*",
     down="o",
     ellipsis="~",

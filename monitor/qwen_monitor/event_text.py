@@ -62,7 +62,7 @@ _Words = tuple[str, str, str, bool]
 
 
 def _words(event: e.Event, glyphs: Glyphs) -> _Words:
-    if isinstance(event, e.FileStarted | e.FileResumed | e.FileStalled | e.FileRetry):
+    if isinstance(event, e.FileStarted | e.FileSource | e.FileResumed | e.FileStalled | e.FileRetry):
         return _trying(event, glyphs)
     if isinstance(event, e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed):
         return _judged(event, glyphs)
@@ -72,17 +72,24 @@ def _words(event: e.Event, glyphs: Glyphs) -> _Words:
         return _read_again(event)
     if isinstance(event, e.ModelAdded | e.ModelRemoved | e.ModelMoved | e.ModelChanged | e.ComponentComplete):
         return _model_facts(event)
+    if isinstance(event, e.FilesPaused | e.FilesResumed | e.FilesPrioritised):
+        return _files(event)
     if isinstance(event, e.LimitsChanged | e.ModelLimitsChanged):
         return _limits(event)
     return _daemon(event, glyphs)
 
 
-def _trying(event: e.FileStarted | e.FileResumed | e.FileStalled | e.FileRetry, glyphs: Glyphs) -> _Words:
+def _trying(
+    event: e.FileStarted | e.FileSource | e.FileResumed | e.FileStalled | e.FileRetry, glyphs: Glyphs
+) -> _Words:
     match event:
         case e.FileStarted():
             again = f"try {event.attempt}, " if event.attempt > 1 else ""
             start = f" from {bytes_text(event.offset_bytes)}" if event.offset_bytes else ""
             return "started", event.path, f"{again}{bytes_text(event.size_bytes)}{start}", False
+        case e.FileSource():
+            why = f" ({short_reason(event.code, event.detail, glyphs)})" if event.code else ""
+            return "source", event.path, f"now comes from {event.endpoint}{why}", False
         case e.FileResumed():
             return "resumed", event.path, f"{pair_text(event.kept_bytes, event.size_bytes)} kept", False
         case e.FileStalled():
@@ -92,7 +99,7 @@ def _trying(event: e.FileStarted | e.FileResumed | e.FileStalled | e.FileRetry, 
             return "retry", event.path, f"try {event.attempt}/{event.attempts_max}{_soon(event)}: {why}", True
 
 
-def _soon(event: e.FileRetry | e.FileFailed | e.HubThrottled) -> str:
+def _soon(event: e.FileRetry | e.FileFailed | e.HubThrottled | e.EndpointChanged) -> str:
     start, end = parse_time(event.ts), parse_time(event.retry_at)
     return f" in {duration_text((end - start).total_seconds())}" if start and end else ""
 
@@ -190,6 +197,17 @@ def _model_facts(
             return "component", name, f"complete, {event.files} files, {bytes_text(event.size_bytes)}", False
 
 
+def _files(event: e.FilesPaused | e.FilesResumed | e.FilesPrioritised) -> _Words:
+    names = ", ".join(event.paths[:3]) + (f" and {len(event.paths) - 3} more" if len(event.paths) > 3 else "")
+    match event:
+        case e.FilesPaused():
+            return "paused", event.model, names, False
+        case e.FilesResumed():
+            return "unpaused", event.model, names, False
+        case e.FilesPrioritised():
+            return "priority", event.model, f"{event.priority}: {names}", False
+
+
 def _limits(event: e.LimitsChanged | e.ModelLimitsChanged) -> _Words:
     rate = f"at most {rate_text(event.rate_limit_bps)}" if event.rate_limit_bps else "no speed limit"
     match event:
@@ -212,6 +230,8 @@ def _daemon(event: e.Event, glyphs: Glyphs) -> _Words:
             return "config", event.path, f"refused, the one before stays: {event.detail}", True
         case e.HubThrottled():
             return "throttled", event.origin, f"asked us to wait{_soon(event)} (HTTP {event.status})", True
+        case e.EndpointChanged():
+            return "endpoint", event.endpoint, _of_endpoint(event, glyphs), event.state == "aside"
         case e.DiskChanged():
             room = f"{bytes_text(event.free_bytes)} free, {bytes_text(event.needed_bytes)} still needed"
             return "disk", event.path, room, event.state != "ok"
@@ -222,3 +242,13 @@ def _daemon(event: e.Event, glyphs: Glyphs) -> _Words:
             return "loader", event.name, f"{what}{part}{more}", event.state == "failed"
         case _:
             return e.type_of(event), "", "", False
+
+
+def _of_endpoint(event: e.EndpointChanged, glyphs: Glyphs) -> str:
+    match event.state:
+        case "aside":
+            return f"set aside, asked again{_soon(event)}: {short_reason(event.code, event.detail, glyphs)}"
+        case "gone":
+            return "no longer in the configuration"
+        case _:
+            return f"in use: {event.url}"

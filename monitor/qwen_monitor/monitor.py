@@ -35,7 +35,7 @@ from qwen_monitor.pace import Pace
 from qwen_monitor.panes import Row, Tone
 from qwen_monitor.rows import Scene, Size, draw
 from qwen_monitor.summary import farewell
-from qwen_monitor.view import Leave, Order, Say, View, models_shown, press
+from qwen_monitor.view import FileOrder, Leave, Limit, Order, Say, View, models_shown, press
 
 MESSAGE_S = 10.0  # how long the answer to a key stays
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -198,7 +198,7 @@ class Monitor(App[int]):
         match action:
             case Leave():
                 self.exit(action.code, return_code=action.code)
-            case Order():
+            case Order() | FileOrder() | Limit():
                 self._orders.give(action)
             case Say():
                 self.tell(action.text)

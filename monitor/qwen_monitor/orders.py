@@ -11,8 +11,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable
+from qwen_api.commands import SetLimits
 from qwen_monitor.display import UNICODE, Glyphs, safe
-from qwen_monitor.view import Order
+from qwen_monitor.limits import rate_words
+from qwen_monitor.view import FileOrder, Limit, Order
 
 
 class Orders:
@@ -24,36 +26,66 @@ class Orders:
         self._glyphs = glyphs
         self._busy = threading.Lock()
 
-    def give(self, order: Order) -> None:
+    def give(self, order: Order | FileOrder | Limit) -> None:
         """Begin `order`; while another is under way, say so instead."""
         if not self._busy.acquire(blocking=False):
             self._told("the daemon has not answered the last command yet")
             return
-        self._told(f"asked the daemon to {order.verb} {order.model}")
-        threading.Thread(target=self._carry_out, args=(order,), name=f"order-{order.verb}", daemon=True).start()
+        self._told(safe(f"asked the daemon to {_words(order)}", glyphs=self._glyphs))
+        threading.Thread(target=self._carry_out, args=(order,), name="order", daemon=True).start()
 
-    def _carry_out(self, order: Order) -> None:
+    def _carry_out(self, order: Order | FileOrder | Limit) -> None:
         try:
             message = self._answer(order)
         finally:
             self._busy.release()
         self._told(safe(message, glyphs=self._glyphs))
 
-    def _answer(self, order: Order) -> str:
+    def _answer(self, order: Order | FileOrder | Limit) -> str:
         try:
             client = Client(self._find())
-            match order.verb:
-                case "pause":
-                    client.pause(order.model)
-                case "resume":
-                    client.resume(order.model)
-                case "retry":
-                    client.retry(order.model)
-                case "verify":
-                    client.verify(order.model)
+            match order:
+                case Order():
+                    _give(client, order)
+                case FileOrder():
+                    _give_file(client, order)
+                case Limit():
+                    client.set_limits(SetLimits(rate_limit_bps=order.rate_limit_bps))
         except DaemonRefused as refusal:
             fix = f"; {refusal.problem.fix}" if refusal.problem.fix else ""
             return f"refused: {refusal} [{refusal.problem.code}]{fix}"
         except DaemonUnreachable as lost:
             return f"not done: {lost}"
-        return f"{order.verb}: accepted"
+        return f"limit: {rate_words(order.rate_limit_bps)}" if isinstance(order, Limit) else f"{order.verb}: accepted"
+
+
+def _words(order: Order | FileOrder | Limit) -> str:
+    match order:
+        case Order():
+            return f"{order.verb} {order.model}"
+        case FileOrder():
+            return f"{order.verb}{f' {order.priority}' if order.verb == 'prio' else ''} {order.path}"
+        case Limit():
+            return f"give everything {rate_words(order.rate_limit_bps)}"
+
+
+def _give(client: Client, order: Order) -> None:
+    match order.verb:
+        case "pause":
+            client.pause(order.model)
+        case "resume":
+            client.resume(order.model)
+        case "retry":
+            client.retry(order.model)
+        case "verify":
+            client.verify(order.model)
+
+
+def _give_file(client: Client, order: FileOrder) -> None:
+    match order.verb:
+        case "pause":
+            client.pause_files(order.model, [order.path])
+        case "resume":
+            client.resume_files(order.model, [order.path])
+        case "prio":
+            client.prioritise_files(order.model, [order.path], order.priority)

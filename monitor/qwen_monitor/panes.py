@@ -138,6 +138,8 @@ def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, T
         return glyphs.retry, f"{part.retrying_files} retrying", "warn"
     if part.active_files:
         return glyphs.active, rate_text(part.rate_bps) if part.rate_bps else "active", "active"
+    if part.paused_files:
+        return glyphs.paused, f"{part.paused_files} paused", "warn"
     return glyphs.idle, "queued", "plain"
 
 
@@ -147,14 +149,28 @@ def listed_files(model: ModelStatus, text: str, *, with_verified: bool) -> list[
     files = [f for f in model.files.values() if wanted in f.path.casefold()]
     if not with_verified and not wanted:
         files = [f for f in files if not f.is_verified]
-    return sorted(files, key=lambda f: (_ORDER.index(f.state), f.path))
+    return sorted(files, key=lambda f: (_ORDER.index("queued") if f.is_held else _ORDER.index(f.state), f.path))
 
 
-def file_rows(files: Sequence[FileStatus], count: int, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+def first_shown(files: Sequence[FileStatus], chosen: str, count: int) -> int:
+    """Which file is drawn first in `count` rows so that the chosen one is seen; the first, if there is none."""
+    start = next((index for index, file in enumerate(files) if file.path == chosen), 0)
+    room = count - 1  # a row tells how many files are left
+    while start > 0:
+        room -= 2 if _has_reason(files[start]) else 1
+        if room < (2 if _has_reason(files[start - 1]) else 1):
+            break
+        start -= 1
+    return start
+
+
+def file_rows(
+    files: Sequence[FileStatus], count: int, width: int, now: datetime, glyphs: Glyphs, chosen: str = ""
+) -> list[Row]:
     """At most `count` rows; a file in trouble takes a second one for its reason; the last says how many are left."""
     rows: list[Row] = []
     for index, file in enumerate(files):
-        block = [_file_row(file, width, now, glyphs), *_file_reason(file, width, glyphs)]
+        block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, glyphs)]
         is_last = index == len(files) - 1
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index
@@ -177,7 +193,7 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
     return Row(text=line(f" {title}", titles, width, glyphs), tone="head")
 
 
-def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
+def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs, is_chosen: bool) -> Row:
     edge = f"{percent_text(file.done_bytes, file.size_bytes):>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
         edge += f"  {_file_word(file, now):>{RATE_WIDTH}}"
@@ -185,8 +201,10 @@ def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) -> Ro
         edge = f"{pair_text(file.done_bytes, file.size_bytes):>{PAIR_WIDTH}} {edge}"
     if width >= WIDTH_WIDE:
         edge = f"{bar(file.done_bytes, file.size_bytes, FILE_BAR_WIDTH, glyphs)} {edge}"
-    sign = _file_sign(file.state, glyphs)
-    return Row(text=line(f" {sign} {file.path}", edge, width, glyphs), tone=_TONES.get(file.state, "plain"))
+    sign = glyphs.paused if file.is_held else _file_sign(file.state, glyphs)
+    tone: Tone = "head" if is_chosen else "warn" if file.is_held else _TONES.get(file.state, "plain")
+    mark = glyphs.chosen if is_chosen else " "
+    return Row(text=line(f"{mark}{sign} {file.path}", edge, width, glyphs), tone=tone)
 
 
 def _file_sign(state: FileState, glyphs: Glyphs) -> str:
@@ -204,6 +222,8 @@ def _file_sign(state: FileState, glyphs: Glyphs) -> str:
 
 
 def _file_word(file: FileStatus, now: datetime) -> str:
+    if file.is_held:
+        return "paused"
     if file.state == "downloading" and file.rate_bps:
         return rate_text(file.rate_bps)
     wait = until_text(file.retry_at, now)
@@ -213,7 +233,8 @@ def _file_word(file: FileStatus, now: datetime) -> str:
         return f"stall {wait}"
     if file.state == "failed" and wait:
         return f"fail {wait}"
-    return FILE_STATES.get(file.state, file.state)
+    first = f" {file.priority:+d}" if file.priority and file.state in ("queued", "missing") else ""
+    return FILE_STATES.get(file.state, file.state) + first
 
 
 def until_text(ts: str, now: datetime) -> str:
@@ -223,8 +244,12 @@ def until_text(ts: str, now: datetime) -> str:
     return duration_text(left) if left >= 0 else ""
 
 
+def _has_reason(file: FileStatus) -> bool:
+    return file.state in ("retrying", "failed") and bool(file.detail or file.code) and not file.is_held
+
+
 def _file_reason(file: FileStatus, width: int, glyphs: Glyphs) -> list[Row]:
-    if file.state not in ("retrying", "failed") or not (file.detail or file.code):
+    if not _has_reason(file):
         return []
     tries = f"try {file.attempt}/{file.attempts_max}: " if file.attempts_max else ""
     kept = f", goes on at {bytes_text(file.done_bytes)}" if file.done_bytes and file.state == "retrying" else ""

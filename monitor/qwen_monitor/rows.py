@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
-from qwen_api.status import ModelStatus, Status
+from qwen_api.status import LimitsStatus, ModelStatus, Status
 from qwen_monitor.display import (
     Glyphs,
     bar,
@@ -33,16 +33,16 @@ from qwen_monitor.panes import (
     event_rows,
     file_heading,
     file_rows,
+    first_shown,
     fitting,
     heading,
     line,
-    listed_files,
     loader_row,
     until_text,
 )
 from qwen_monitor.sentences import reason
 from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files, verifying
-from qwen_monitor.view import KEYS, View, chosen, models_shown
+from qwen_monitor.view import KEYS, View, chosen, files_shown, models_shown
 
 HEIGHT_SPARK = 20  # rows from which the graph is drawn
 HEIGHT_LOADER = 12
@@ -127,12 +127,13 @@ def _file_pane(scene: Scene, model: ModelStatus, room: int, width: int, now: dat
     if room < 2 or not model.files:
         return []
     view = scene.view
-    files = listed_files(model, view.filter, with_verified=view.all_files)
+    files = files_shown(scene.status, view)
     hidden = 0 if view.all_files or view.filter else verified_files(model)
     title = f"FILE [{view.filter}]" if view.filter else "FILE"
     rows = [file_heading(safe(title, max(8, width // 2), glyphs), width, glyphs)]
-    start = min(view.scroll, max(0, len(files) - 1))
-    rows += file_rows(files[start:], room - 1 - bool(hidden), width, now, glyphs)
+    count = room - 1 - bool(hidden)
+    start = first_shown(files, view.file, count)
+    rows += file_rows(files[start:], count, width, now, glyphs, view.file)
     if hidden:
         rows.append(Row(text=line(f" {glyphs.done} {hidden} files verified (a: all)", "", width, glyphs), tone="good"))
     return rows[:room]
@@ -195,6 +196,10 @@ def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyp
     facts += [*verifying(model), *troubles(model), f"{active} active" if active else ""]
     if wait := until_text(scene.status.throttled_until, now):
         facts.append(f"the Hub asks to wait {wait}")
+    for endpoint in scene.status.endpoints.values():
+        if wait := until_text(endpoint.retry_at, now):
+            facts.append(f"{endpoint.endpoint} set aside {wait}")
+    facts += _limit_facts(scene.status.limits, model)
     for disk in scene.status.disks.values():
         state = "" if disk.state == "ok" else f"DISK {disk.state.upper()} "
         facts.append(f"{state}free {bytes_text(disk.free_bytes)}")
@@ -203,7 +208,15 @@ def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyp
     facts.append(
         f"avg {rate_text(average)}" if average and scene.pace.is_settled and model.state == "downloading" else ""
     )
+    limits = scene.status.limits
+    facts.append(f"up to {limits.max_files} files, {limits.max_connections} connections" if limits.max_files else "")
     return Row(text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2), "", width, glyphs))
+
+
+def _limit_facts(limits: LimitsStatus, model: ModelStatus) -> list[str]:
+    rates = [rate for rate in (limits.rate_limit_bps, model.rate_limit_bps) if rate]
+    facts = [f"limit {rate_text(min(rates))}"] if rates else []
+    return [*facts, f"priority {model.priority}"] if model.priority else facts
 
 
 def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
@@ -255,7 +268,8 @@ def _key_row(scene: Scene, model: ModelStatus | None, width: int, glyphs: Glyphs
         return Row(text=line(f" / {scene.view.filter}_", "Enter keeps, Esc clears ", width, glyphs), tone="head")
     paused = model is not None and model.state == "paused"
     labels = {"p": "Resume" if paused else "Pause", "a": "Unverified" if scene.view.all_files else "All files"}
-    hidden = set("prv") if scene.view.read_only else set()
+    hidden = {"p", "r", "v", "Spc", "<>", "+-"} if scene.view.read_only else set()
+    hidden |= set() if scene.view.file else {"Spc", "<>"}
     hidden |= set() if len(models_shown(scene.status, scene.view)) > 1 else {"Tab"}
     parts = [f"{key} {labels.get(key, label)}" for key, label, _, _ in KEYS if key not in hidden]
     help_part = parts.pop()
@@ -280,9 +294,9 @@ def _help_rows(size: Size, glyphs: Glyphs) -> list[Row]:
         rows.append(Row(text=line(f" {key:<4} {what}", f"{command} " if width >= 80 else "", width, glyphs)))
         if width < 80 and command:
             rows.append(Row(text=line(f"      {command}", "", width, glyphs), tone="dim"))
-    rows.append(Row(text=line(" up, down, PageUp, PageDown, Home, End scroll the files", "", width, glyphs)))
+    rows.append(Row(text=line(" up, down, PageUp, PageDown, Home, End choose a file", "", width, glyphs)))
     signs = f"{glyphs.done} verified  {glyphs.active} active  {glyphs.retry} retry, stalled  {glyphs.failed} failed"
-    return [*rows, Row(text=line(f" {signs}  {glyphs.idle} queued", "", width, glyphs))]
+    return [*rows, Row(text=line(f" {signs}  {glyphs.idle} queued  {glyphs.paused} paused", "", width, glyphs))]
 
 
 def _pad(rows: list[Row], height: int) -> list[Row]:

@@ -81,7 +81,10 @@ REASONS: dict[str, tuple[str, str]] = {
         "the server or a proxy sent the file compressed, so its bytes cannot be placed",
         "keep proxies from changing answers; the daemon tries again",
     ),
-    "E_PROXY": ("the proxy refused the connection", "check HTTPS_PROXY in the daemon's environment"),
+    "E_PROXY": (
+        "the proxy could not be reached, or refused the connection",
+        "check HTTPS_PROXY, HTTP_PROXY, ALL_PROXY and NO_PROXY in the daemon's environment",
+    ),
     "E_TIMEOUT": ("the server did not answer in time", "nothing to do: the daemon tries again"),
     "E_STALLED": (
         "the connection was open but no byte came",
@@ -130,6 +133,9 @@ REASONS: dict[str, tuple[str, str]] = {
         "the daemon is told not to use the network",
         "unset HF_HUB_OFFLINE in the daemon's environment, or bring the files by other means",
     ),
+    "E_FILES_PAUSED": ("files of it are paused", "go on with: qwenctl resume MODEL --file '*'"),
+    "E_UNKNOWN_FILE": ("the model has no such file", "see them with: qwenctl check MODEL --all"),
+    "E_FILES_UNKNOWN": ("the model's files are not known yet", "see what it waits for: qwenctl status MODEL"),
     "E_PAUSED": ("the model is paused", "go on with: qwenctl resume MODEL"),
     "E_INCOMPLETE": ("files are missing or not verified yet", "see which: qwenctl status MODEL"),
     "E_DAEMON_DOWN": (
@@ -177,7 +183,7 @@ MODEL_STATES: dict[ModelState, str] = {
     "checking": "is being checked",
     "downloading": "is being downloaded",
     "complete": "is complete and verified",
-    "incomplete": "is incomplete, and nothing may be fetched",
+    "incomplete": "is incomplete",
     "paused": "is paused",
     "waiting": "waits for the next try",
     "failed": "needs a person",

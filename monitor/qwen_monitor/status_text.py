@@ -6,14 +6,17 @@ Pure. The record has one shape whether a daemon was asked or the disk was read, 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from datetime import tzinfo
 from typing import Literal
 
 import msgspec
 
 from qwen_api.models import ModelRef
 from qwen_api.report import Report
-from qwen_api.status import ComponentStatus, ModelStatus
+from qwen_api.status import ComponentStatus, EndpointStatus, LimitsStatus, ModelStatus
 from qwen_monitor.display import UNICODE, Glyphs, bytes_text, cell_width, padded, pair_text, percent_text, safe
+from qwen_monitor.event_text import clock_text
+from qwen_monitor.limits import model_limits_words
 from qwen_monitor.pace import Pace
 from qwen_monitor.report_text import Signs
 from qwen_monitor.sentences import reason
@@ -42,13 +45,18 @@ class Brief(msgspec.Struct, frozen=True, kw_only=True):
     code: str = ""
     detail: str = ""
     retry_at: str = ""
+    paused: tuple[str, ...] = ()
+    rate_limit_bps: int = 0
+    priority: int = 0
 
 
 class BriefList(msgspec.Struct, frozen=True, kw_only=True):
-    """What --json prints for `status` and `ls`."""
+    """What --json prints for `status` and `ls`. `endpoints`: what the daemon asks, if there are several."""
 
     source: Literal["daemon", "disk"]
     models: tuple[Brief, ...]
+    endpoints: tuple[EndpointStatus, ...] = ()
+    limits: LimitsStatus | None = None  # the daemon's; a rate of 0 is no limit
 
 
 def brief_of_status(model: ModelStatus) -> Brief:
@@ -69,6 +77,9 @@ def brief_of_status(model: ModelStatus) -> Brief:
         code=model.code,
         detail=model.detail,
         retry_at=model.retry_at,
+        paused=tuple(sorted(f.path for f in model.files.values() if f.paused)),
+        rate_limit_bps=model.rate_limit_bps,
+        priority=model.priority,
     )
 
 
@@ -99,8 +110,24 @@ def status_lines(model: ModelStatus, signs: Signs, glyphs: Glyphs = UNICODE) -> 
     lines += [_component(c, width, signs, glyphs) for c in components]
     lines += _troubles(model, glyphs)
     lines.append(f"Model complete: {'yes' if model.state == 'complete' else 'no'}")
+    if words := model_limits_words(model):
+        lines.append(f"Limits: {words}")
     if model.path:
         lines.append(f"Path: {safe(model.path, glyphs=glyphs)}")
+    return lines
+
+
+def endpoint_lines(endpoints: Iterable[EndpointStatus], zone: tzinfo | None, glyphs: Glyphs = UNICODE) -> list[str]:
+    """One line for each of several endpoints: which, where, and until when and why it is left alone."""
+    known = list(endpoints)
+    width = max((cell_width(safe(one.endpoint, _NAME_MAX, glyphs)) for one in known), default=0)
+    lines = []
+    for one in known:
+        until = f" until {clock_text(one.retry_at, zone)}" if one.retry_at else ""
+        why = f": {reason(one.code)[0]} ({safe(one.detail or one.code, glyphs=glyphs)})" if one.code else ""
+        state = f"set aside{until}{why}" if one.state == "aside" else "ok"
+        name = padded(safe(one.endpoint, _NAME_MAX, glyphs), width)
+        lines.append(f"Endpoint {name}  {safe(one.url, glyphs=glyphs)}  {state}")
     return lines
 
 
@@ -131,6 +158,7 @@ def _activity(component: ComponentStatus) -> str:
         "active": component.active_files,
         "retrying": component.retrying_files,
         "failed": component.failed_files,
+        "paused": component.paused_files,
     }
     return "".join(f"  {count} {word}" for word, count in counts.items() if count)
 
@@ -140,10 +168,10 @@ def _name(component: ComponentStatus, glyphs: Glyphs) -> str:
 
 
 def _troubles(model: ModelStatus, glyphs: Glyphs) -> Iterable[str]:
-    bad = [f for f in model.files.values() if f.code or f.state == "missing"]
+    bad = [f for f in model.files.values() if f.code or f.state == "missing" or f.is_held]
     for file in bad[:_MISSING_MAX]:
         what = f": {reason(file.code)[0]} ({safe(file.code)})" if file.code else ""
-        yield f"   {safe(file.path, WIDTH - 16, glyphs)}  {file.state}"
+        yield f"   {safe(file.path, WIDTH - 16, glyphs)}  {'paused' if file.is_held else file.state}"
         if what:
             yield f"     {what.removeprefix(': ')}"
     if len(bad) > _MISSING_MAX:

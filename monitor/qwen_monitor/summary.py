@@ -67,9 +67,11 @@ def eta_s(model: ModelStatus, pace: Pace) -> float:
 
 
 def troubles(model: ModelStatus) -> list[str]:
-    """`1 retrying`, `2 stalled`, `1 failed`; nothing for zero."""
+    """`1 retrying`, `2 stalled`, `1 failed`, `1 paused`; nothing for zero."""
     states = [f.state for f in model.files.values()]
-    return [f"{states.count(s)} {s}" for s in ("retrying", "stalled", "failed") if s in states]
+    told = [f"{states.count(s)} {s}" for s in ("retrying", "stalled", "failed") if s in states]
+    held = sum(f.is_held for f in model.files.values())
+    return [*told, f"{held} paused"] if held else told
 
 
 def farewell(models: Sequence[ModelStatus], status: Status, paces: dict[str, Pace], now: datetime) -> tuple[str, ...]:

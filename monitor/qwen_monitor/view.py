@@ -6,20 +6,24 @@ feeds it keys and carries out actions.
 
 from __future__ import annotations
 
+import shlex
 from typing import Literal, TypeAlias
 
 import msgspec
 
 from qwen_api.models import ModelRef
-from qwen_api.status import ModelStatus, Status
+from qwen_api.status import FileStatus, ModelStatus, Status
+from qwen_monitor.limits import next_limit_bps
+from qwen_monitor.panes import listed_files
 
+PRIORITY_MAX = 100  # the API's (qwen_api.commands)
 FILTER_MAX = 60  # characters of a filter; more than a row shows
 
 Verb = Literal["pause", "resume", "retry", "verify"]
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The person's choices. `model` is the key of the drawn model, "" for the first one."""
+    """The person's choices. `model` is the key of the drawn model, "" for the first one; `file` the chosen path."""
 
     model: str = ""
     wanted: ModelRef | None = None
@@ -27,7 +31,7 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     typing: bool = False
     all_files: bool = False
     help: bool = False
-    scroll: int = 0
+    file: str = ""
     read_only: bool = False
 
 
@@ -44,13 +48,28 @@ class Order(msgspec.Struct, frozen=True, kw_only=True):
     model: str
 
 
+class FileOrder(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the daemon for `verb` on one file of a model, or with `priority` set to give it that."""
+
+    verb: Literal["pause", "resume", "prio"]
+    model: str
+    path: str
+    priority: int = 0
+
+
+class Limit(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the daemon to limit its speed; None is no limit."""
+
+    rate_limit_bps: int | None
+
+
 class Say(msgspec.Struct, frozen=True, kw_only=True):
     """Tell the person this in the message line."""
 
     text: str
 
 
-Action: TypeAlias = Leave | Order | Say
+Action: TypeAlias = Leave | Order | FileOrder | Limit | Say
 
 # (key as drawn, label, long explanation, the command that does the same)
 KEYS: tuple[tuple[str, str, str, str], ...] = (
@@ -58,6 +77,9 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("p", "Pause", "stop or go on fetching this model", "qwenctl pause | resume MODEL"),
     ("r", "Retry", "cut every wait short and try failed files now", "qwenctl retry MODEL"),
     ("v", "Verify", "hash every file of this model again", "qwenctl verify MODEL"),
+    ("Spc", "File", "choose a file with up and down; stop or go on fetching it", "qwenctl pause MODEL --file F"),
+    ("<>", "First", "begin the chosen file later, or sooner", "qwenctl prio MODEL N --file F"),
+    ("+-", "Limit", "raise or lower the speed limit of everything", "qwenctl limit 20MB/s"),
     ("/", "Filter", "only files whose path holds the text; Esc clears", "qwenctl status MODEL"),
     ("a", "All files", "show verified files too", "qwenctl status MODEL"),
     ("Tab", "Model", "the next model", "qwenctl ls"),
@@ -97,19 +119,23 @@ def press(view: View, key: str, character: str, status: Status) -> tuple[View, A
         case "p" | "r" | "v" as letter:
             return view, _order(letter, view, status)
         case "/":
-            return _with(view, typing=True, scroll=0), None
+            return _with(view, typing=True), None
         case "?":
             return _with(view, help=True), None
         case "a":
-            return _with(view, all_files=not view.all_files, scroll=0), None
+            return _with(view, all_files=not view.all_files), None
         case "escape":
-            return _with(view, filter="", scroll=0), None
+            return _with(view, filter="", file=""), None
+        case " " | "<" | ">" as sign:
+            return view, _file_order(sign, view, status)
+        case "+" | "=" | "-" as sign:
+            return view, _limit(-1 if sign == "-" else 1, view, status)
         case "tab" | "right":
             return _next_model(view, status, 1), None
         case "shift+tab" | "left":
             return _next_model(view, status, -1), None
         case other:
-            return _scrolled(view, other, status), None
+            return _moved(view, other, status), None
 
 
 def _order(letter: str, view: View, status: Status) -> Action:
@@ -121,6 +147,31 @@ def _order(letter: str, view: View, status: Status) -> Action:
     if view.read_only:
         return Say(text=f"read-only; elsewhere: qwenctl {verb} {model.repo}")
     return Order(verb=verb, model=model.model)
+
+
+def _file_order(sign: str, view: View, status: Status) -> Action:
+    model = chosen(status, view)
+    file = next((file for file in files_shown(status, view) if file.path == view.file), None)
+    if model is None or file is None:
+        return Say(text="choose a file first: up, down")
+    if sign == " ":
+        order = FileOrder(verb="resume" if file.paused else "pause", model=model.model, path=file.path)
+        words = f"{order.verb} {model.repo}"
+    else:
+        priority = min(PRIORITY_MAX, max(-PRIORITY_MAX, file.priority + (1 if sign == ">" else -1)))
+        order = FileOrder(verb="prio", model=model.model, path=file.path, priority=priority)
+        words = f"prio {model.repo} {priority}"
+    if view.read_only:
+        return Say(text=f"read-only; elsewhere: qwenctl {words} --file {shlex.quote(file.path)}")
+    return order
+
+
+def _limit(direction: Literal[-1, 1], view: View, status: Status) -> Action:
+    rate_bps = sum(model.rate_bps for model in status.models.values())
+    limit_bps = next_limit_bps(status.limits.rate_limit_bps, rate_bps, direction)
+    if view.read_only:
+        return Say(text=f"read-only; elsewhere: qwenctl limit {limit_bps or 'off'}")
+    return Limit(rate_limit_bps=limit_bps)
 
 
 def _typed(view: View, key: str, character: str) -> View:
@@ -143,18 +194,27 @@ def _next_model(view: View, status: Status, step: int) -> View:
     if current is None:
         return view
     index = (models.index(current) + step) % len(models)
-    return _with(view, model=models[index].model, scroll=0)
+    return _with(view, model=models[index].model, file="")
 
 
 _STEPS = {"down": 1, "up": -1, "pagedown": 10, "pageup": -10, "home": -(10**6), "end": 10**6, "j": 1, "k": -1}
 
 
-def _scrolled(view: View, key: str, status: Status) -> View:
-    if key not in _STEPS:
+def _moved(view: View, key: str, status: Status) -> View:
+    """The first key of all chooses the first (or last) file; the others move on from the chosen one."""
+    files = files_shown(status, view)
+    if key not in _STEPS or not files:
         return view
+    paths = [file.path for file in files]
+    step = _STEPS[key]
+    index = paths.index(view.file) + step if view.file in paths else step - 1 if step > 0 else 0
+    return _with(view, file=paths[min(len(paths) - 1, max(0, index))])
+
+
+def files_shown(status: Status, view: View) -> list[FileStatus]:
+    """The files of the drawn model that are listed, in the order in which they are drawn."""
     model = chosen(status, view)
-    last = max(0, len(model.files) - 1) if model else 0
-    return _with(view, scroll=min(last, max(0, view.scroll + _STEPS[key])))
+    return listed_files(model, view.filter, with_verified=view.all_files) if model else []
 
 
 def _with(view: View, **changes: object) -> View:

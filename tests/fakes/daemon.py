@@ -181,6 +181,8 @@ class FakeDaemon:
         app.router.add_get("/v1/version", self._version)
         app.router.add_post("/v1/models", self._add)
         app.router.add_post("/v1/models/{model}/{verb}", self._verb)
+        app.router.add_post("/v1/models/{model}/files/{verb}", self._file_verb)
+        app.router.add_put("/v1/models/{model}/files/{verb:priority}", self._file_verb)
         app.router.add_delete("/v1/models/{model}", self._remove)
         app.router.add_put("/v1/loaders/{name}", self._loader)
         app.router.add_put("/v1/limits", self._limits)
@@ -284,6 +286,21 @@ class FakeDaemon:
             await self._say([e.ModelStateChanged(model=model, state=states[verb])])
         return self._accepted(model)
 
+    async def _file_verb(self, request: web.Request) -> web.Response:
+        """The files that are named; patterns mean nothing here."""
+        model, verb = request.match_info["model"], request.match_info["verb"]
+        body = await request.read()
+        self._note(f"{verb} files", model, body)
+        if verb == "priority":
+            asked = msgspec.json.decode(body, type=commands.SetFilePriority)
+            await self._say([e.FilesPrioritised(model=model, paths=asked.paths, priority=asked.priority)])
+            return self._accepted(model, files=asked.paths)
+        paths = msgspec.json.decode(body, type=commands.ChosenFiles).paths
+        if verb != "retry":
+            told = e.FilesPaused if verb == "pause" else e.FilesResumed
+            await self._say([told(model=model, paths=paths)])
+        return self._accepted(model, files=paths)
+
     async def _remove(self, request: web.Request) -> web.Response:
         model = request.match_info["model"]
         self._note("remove", model, await request.read())
@@ -308,8 +325,9 @@ class FakeDaemon:
             self.commands.append(Command(verb=verb, subject=subject, body=body))
             self._changed.notify_all()
 
-    def _accepted(self, model: str = "", status: int = 202) -> web.Response:
-        body = msgspec.json.encode(commands.Accepted(seq=self.status.seq, model=model))
+    def _accepted(self, model: str = "", status: int = 202, files: tuple[str, ...] | None = None) -> web.Response:
+        about = msgspec.UNSET if files is None else files
+        body = msgspec.json.encode(commands.Accepted(seq=self.status.seq, model=model, files=about))
         return web.Response(body=body, status=status, content_type="application/json")
 
 

@@ -31,8 +31,12 @@ class TryLater(Trouble):
         self.after_s = after_s
 
 
+class StillShut(TryLater):
+    """Nothing was asked, because an earlier answer said when: another endpoint may be asked meanwhile."""
+
+
 class ResolveAgain(Trouble):
-    """The signed address is spent: ask the Hub for a new one and go on at the same byte."""
+    """The signed address is spent, and a fresh one was refused too: ask again a little later, at the same byte."""
 
 
 class AskHuman(Trouble):
@@ -53,3 +57,7 @@ class UnknownModel(LookupError):
 
 class Configured(ValueError):
     """The configuration wants this model; a command cannot undo that."""
+
+
+class FilesUnknown(LookupError):
+    """The model's files are not known yet, so none of them can be meant."""

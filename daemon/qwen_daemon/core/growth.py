@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 EAGER_STREAMS = 2  # of a large file, before anything is known
-GROWTH = 4  # times as many at each step: two steps to sixteen, each as long as a first byte takes
+GROWTH = 8  # times as many at each step: one step to sixteen, as long as a first byte takes
 GAIN_SHARE = 1.25  # what added connections must bring
 HUMBLE_S = 5.0  # after a refused connection, before more than are running are tried; doubled up to HUMBLE_MAX_S
 HUMBLE_MAX_S = 60.0
@@ -31,12 +31,15 @@ class Growth:
 
     def all_proven(self, rate_bps: float, count_max: int, now_s: float) -> bool:
         """All that are allowed are there and give `rate_bps` together; True if more are allowed now."""
-        more = min(count_max, GROWTH * self.allowed)
-        if not self.is_large or now_s < self._humble_until_s or more <= self.allowed:
+        if not self.is_large or now_s < self._humble_until_s:
             return False
         if rate_bps < GAIN_SHARE * self._grown_at_bps:  # the line or the CPU is the limit: what was added goes again
             self.allowed = self._before
             self._humble_until_s = now_s + HUMBLE_MAX_S
+            return False
+        self._grown_at_bps = 0.0  # what was added last is judged once: later it is the line that may have changed
+        more = min(count_max, GROWTH * self.allowed)
+        if more <= self.allowed:
             return False
         self._grown_at_bps, self._before, self.allowed = rate_bps, self.allowed, more
         return True

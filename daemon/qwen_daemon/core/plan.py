@@ -12,8 +12,7 @@ from typing import Literal
 from qwen_api.events import CheckedFile, Finding
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.seals import Seal
-
-SMALL_BYTES = 1 << 20  # configs and indexes: fetched first, so that a broken repository shows in seconds
+from qwen_daemon.core.order import file_places
 
 Action = Literal["keep", "link", "hash", "fetch"]
 
@@ -92,11 +91,11 @@ def make_plan(
 ) -> Plan:
     """Decide for every file. `seals` and `kept` (recorded bytes of parts) are by etag; `distrust` hashes everything.
 
-    `components` is the order in which components are wanted; others follow by name.
+    `components` is the order in which a loader wants them; core.order says what comes first besides.
     """
     steps = [_step(file, found.get(file.path, Found()), seals, kept, distrust) for file in manifest.files]
-    rank = {name: index for index, name in enumerate(components)}
-    return Plan(steps=tuple(sorted(steps, key=lambda step: _order(step.file, rank))))
+    places = file_places(manifest.files, components)
+    return Plan(steps=tuple(sorted(steps, key=lambda step: places[step.file.path])))
 
 
 def _step(file: WantedFile, found: Found, seals: Mapping[str, Seal], kept: Mapping[str, int], distrust: bool) -> Step:
@@ -121,8 +120,3 @@ def _finding(file: WantedFile, found: Found, seals: Mapping[str, Seal], distrust
             return "empty"
         return "short" if found.seal.size_bytes < file.size_bytes else "long"
     return "present" if not distrust and seals.get(file.etag) == found.seal else "unverified"
-
-
-def _order(file: WantedFile, rank: Mapping[str, int]) -> tuple[bool, int, str]:
-    is_large = file.size_bytes > SMALL_BYTES
-    return (is_large, rank.get(file.component, len(rank)), file.path)

@@ -165,6 +165,21 @@ class Segments:
         return lease
 
 
+def lease_bytes(
+    left_bytes: int, streams: int, *, at_least: int, at_most: int, window_bytes: int, segment_bytes: int = SEGMENT_BYTES
+) -> int:
+    """How much each of `streams` connections should take, so that the last ones end together.
+
+    As few rounds as `at_most` and the window allow, all of the same size: each round costs every connection a first
+    byte's wait, and a short last round leaves most of them with nothing to do. In whole segments.
+    """
+    window_bytes = min(window_bytes, max(left_bytes, window_bytes // 2))  # near the end the hash must not be far behind
+    at_most = max(at_least, min(at_most, window_bytes // streams))
+    rounds = max(1, -(-left_bytes // (streams * at_most)))
+    even = -(-left_bytes // (streams * rounds))
+    return min(at_most, max(at_least, -(-even // segment_bytes) * segment_bytes))
+
+
 def holes_between(spans: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int, int]]:
     """What the recorded stretches (sorted, disjoint) leave out of a file."""
     holes, position = [], 0

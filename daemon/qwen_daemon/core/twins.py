@@ -15,7 +15,7 @@ import msgspec
 from qwen_api.events import AdoptedHow
 from qwen_api.manifest import WantedFile
 from qwen_api.seals import Seal
-from qwen_daemon.core.plan import SMALL_BYTES
+from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.spans import Span
 
 SHARED_STORE = ""  # the "repository" of what lies in huggingface_hub's store for all repositories

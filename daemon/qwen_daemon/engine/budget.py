@@ -8,34 +8,47 @@ next. Which model has which rank is engine.controls' business.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
+from collections.abc import Callable, Collection
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
+from heapq import heapify, heappop, heappush
 from types import TracebackType
 
+from qwen_daemon.core.order import Place
 
-@dataclass(eq=False)
+
 class Rank:
-    """How important one model is, the greater the sooner; changing `value` moves all that wait under it."""
+    """Where one who waits stands, as long as it lasts: its own place, or the best of those who wait for it.
 
-    value: int = 0
+    `lenders` are the ranks of those who wait for what its owner holds: whoever holds up the important is important.
+    """
+
+    def __init__(self, place: Callable[[], Place] = Place) -> None:
+        self._place = place
+        self.lenders: Collection[Rank] = ()
+
+    @property
+    def place(self) -> Place:
+        """The place now."""
+        return min([self._place(), *(lender.place for lender in self.lenders)])
 
 
-DEFAULT_RANK = Rank()  # never changed: for those who do not say
+DEFAULT_RANK = Rank()  # for those who do not say
 
 
 class Slots:
     """`size` slots: `async with slots.slot(rank):`, or `async with slots:` for no rank in particular.
 
-    Among those who wait the highest rank is served first, and within a rank who came first. A cancelled waiter takes
-    nothing with it. Getting a free slot does not suspend.
+    Among those who wait the smallest place is served first, and among equal ones who came first. Places may change
+    while they wait; `reorder` must be told. A cancelled waiter takes nothing with it. Getting a free slot does not
+    suspend.
     """
 
     def __init__(self, size: int) -> None:
         self._size = _checked(size)
         self._used = 0
-        self._asked = 0  # numbers those who wait, so that equal ranks are served in the order they came
-        self._waiting: dict[Rank, deque[tuple[int, asyncio.Future[None]]]] = {}
+        self._asked = 0  # numbers those who wait, so that equal places are served in the order they came
+        self._waiting: list[tuple[Place, int, Rank, asyncio.Future[None]]] = []  # a heap, with some who are gone
+        self._is_sorted = True
 
     @property
     def size(self) -> int:
@@ -55,12 +68,16 @@ class Slots:
     @property
     def waiting(self) -> int:
         """How many wait for one."""
-        return sum(not passed.done() for line in self._waiting.values() for _, passed in line)
+        return sum(not passed.done() for *_, passed in self._waiting)
 
     def resize(self, size: int) -> None:
         """So many slots from now on; with fewer, those who are at work finish first."""
         self._size = _checked(size)
         self._serve()
+
+    def reorder(self) -> None:
+        """Places have changed: they are looked at again before the next one is served."""
+        self._is_sorted = False
 
     def slot(self, rank: Rank = DEFAULT_RANK) -> AbstractAsyncContextManager[None]:
         """One slot for as long as the context lasts."""
@@ -73,14 +90,14 @@ class Slots:
             return
         passed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._asked += 1
-        self._waiting.setdefault(rank, deque()).append((self._asked, passed))
+        heappush(self._waiting, (rank.place, self._asked, rank, passed))
         try:
             await passed
         except asyncio.CancelledError:
             if passed.done() and not passed.cancelled():
                 self.release()  # it was given in the same turn of the loop
             else:
-                self._forget(rank)
+                self._is_sorted = False  # sorting forgets who is gone
             raise
 
     def release(self) -> None:
@@ -107,25 +124,11 @@ class Slots:
 
     def _next(self) -> asyncio.Future[None] | None:
         """Whoever is served next, taken out of the line."""
-        for rank in list(self._waiting):
-            self._forget(rank)
-        if not self._waiting:
-            return None
-        # A few ranks (one for each model), thousands of files: only the heads of the lines are compared.
-        best = max(self._waiting, key=lambda rank: (rank.value, -self._waiting[rank][0][0]))
-        _, passed = self._waiting[best].popleft()
-        self._forget(best)
-        return passed
-
-    def _forget(self, rank: Rank) -> None:
-        """Drop those at the head of a line who are gone, and the line itself if it is empty."""
-        line = self._waiting.get(rank)
-        if line is None:
-            return
-        while line and line[0][1].done():
-            line.popleft()
-        if not line:
-            del self._waiting[rank]
+        if not self._is_sorted:
+            self._waiting = [(r.place, asked, r, passed) for _, asked, r, passed in self._waiting if not passed.done()]
+            heapify(self._waiting)
+            self._is_sorted = True
+        return heappop(self._waiting)[-1] if self._waiting else None
 
 
 class _Slot(AbstractAsyncContextManager[None]):

@@ -1,12 +1,16 @@
 """Who opens the next connection: one budget for the whole daemon, shared by the files in flight.
 
 A file without any goes first (more files at once are better than more streams per file: their hashes run side by
-side); then the file that would otherwise be done last. What a connection fetches is the file's business.
+side); then the files of the component that is wanted first, and among them the one that would otherwise be done last.
+What a connection fetches is the file's business.
 """
 
 from __future__ import annotations
 
 from typing import Protocol
+
+from qwen_daemon.core.order import Place
+from qwen_daemon.engine.budget import DEFAULT_RANK, Rank
 
 
 class Fetching(Protocol):
@@ -35,7 +39,7 @@ class Connections:
     def __init__(self, count_max: int) -> None:
         self._count_max = count_max
         self._open = 0
-        self._fetching: list[Fetching] = []
+        self._fetching: dict[Fetching, Rank] = {}
         self._remembered_bps = 0.0  # what the last connection that did its work gave
 
     @property
@@ -53,14 +57,14 @@ class Connections:
         left_bytes = sum(each.left_bytes() for each in self._fetching)
         return max(1, round(self._count_max * mine.left_bytes() / left_bytes)) if left_bytes else 1
 
-    def join(self, fetching: Fetching) -> None:
+    def join(self, fetching: Fetching, rank: Rank = DEFAULT_RANK) -> None:
         """A file begins; it is asked at once."""
-        self._fetching.append(fetching)
+        self._fetching[fetching] = rank
         self.fill()
 
     def leave(self, fetching: Fetching) -> None:
         """A file ends; its connections have been released."""
-        self._fetching.remove(fetching)
+        del self._fetching[fetching]
         self.fill()
 
     def release(self) -> None:
@@ -75,7 +79,12 @@ class Connections:
             if not wanting:
                 return
             self._open += 1
-            max(wanting, key=_need).open_stream()
+            min(wanting, key=self._turn).open_stream()
+
+    def _turn(self, fetching: Fetching) -> tuple[bool, Place, float]:
+        """The smallest is next."""
+        place = self._fetching[fetching].place.of_component
+        return fetching.streams > 0, place, -fetching.left_bytes() / (fetching.streams + 1)
 
     def others_bps(self, mine: Fetching) -> list[float]:
         """What the connections of the other files give."""
@@ -93,7 +102,3 @@ class Connections:
     def doubt(self) -> None:
         """Something was cut because of what is remembered: believe it less, for the whole line may be slower now."""
         self._remembered_bps /= 4
-
-
-def _need(fetching: Fetching) -> tuple[bool, float]:
-    return fetching.streams == 0, fetching.left_bytes() / (fetching.streams + 1)

@@ -14,7 +14,8 @@ import msgspec
 
 from qwen_api import events as e
 from qwen_api.commands import SetLimits
-from qwen_daemon.engine.budget import Rank, Slots
+from qwen_daemon.engine.budget import Slots
+from qwen_daemon.engine.file_controls import FileControls
 from qwen_daemon.engine.limiter import Gate, Limiter, Monotonic, RateLimit
 
 
@@ -28,11 +29,11 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, kw_only=True)
 class ModelControls:
-    """One model's: `limiter` joins its own limit with the daemon's, `rank` is its place among those who wait."""
+    """One model's: `limiter` joins its own limit with the daemon's, `files` has its priority and all about files."""
 
     limit: RateLimit
     limiter: Limiter
-    rank: Rank
+    files: FileControls
 
 
 class Controls:
@@ -51,6 +52,7 @@ class Controls:
         self._gate = Gate(clock)
         self._whole = RateLimit(self._gate, limits.rate_limit_bps)
         self._models: dict[str, ModelControls] = {}
+        self._turns = 0
         self.files = Slots(limits.max_files)
 
     @property
@@ -63,7 +65,9 @@ class Controls:
         known = self._models.get(model)
         if known is None:
             limit = RateLimit(self._gate)
-            known = ModelControls(limit=limit, limiter=Limiter(self._whole, limit), rank=Rank())
+            self._turns += 1
+            files = FileControls(self._turns, self.files.reorder)
+            known = ModelControls(limit=limit, limiter=Limiter(self._whole, limit), files=files)
             self._models[model] = known
         return known
 
@@ -95,7 +99,7 @@ class Controls:
 
     def limit(self, model: str, rate_limit_bps: int | None) -> None:
         """Limit one model's speed, besides the whole daemon's."""
-        self.want(model, rate_limit_bps, self.of(model).rank.value)
+        self.want(model, rate_limit_bps, self.of(model).files.priority)
 
     def prioritise(self, model: str, priority: int) -> None:
         """Begin this model's files before those of models with a lower priority; what is under way goes on."""
@@ -104,10 +108,10 @@ class Controls:
     def want(self, model: str, rate_limit_bps: int | None, priority: int) -> None:
         """The model is wanted with these."""
         controls = self.of(model)
-        if (controls.limit.rate_bps, controls.rank.value) == (rate_limit_bps, priority):
+        if (controls.limit.rate_bps, controls.files.priority) == (rate_limit_bps, priority):
             return
         controls.limit.set(rate_limit_bps)
-        controls.rank.value = priority
+        controls.files.priority = priority
         self._publish(e.ModelLimitsChanged(model=model, rate_limit_bps=rate_limit_bps or 0, priority=priority))
 
     def _apply(self, changes: dict[str, object]) -> None:

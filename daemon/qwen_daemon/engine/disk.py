@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from qwen_daemon.engine.batch import WAITING_FILES_MAX
-from qwen_daemon.engine.budget import Slots
+from qwen_daemon.engine.budget import Rank, Slots
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Seals, Store, Twins
 
@@ -28,22 +28,52 @@ class Disk:
 
 
 class Contents:
-    """One fetch of a content at a time, over all models: whoever had to wait may find it here afterwards."""
+    """One fetch of a content at a time, over all models: whoever had to wait may find it here afterwards.
 
-    def __init__(self) -> None:
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+    Whoever holds a content has the rank of the most important one that waits for it; `reorder` is called when that
+    may have moved somebody forward.
+    """
+
+    def __init__(self, reorder: Callable[[], None] = lambda: None) -> None:
+        self._reorder = reorder
+        self._contents: WeakValueDictionary[str, _Content] = WeakValueDictionary()
         self._brought: set[str] = set()
 
     @asynccontextmanager
-    async def hold(self, etag: str) -> AsyncIterator[bool]:
+    async def hold(self, etag: str, rank: Rank) -> AsyncIterator[bool]:
         """Hold the content; gives True if it was brought since the daemon began, so that it may be here by now."""
-        lock = self._locks.setdefault(etag, asyncio.Lock())
-        async with lock:
+        content = self._contents.setdefault(etag, _Content())
+        async with content.held(rank, self._reorder):
             yield etag in self._brought
 
     def brought(self, etag: str) -> None:
         """The content was fetched and published."""
         self._brought.add(etag)
+
+
+class _Content:
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        self._waiting: set[Rank] = set()
+
+    @asynccontextmanager
+    async def held(self, rank: Rank, reorder: Callable[[], None]) -> AsyncIterator[None]:
+        self._waiting.add(rank)
+        try:
+            if self._lock.locked():
+                reorder()
+            await self._lock.acquire()
+        except asyncio.CancelledError:
+            reorder()
+            raise
+        finally:
+            self._waiting.discard(rank)
+        rank.lenders = self._waiting
+        try:
+            yield
+        finally:
+            rank.lenders = ()
+            self._lock.release()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,5 +86,5 @@ class Budget:
     files: Slots
     connections: Connections
     hashes: asyncio.Semaphore
-    contents: Contents = field(default_factory=Contents)
+    contents: Contents
     batched: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_FILES_MAX))

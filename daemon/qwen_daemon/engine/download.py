@@ -16,7 +16,7 @@ from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.growth import Growth
 from qwen_daemon.core.pace import Pace
-from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Segments, holes_between
+from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Segments, holes_between, lease_bytes
 from qwen_daemon.core.slowness import (
     FIRST_BYTE_S,
     is_slow,
@@ -25,6 +25,7 @@ from qwen_daemon.core.slowness import (
     streams_under,
 )
 from qwen_daemon.core.spans import Span
+from qwen_daemon.engine.budget import DEFAULT_RANK, Rank
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
 from qwen_daemon.engine.connections import Connections
@@ -42,7 +43,7 @@ class Tuning:
 
     segment_bytes: int = SEGMENT_BYTES
     batch_bytes: int = 1 << 20  # one write and one hash call per batch; 64 KiB batches cost four times the CPU
-    window_bytes: int = 1 << 30  # ahead of the hash: it catches up with so much in under a second
+    window_bytes: int = 4 << 30  # ahead of the hash, half of it near the end: it catches up with 2 GiB in a second
     lease_min_bytes: int = 32 << 20  # less does not outlast the first byte's wait
     lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
     eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
@@ -76,6 +77,7 @@ class Download:
         connections: Connections,
         limit: Limit = NoLimit(),  # noqa: B008 - it has no state
         tuning: Tuning = Tuning(),
+        rank: Rank = DEFAULT_RANK,
     ) -> None:
         self._source = source
         self._file = source.file
@@ -87,6 +89,7 @@ class Download:
         self._connections = connections
         self._limit = limit
         self._tuning = tuning
+        self._rank = rank
         self._segments = Segments(())
         self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
@@ -109,7 +112,7 @@ class Download:
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
         self._damaged: list[Span] = []
         self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
-        self._connections.join(self)
+        self._connections.join(self, self._rank)
         try:
             async with beside(self._checkpoints.now_and_then()), beside(self._compare_now_and_then()):
                 await self._follow(resumed)
@@ -175,9 +178,14 @@ class Download:
             return self._file.size_bytes
         if self._streams_limit() == 1:
             return tuning.lease_max_bytes  # also under a low speed limit: it may be lifted long before the end
-        expected = max(self.streams + 1, self._connections.share(self))
-        even = min(self._segments.left_bytes, tuning.window_bytes) // expected
-        return min(tuning.lease_max_bytes, max(tuning.lease_min_bytes, even))
+        return lease_bytes(
+            self._segments.left_bytes,
+            max(self.streams + 1, self._connections.share(self)),
+            at_least=tuning.lease_min_bytes,
+            at_most=tuning.lease_max_bytes,
+            window_bytes=tuning.window_bytes,
+            segment_bytes=tuning.segment_bytes,
+        )
 
     def _victim(self) -> Lease | None:
         rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}

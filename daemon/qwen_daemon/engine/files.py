@@ -1,28 +1,26 @@
-"""The wanted files of one commit, one by one: hash what is there unproven, fetch what is not, retry, publish, seal.
+"""The wanted files of one commit, one by one: hash what is there unproven, fetch what is not, publish, seal.
 
-Each file has its own tries; the count of files in flight is one budget for the whole daemon. A file counts as verified
-only after it is published and durable. The round (what a model needs as a whole) stands in engine.round.
+The count of files in flight is one budget for the whole daemon. A file counts as verified only after it is published
+and durable. Tries and pauses stand in engine.fetches, the round (what a model needs as a whole) in engine.round.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from qwen_api import events as e
 from qwen_api.manifest import Manifest, WantedFile
-from qwen_daemon.core.attempts import Again, Attempts, GiveUp, after_trouble
-from qwen_daemon.core.backoff import ATTEMPTS_MAX
 from qwen_daemon.core.digest import algorithm_of
-from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryAgain, TryLater
+from qwen_daemon.core.errors import StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.batch import Batch
-from qwen_daemon.engine.cancel import finish, wait
+from qwen_daemon.engine.budget import Rank
+from qwen_daemon.engine.cancel import finish
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.download import Download
@@ -34,19 +32,9 @@ from qwen_daemon.ports import Clock, Origin
 LOCKED_PAUSE_S = 5.0  # how often a file that another program is downloading is looked at again
 
 
-@dataclass(frozen=True, kw_only=True)
-class Failure:
-    """A file that could not be had in this round."""
-
-    path: str
-    code: str
-    detail: str
-    needs_human: bool
-
-
 @dataclass
 class Files:
-    """Works on the files of one commit; `failures` says what could not be had."""
+    """Works on the files of one commit, one step at a time."""
 
     manifest: Manifest
     model: str
@@ -57,10 +45,8 @@ class Files:
     controls: ModelControls
     transfers: Transfers
     publish: Callable[[e.Event], int]
-    hurry: asyncio.Event  # set by "retry now": every wait between tries ends
     verified: Callable[[WantedFile], None]
     adoption: Adoption
-    failures: list[Failure] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals)
@@ -111,39 +97,28 @@ class Files:
         if part is not None:
             await self.disk.blobs.drop_part(self.manifest.repo, part)
 
-    async def fetch(self, steps: list[Step], found: Found) -> None:
-        """Fetch one content (the steps differ in path only) with its tries; a failure is noted, not raised.
+    async def fetch(self, steps: list[Step], found: Found, attempt: int) -> bool:
+        """One try at one content (the steps differ in path only): True if it was adopted after all, False if it came.
 
-        Raises MakeRoom when the disk is full: that concerns the whole job.
+        What came has still to be told, by `tell_fetched`. Raises Troubles; MakeRoom concerns the whole job.
         """
-        file, attempts, started_s = steps[0].file, Attempts(), self.clock.monotonic_s()
-        attempt = 1
-        while True:
-            received_before = self.transfers.received_bytes(file.path)
-            try:
-                async with self.budget.contents.hold(file.etag) as was_brought:
-                    # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
-                    may_be_here = was_brought or not is_small(file.size_bytes)
-                    if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
-                        return
-                    if not is_small(file.size_bytes):
-                        async with self.budget.files.slot(self.controls.rank):
-                            await self._try(file, found, attempt)
-                    elif not was_brought or not await self._came_meanwhile(file, found):
-                        await self._try_small(file, attempt)
-                break
-            except MakeRoom:
-                raise
-            except Trouble as error:
-                trouble = error
-            received = self.transfers.received_bytes(file.path) - received_before
-            decision = after_trouble(attempts, trouble, received_bytes=received, dice=self.clock.dice())
-            if isinstance(decision, GiveUp):
-                self._fail(steps, decision)
-                return
-            attempts, attempt = decision.attempts, decision.attempt
-            await self._wait(file, decision, trouble)
-        await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
+        file = steps[0].file
+        rank = self.controls.files.rank(file.path)
+        async with self.budget.contents.hold(file.etag, rank) as was_brought:
+            # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
+            may_be_here = was_brought or not is_small(file.size_bytes)
+            if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
+                return True
+            if not is_small(file.size_bytes):
+                async with self.budget.files.slot(rank):
+                    await self._try(file, found, attempt, rank)
+            elif not was_brought or not await self._came_meanwhile(file, found):
+                await self._try_small(file, attempt, rank)
+        return False
+
+    async def tell_fetched(self, steps: list[Step], started_s: float) -> None:
+        """The content is here: the other paths that have it are linked, and all are told."""
+        await self._announce(steps[0].file, duration_s=self.clock.monotonic_s() - started_s)
         await self._link_all(steps[1:], started_s)
 
     async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
@@ -162,16 +137,16 @@ class Files:
             await self.disk.store.publish(self.manifest, step.file, None)
             await self._announce(step.file, duration_s=self.clock.monotonic_s() - started_s)
 
-    async def _try_small(self, file: WantedFile, attempt: int) -> None:
+    async def _try_small(self, file: WantedFile, attempt: int, rank: Rank) -> None:
         """Without huggingface_hub's lock: to fetch a small file twice at once costs less than to ask for it."""
         async with AsyncExitStack() as room:
-            async with self.budget.files.slot(self.controls.rank):
+            async with self.budget.files.slot(rank):
                 self.publish(
                     e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes)
                 )
                 with self.transfers.watch(file) as transfer:
                     digest, content = await fetch_small(
-                        self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter
+                        self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter, rank
                     )
                 self._refuse_wrong(file, digest)
                 await room.enter_async_context(self.budget.batched)
@@ -181,7 +156,7 @@ class Files:
     def _source(self, file: WantedFile) -> Source:
         return Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
 
-    async def _try(self, file: WantedFile, found: Found, attempt: int) -> None:
+    async def _try(self, file: WantedFile, found: Found, attempt: int, rank: Rank) -> None:
         async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
             if not held:
                 raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
@@ -203,6 +178,7 @@ class Files:
                             transfer,
                             self.budget.connections,
                             self.controls.limiter,
+                            rank=rank,
                         )
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
@@ -254,6 +230,7 @@ class Files:
     def _refuse_wrong(self, file: WantedFile, digest: str) -> None:
         """The whole file is here; if it is not the Hub's, what the network lied about is thrown away."""
         if digest != file.etag:
+            self.origin.distrust(self.manifest.repo, file)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )
@@ -272,27 +249,5 @@ class Files:
         )
         self.verified(file)
 
-    async def _wait(self, file: WantedFile, again: Again, trouble: Trouble) -> None:
-        self.publish(
-            e.FileRetry(
-                model=self.model,
-                path=file.path,
-                attempt=again.attempt,
-                attempts_max=ATTEMPTS_MAX,
-                retry_at=self.clock.utc(again.delay_s),
-                code=trouble.code,
-                detail=trouble.detail,
-            )
-        )
-        await wait(self.hurry, again.delay_s)
-
     def _resumed(self, file: WantedFile, kept_bytes: int) -> None:
         self.publish(e.FileResumed(model=self.model, path=file.path, kept_bytes=kept_bytes, size_bytes=file.size_bytes))
-
-    def _fail(self, steps: list[Step], decision: GiveUp) -> None:
-        for step in steps:
-            path = step.file.path
-            self.failures.append(
-                Failure(path=path, code=decision.code, detail=decision.detail, needs_human=decision.needs_human)
-            )
-            self.publish(e.FileFailed(model=self.model, path=path, code=decision.code, detail=decision.detail))

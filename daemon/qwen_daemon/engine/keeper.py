@@ -21,7 +21,8 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
-from qwen_daemon.engine.round import Outcome, Round
+from qwen_daemon.engine.outcome import Outcome
+from qwen_daemon.engine.round import Round
 from qwen_daemon.engine.world import World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
@@ -116,6 +117,7 @@ class Keeper:
     def retry(self) -> None:
         """Cut every wait short."""
         self._hurry.set()
+        self._world.controls.of(self.ref.key).files.call()
         self._failed_rounds = 0
         self.wake("command")
 
@@ -129,6 +131,12 @@ class Keeper:
         self._paused = False
         self.wake("command")
 
+    def nudge(self, *, also_after_round: bool) -> None:
+        """What may be fetched has changed: an incomplete model is looked at again, unless a round does so already."""
+        if not self.complete and (also_after_round or self._this is None):
+            self._failed_rounds = 0
+            self.wake("command")
+
     def change(self, wanted: AddModel) -> None:
         """Other patterns or another policy from now on."""
         self.wanted = wanted
@@ -137,7 +145,8 @@ class Keeper:
     def _interrupt(self, reason: str) -> None:
         self.wake(reason)
         if self._scope is not None:
-            self._scope.reschedule(asyncio.get_running_loop().time())
+            scope, self._scope = self._scope, None  # once: a scope that expires cannot be told so again
+            scope.reschedule(asyncio.get_running_loop().time())
 
     async def _round(self) -> float:
         """One round, told; returns how long to wait for the next if nothing happens."""
@@ -195,7 +204,7 @@ class Keeper:
         if outcome.needs_human:
             self._say("failed", outcome.code, outcome.detail)
             return FAR_S
-        if outcome.code == "E_OFFLINE":
+        if outcome.code in ("E_OFFLINE", e.FILES_PAUSED):  # nothing may be fetched that is still missing
             self._say("incomplete", outcome.code, outcome.detail)
             return self._rhythm.check_s
         self._failed_rounds += 1
@@ -253,7 +262,7 @@ class Keeper:
             await clock.sleep(max(0.0, self._hub_asked_s + self._rhythm.hub_s - clock.monotonic_s()))
             self._hub_asked_s = clock.monotonic_s()
             try:
-                commit = await self._world.hub.resolve(self.ref)
+                commit = await self._world.supply(self.ref.key).resolve(self.ref)
                 if self.manifest is not None and commit not in (self.manifest.commit, self._told_commit):
                     await self._moved(commit)
             except Trouble:

@@ -37,6 +37,7 @@ class Lookup:
         """The files that are wanted of the commit, told if they are others than `last`. Raises Troubles."""
         commit = await self._commit()
         world, source = self.world, "cache"
+        hub = world.supply(self.ref.key)
         whole: Manifest | None = None
         raw = await world.listings.listed(self.ref.repo, commit)
         if raw is not None:
@@ -46,7 +47,7 @@ class Lookup:
             if world.offline:
                 raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache has no listing of this commit")
             source = "hub"
-            whole = await self._patiently(lambda: world.hub.list_files(self.ref.repo, commit))
+            whole = await self._patiently(lambda: hub.list_files(self.ref.repo, commit))
             await world.disk.store.begin(whole, self.ref)
         manifest = world.select(whole, self.wanted.include, self.wanted.exclude)
         if not whole.files:
@@ -82,7 +83,7 @@ class Lookup:
                 raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache does not know this revision")
         else:
             try:
-                commit = await self._patiently(lambda: world.hub.resolve(self.ref))
+                commit = await self._patiently(lambda: world.supply(self.ref.key).resolve(self.ref))
             except TryAgain:
                 commit = known or await world.listings.ref(self.ref)
                 if commit is None:

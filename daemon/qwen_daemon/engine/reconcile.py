@@ -19,6 +19,7 @@ from qwen_api.manifest import Manifest
 from qwen_api.models import parse_model
 from qwen_daemon.core.errors import Configured, UnknownModel
 from qwen_daemon.engine.adopt import renew_seals, sealed_twins
+from qwen_daemon.engine.file_orders import FileOrders
 from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
 from qwen_daemon.engine.world import World
 
@@ -161,6 +162,15 @@ class Engine:
         """See Controls.prioritise."""
         self._keeper(key)
         self._world.controls.prioritise(key, priority)
+
+    def files(self, key: str) -> FileOrders:
+        """Commands about single files."""
+        return FileOrders(self._keeper(key), self._world.controls.of(key).files, self._world.publish)
+
+    def order_components(self, key: str, components: Sequence[str]) -> None:
+        """A loader loads a model's components in this order, so they are fetched in it from the next free slot on."""
+        if key in self._keepers:
+            self._world.controls.of(key).files.order(components)
 
     def recheck(self, reason: str) -> None:
         """Look at every model again."""

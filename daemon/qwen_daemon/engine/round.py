@@ -21,26 +21,16 @@ from qwen_daemon.core.plan import Found, Plan, Step, make_plan
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import beside, together
-from qwen_daemon.engine.files import Failure, Files
+from qwen_daemon.engine.fetches import Fetches
+from qwen_daemon.engine.file_controls import FileControls
+from qwen_daemon.engine.files import Files
 from qwen_daemon.engine.lookup import Lookup
+from qwen_daemon.engine.outcome import Outcome, failed, paused
 from qwen_daemon.engine.transfers import Transfers
 from qwen_daemon.engine.world import World
 from qwen_daemon.ports import Structure
 
 LOOKS_MAX = 5  # a folder that changes faster than it is verified is not called complete
-
-
-@dataclass(frozen=True, kw_only=True)
-class Outcome:
-    """How a round ended. `manifest` is the commit's, if it got that far."""
-
-    complete: bool
-    manifest: Manifest | None
-    worked: bool = False  # something had to be hashed, linked or fetched
-    structure: Structure | None = None  # known once complete
-    code: str = ""
-    detail: str = ""
-    needs_human: bool = False
 
 
 @dataclass
@@ -63,6 +53,7 @@ class Round:
         try:
             lookup = Lookup(world=self.world, ref=self.ref, wanted=self.wanted, reason=self.reason, hurry=self.hurry)
             self.manifest = await lookup.manifest(last)
+            self._controls.want(self.manifest.files)
             return await self._complete(self.manifest)
         except MakeRoom:
             raise
@@ -86,9 +77,11 @@ class Round:
             self._tell_plan(manifest, proven if self._is_still_complete else plan, first=looks == 0)
             if plan.is_done:
                 return replace(await self._finish(manifest), worked=looks > 0)
-            failures = await self._carry_out(manifest, plan, found)
-            if failures:
-                return _failed(manifest, failures)
+            fetches = await self._carry_out(manifest, plan, found)
+            if fetches.failures:
+                return failed(manifest, fetches.failures)
+            if fetches.paused:
+                return paused(manifest, len(fetches.paused))
             distrust = False
         raise TryAgain("E_DISK_CHANGING", "files of this model are being changed while they are verified")
 
@@ -100,9 +93,11 @@ class Round:
             self.world.publish(e.ModelChanged(model=self.ref.key, paths=changed))
         self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
 
-    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> list[Failure]:
+    async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> Fetches:
         if not self._is_still_complete:
-            await self._not_complete("downloading" if plan.of("fetch") else "checking")
+            await self._not_complete(
+                "downloading" if any(not self._is_paused([step]) for step in plan.of("fetch")) else "checking"
+            )
         transfers = Transfers(
             self.ref.key,
             self.world.clock,
@@ -111,21 +106,22 @@ class Round:
             is_complete=self._is_still_complete,
         )
         files = self._files(manifest, transfers, plan)
+        fetches = Fetches(files, found)
         try:
             async with beside(transfers.tell()):
-                await self._work(files, plan, found)
+                await self._work(files, fetches, plan, found)
         except Trouble:
             if self._is_still_complete:
                 await self._not_complete("checking")
             raise
-        return files.failures
+        return fetches
 
     async def _not_complete(self, state: e.ModelState) -> None:
         self._is_still_complete = False
         await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
         self._say(state)
 
-    async def _work(self, files: Files, plan: Plan, found: dict[str, Found]) -> None:
+    async def _work(self, files: Files, fetches: Fetches, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
             await files.link(step)
         # The largest first, so that the end is not one core with one long file.
@@ -139,12 +135,14 @@ class Round:
             contents.setdefault(step.file.etag, []).append(step)
             if found[step.file.path].seal is not None:
                 await files.adoption.distrust(step.file)
+        held = [group for group in contents.values() if self._is_paused(group)]
         try:
-            groups = await self._adopt(files, list(contents.values()))
+            groups = await self._adopt(files, [group for group in contents.values() if not self._is_paused(group)])
             if groups and self.world.offline:
                 count = sum(map(len, groups))
                 raise TryAgain("E_OFFLINE", f"{count} files are missing or wrong, and nothing may be fetched")
-            await self._fetch(files, groups, plan, found)
+            await self._announce_fetch(files, groups, plan)
+            await fetches.bring([*groups, *held])
         finally:
             self.world.room.release(self.ref.key)
             for repo in files.adoption.touched:
@@ -172,7 +170,8 @@ class Round:
         adopted = await together(files.adopt(group, ways(group[0].file)) for group in groups)
         return [group for group, is_done in zip(groups, adopted, strict=True) if not is_done]
 
-    async def _fetch(self, files: Files, groups: list[list[Step]], plan: Plan, found: dict[str, Found]) -> None:
+    async def _announce_fetch(self, files: Files, groups: list[list[Step]], plan: Plan) -> None:
+        """Claim the room and say what comes. A file that is paused now asks for none, also if it is resumed later."""
         firsts = [group[0] for group in groups]
         fetch_bytes = sum(step.fetch_bytes for step in firsts)
         free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
@@ -190,7 +189,6 @@ class Round:
                 verify_files=len(plan.of("hash")),
             )
         )
-        await together(files.fetch(group, found[group[0].file.path]) for group in groups)
 
     async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
         if await files.hash(step, found):
@@ -217,7 +215,17 @@ class Round:
         seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
         unsure = [file for file in manifest.files if seals.get(file.etag) is None or found[file.path].seal is None]
         kept = await disk.ledger.kept_bytes(manifest.repo, unsure)
-        return await asyncio.to_thread(make_plan, manifest, found, seals, kept, distrust=distrust)
+        components = self._controls.components
+        return await asyncio.to_thread(
+            make_plan, manifest, found, seals, kept, distrust=distrust, components=components
+        )
+
+    @property
+    def _controls(self) -> FileControls:
+        return self.world.controls.of(self.ref.key).files
+
+    def _is_paused(self, group: Sequence[Step]) -> bool:
+        return all(self._controls.is_paused(step.file.path) for step in group)
 
     def _files(self, manifest: Manifest, transfers: Transfers, plan: Plan) -> Files:
         world = self.world
@@ -238,13 +246,12 @@ class Round:
             manifest=manifest,
             model=self.ref.key,
             disk=world.disk,
-            origin=world.origin,
+            origin=world.supply(self.ref.key),
             clock=world.clock,
             budget=world.budget,
             controls=world.controls.of(self.ref.key),
             transfers=transfers,
             publish=world.publish,
-            hurry=self.hurry,
             verified=verified,
             adoption=Adoption(
                 manifest=manifest,
@@ -288,13 +295,6 @@ def _checked(model: str, manifest: Manifest, reason: str, plan: Plan) -> e.Model
         unverified=findings.count("unverified"),
         missing_bytes=plan.fetch_bytes,
     )
-
-
-def _failed(manifest: Manifest, failures: list[Failure]) -> Outcome:
-    """What the model's state says of its failed files: the one that needs a human first, and how many there are."""
-    first = min(failures, key=lambda failure: (not failure.needs_human, failure.path))
-    detail = f"{first.path}: {first.detail}" + (f" (and {len(failures) - 1} more)" if len(failures) > 1 else "")
-    return Outcome(complete=False, manifest=manifest, code=first.code, detail=detail, needs_human=first.needs_human)
 
 
 def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Seal], structure: Structure) -> Ready:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 
 from qwen_daemon.core.digest import new_hash
-from qwen_daemon.core.plan import SMALL_BYTES
+from qwen_daemon.core.order import SMALL_BYTES
+from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.download import Transfer
 from qwen_daemon.engine.stream import Limit, Source
@@ -46,11 +47,11 @@ class _One:
 
 
 async def fetch_small(
-    source: Source, clock: Clock, transfer: Transfer, connections: Connections, limit: Limit
+    source: Source, clock: Clock, transfer: Transfer, connections: Connections, limit: Limit, rank: Rank
 ) -> tuple[str, bytes]:
     """Fetch a small file: its hash and its content. Raises Troubles."""
     one = _One(source.file.size_bytes)
-    connections.join(one)
+    connections.join(one, rank)
     try:
         await one.opened.wait()
         content = await _receive(source, clock, transfer, limit)

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 from qwen_api import events as e
 from qwen_api.manifest import WantedFile
+from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_CUT_S, STALL_NOTICE_S, Pace
-from qwen_daemon.core.plan import SMALL_BYTES
 from qwen_daemon.engine.download import Transfer
 from qwen_daemon.ports import Clock
 

@@ -10,16 +10,17 @@ from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
 from qwen_daemon.engine.controls import Controls
 from qwen_daemon.engine.disk import Budget, Disk
+from qwen_daemon.engine.endpoints import Endpoints
 from qwen_daemon.engine.room import Room
-from qwen_daemon.ports import Clock, Desires, Hub, Listings, Origin, Structure
+from qwen_daemon.engine.supply import Supply
+from qwen_daemon.ports import Clock, Desires, Listings, Structure
 
 
 @dataclass(frozen=True, kw_only=True)
 class World:
     """The ports, the shared budgets, and the few functions that only the shell can bring."""
 
-    hub: Hub
-    origin: Origin
+    endpoints: Endpoints
     disk: Disk
     listings: Listings
     desires: Desires
@@ -32,3 +33,7 @@ class World:
     structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
     offline: bool
     look_again: Callable[[str], None] = lambda _repo: None  # its seals were renewed or broken by another model's round
+
+    def supply(self, model: str) -> Supply:
+        """What this model (by key) is asked of and fetched from."""
+        return Supply(self.endpoints, model)

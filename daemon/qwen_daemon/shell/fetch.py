@@ -1,16 +1,16 @@
-"""Bytes from the Hub and its CDN: the only module that makes requests with aiohttp.
+"""Bytes from one endpoint (the Hub, a mirror of it) and its CDN: the only module that makes requests with aiohttp.
 
-Each read is one bounded Range request. Redirects are followed by hand: the token goes to the configured endpoint's
-origin and nowhere else, a signed CDN address is kept per file until the CDN refuses it, and https never becomes http.
-Which answer is acceptable is core.verdict's decision.
+Each read is one bounded Range request. Redirects are followed by hand: the token goes to this endpoint's own origin and
+nowhere else, a signed CDN address is kept per file until the CDN refuses it, and https never becomes http.
+Which answer is acceptable is core.verdict's decision; which endpoint is asked, engine.endpoints'.
 """
 
 from __future__ import annotations
 
 import asyncio
 import ipaddress
+import os
 import ssl
-import urllib.request
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -21,14 +21,16 @@ import aiohttp
 from yarl import URL
 
 from qwen_api.manifest import WantedFile
-from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
+from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
 from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, judge
 from qwen_daemon.ports import Body, Reading
+from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
+from qwen_daemon.shell.proxy import place, proxy_for
 
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
-SIGNED_MAX = 1000  # addresses kept; more files than this are never in flight
+UNRANGED_MAX = 1000  # contents remembered; more files than this are never in flight
 SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
 SHORT_BODY_S = 1.0
 READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
@@ -36,81 +38,113 @@ READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB c
 
 @dataclass(frozen=True, kw_only=True)
 class FetchConfig:
-    """What the configuration decides about requests. `token` reads the current token at each request."""
+    """What the configuration decides about requests, the same for all endpoints."""
 
-    endpoint: str
-    token: Callable[[], str | None]
     user_agent: str
     connect_timeout_s: float
     read_timeout_s: float
     connections_max: int
 
 
+def http_session(config: FetchConfig) -> aiohttp.ClientSession:
+    """The connections that all endpoints share; an async context manager. It carries no token and keeps no cookie."""
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=config.connections_max, ttl_dns_cache=60),
+        timeout=aiohttp.ClientTimeout(
+            total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
+        ),
+        auto_decompress=False,
+        read_bufsize=READ_BUFFER_BYTES,
+        cookie_jar=aiohttp.DummyCookieJar(),
+        headers={"Accept-Encoding": "identity", "User-Agent": config.user_agent},
+    )
+
+
 class HttpOrigin:
-    """ports.Origin over aiohttp. Use as an async context manager; it owns the connection pool."""
+    """ports.Origin over aiohttp, for one endpoint. `token` reads its current token at each request."""
 
-    def __init__(self, config: FetchConfig, *, on_throttled: Callable[[str, float], None]) -> None:
-        self._config = config
+    def __init__(
+        self,
+        session: aiohttp.ClientSession,
+        endpoint: str,
+        token: Callable[[], str | None],
+        *,
+        on_throttled: Callable[[str, float], None],
+    ) -> None:
+        self._session = session
+        self._endpoint = endpoint
+        self._token = token
         self._on_throttled = on_throttled
-        self._hub = _origin(config.endpoint)
-        self._signed: dict[str, str] = {}
+        self._hub = _origin(endpoint)
+        self._addresses = Addresses()
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
-        self._unranged: set[tuple[str, str]] = set()  # contents of which a server sent all when asked for a range
-        self._session: aiohttp.ClientSession | None = None
-        self._proxies = urllib.request.getproxies_environment()  # once: it reads the whole environment
-
-    async def __aenter__(self) -> HttpOrigin:
-        config = self._config
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=config.connections_max, ttl_dns_cache=60),
-            timeout=aiohttp.ClientTimeout(
-                total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
-            ),
-            auto_decompress=False,
-            read_bufsize=READ_BUFFER_BYTES,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            headers={"Accept-Encoding": "identity", "User-Agent": config.user_agent},
-        )
-        return self
-
-    async def __aexit__(self, *exc: object) -> None:
-        if self._session is not None:
-            await self._session.close()
+        self._unranged: dict[tuple[str, str], None] = {}  # contents whose last answer was all of it for a range
 
     def splits(self, repo: str, file: WantedFile) -> bool:
         """See ports.Origin."""
         return (repo, file.etag) not in self._unranged
 
+    def distrust(self, repo: str, file: WantedFile) -> None:
+        """See ports.Origin. There is no elsewhere here; but a proxy's stale answer may be about the ranges too."""
+        self._unranged.pop((repo, file.etag), None)
+
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
-        """See ports.Origin."""
+        """See ports.Origin. Raises StillShut while the server's word to wait holds."""
         asked = Asked(start=start, end=end, size_bytes=file.size_bytes, etag=file.etag, commit=commit)
-        url = f"{self._config.endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
+        url = f"{self._endpoint}/{repo}/resolve/{commit}/{quote(file.path)}"
         return self._read(url, asked, (repo, file.etag))
 
     @asynccontextmanager
-    async def _read(self, resolve_url: str, asked: Asked, content: tuple[str, str]) -> AsyncIterator[Body]:
+    async def _read(self, file_url: str, asked: Asked, content: tuple[str, str]) -> AsyncIterator[Body]:
         response: aiohttp.ClientResponse | None = None
         try:
-            response, take = await self._open(resolve_url, asked)
-            if response.status == 200 and asked.end - asked.start < asked.size_bytes:
-                self._unranged.add(content)
-            yield body_of(response, take, silence_s=self._config.read_timeout_s)
-        except ResolveAgain:
-            self._signed.pop(resolve_url, None)
-            raise
+            response, take = await self._open(file_url, asked)
+            self._learn_ranges(content, response.status, asked)
+            yield body_of(response, take, silence_s=self._session.timeout.sock_read or HEADERS_TIMEOUT_S)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise translate(error) from error
         finally:
             if response is not None:
                 _hang_up(response)
 
-    async def _open(self, resolve_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
-        url = self._signed.get(resolve_url, resolve_url)
+    def _learn_ranges(self, content: tuple[str, str], status: int, asked: Asked) -> None:
+        """Each answer tells anew, so that a server that was mended (or replaced) gets several connections again."""
+        if status == 206:
+            self._unranged.pop(content, None)
+        elif asked.end - asked.start < asked.size_bytes:
+            if len(self._unranged) >= UNRANGED_MAX:
+                self._unranged.pop(next(iter(self._unranged)))
+            self._unranged[content] = None
+
+    async def _open(self, file_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
+        """An answer with a body. A signed address that is spent is asked for anew, once, at the same byte."""
+        address = await self._addresses.find(file_url)
+        if address is not None:
+            try:
+                return await self._walk(address, asked)
+            except ResolveAgain:
+                self._addresses.drop(file_url, address)
+            address = await self._addresses.find(file_url)  # somebody else may have asked by now
+            if address is not None:
+                return await self._walk(address, asked)
+        with self._addresses.asking(file_url) as learnt:
+            try:
+                return await self._walk(file_url, asked, learnt)
+            except (aiohttp.ClientError, OSError, TimeoutError) as error:
+                raise translate(error) from error
+
+    async def _walk(
+        self, url: str, asked: Asked, learnt: Callable[[str], None] = lambda _address: None
+    ) -> tuple[aiohttp.ClientResponse, TakeBody]:
+        """From this address to a body. `learnt` is told where the endpoint sends us, or that it serves the file."""
+        begin = url
         for _ in range(HOPS_MAX):
-            await self._wait_for_gate(_origin(url))
+            self._check_gate(_origin(url))
             response = await self._get(url, asked)
             verdict = judge(asked, self._answer(url, response))
             if isinstance(verdict, TakeBody):
+                if _origin(url) == self._hub:
+                    learnt(begin)
                 return response, verdict
             await _dismiss(response)
             if isinstance(verdict, TryLater):
@@ -119,24 +153,18 @@ class HttpOrigin:
                 raise verdict
             url = self._follow(url, verdict)
             if _origin(url) != self._hub:
-                self._remember(resolve_url, url)
+                learnt(url)
         raise TryAgain("E_REDIRECT", f"more than {HOPS_MAX} redirects")
 
-    def _remember(self, resolve_url: str, signed: str) -> None:
-        if len(self._signed) >= SIGNED_MAX:
-            self._signed.pop(next(iter(self._signed)))
-        self._signed[resolve_url] = signed
-
     async def _get(self, url: str, asked: Asked) -> aiohttp.ClientResponse:
-        assert self._session is not None, "used outside its context"
         headers = {"Range": f"bytes={asked.start}-{asked.end - 1}"}
-        token = self._config.token() if _origin(url) == self._hub else None
+        token = self._token() if _origin(url) == self._hub else None
         if token:
             headers["Authorization"] = f"Bearer {token}"
         async with asyncio.timeout(HEADERS_TIMEOUT_S):
             # encoded=True: a signed address must reach the server byte for byte.
             return await self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=_proxy_for(url, self._proxies)
+                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=proxy_for(url)
             )
 
     def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
@@ -150,16 +178,15 @@ class HttpOrigin:
             raise TryAgain("E_REDIRECT", "redirected to an address that is not plain http(s)")
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise TryAgain("E_REDIRECT", "redirected from https to http")
-        if _is_private(parts.hostname) and not _is_private(urlsplit(self._config.endpoint).hostname or ""):
+        if _is_private(parts.hostname) and not _is_private(urlsplit(self._endpoint).hostname or ""):
             raise TryAgain("E_REDIRECT", "redirected into a private network")
         return target
 
-    async def _wait_for_gate(self, origin: tuple[str, str, int]) -> None:
+    def _check_gate(self, origin: tuple[str, str, int]) -> None:
         """Nobody asks an origin that said "later" before that time, whichever file it said it about."""
-        loop = asyncio.get_running_loop()
-        # In a loop: another answer may move the gate while this one sleeps.
-        while (wait_s := self._gates_open_at_s.get(origin, 0.0) - loop.time()) > 0:  # noqa: ASYNC110 - a deadline
-            await asyncio.sleep(wait_s)
+        wait_s = self._gates_open_at_s.get(origin, 0.0) - asyncio.get_running_loop().time()
+        if wait_s > 0:
+            raise StillShut("E_RATE_LIMITED", "the server asked to wait", after_s=wait_s)
 
     def _shut_gate(self, url: str, after_s: float) -> None:
         origin = _origin(url)
@@ -191,28 +218,26 @@ def translate(error: BaseException) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         return AskHuman("E_TLS", f"the server's certificate is not trusted ({kind})")
+    if isinstance(error, aiohttp.ClientHttpProxyError):
+        return TryAgain("E_PROXY", f"the proxy refused to connect us (HTTP {error.status})")
+    if isinstance(error, aiohttp.ClientProxyConnectionError):
+        return TryAgain("E_PROXY", f"cannot connect to the proxy {_where_and_why(error)}")
     if isinstance(error, (aiohttp.SocketTimeoutError, TimeoutError)):
         return TryAgain("E_STALLED", "no byte came in time")
     if isinstance(error, aiohttp.ClientConnectorDNSError):
         return TryAgain("E_DNS", "the host's name could not be looked up")
-    if isinstance(error, aiohttp.ClientPayloadError):
+    if isinstance(error, aiohttp.ClientConnectorError):
+        return TryAgain("E_NETWORK", f"cannot connect to {_where_and_why(error)}")
+    if isinstance(error, (aiohttp.ClientPayloadError, ConnectionResetError)):
         return TryAgain("E_CUT_SHORT", "the connection ended in the middle of the file")
     if isinstance(error, OSError) and error.strerror:
         return TryAgain("E_NETWORK", f"{error.strerror} ({kind})")
     return TryAgain("E_NETWORK", kind)
 
 
-def _proxy_for(url: str, proxies: dict[str, str]) -> str | None:
-    """What HTTP_PROXY, HTTPS_PROXY, ALL_PROXY and NO_PROXY say.
-
-    Not aiohttp's trust_env: that would send the passwords of ~/.netrc along, whose `default` is meant for any host,
-    also to a CDN whose signed addresses refuse a second authorization.
-    """
-    parts = urlsplit(url)
-    # typeshed leaves the function out
-    if not proxies or urllib.request.proxy_bypass_environment(parts.netloc, proxies):  # type: ignore[attr-defined]
-        return None
-    return proxies.get(parts.scheme) or proxies.get("all")
+def _where_and_why(error: aiohttp.ClientConnectorError) -> str:
+    why = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else type(error).__name__
+    return f"{place(error.host, error.port)}: {why}"
 
 
 @lru_cache(maxsize=256)  # of each address it is asked several times
@@ -222,7 +247,9 @@ def _origin(url: str) -> tuple[str, str, int]:
 
 
 def _is_private(host: str) -> bool:
-    if host == "localhost" or host.endswith(".localhost"):
+    if "." not in host and ":" not in host:  # localhost, and names that only one's own network knows
+        return True
+    if host.endswith((".localhost", ".local", ".lan", ".internal", ".home.arpa")):
         return True
     try:
         return not ipaddress.ip_address(host).is_global

@@ -7,6 +7,7 @@ Manifest, which refuses hostile names, sizes and hashes as a whole.
 from __future__ import annotations
 
 import asyncio
+import functools
 import importlib.metadata
 import logging
 import os
@@ -40,6 +41,7 @@ from qwen_api.models import ModelRef, is_commit
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
 from qwen_daemon.shell.hub_listing import every_file, info_at
+from qwen_daemon.shell.proxy import named, proxy_for
 
 ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own retries of each
 
@@ -55,7 +57,7 @@ class HubApi:
     def __init__(self, endpoint: str, token: Callable[[], str | None]) -> None:
         self._endpoint = endpoint
         self._token = token
-        huggingface_hub.set_client_factory(_client)
+        _use_own_client()
 
     async def resolve(self, ref: ModelRef) -> str:
         """See ports.Hub."""
@@ -137,7 +139,22 @@ def translate(error: Exception) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
         return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
+    if (proxied := _proxy_trouble(error)) is not None:
+        return proxied
     return TryAgain("E_NETWORK", _unreached(error))
+
+
+def _proxy_trouble(error: Exception) -> Trouble | None:
+    """Through a proxy it is the proxy that a connection is made to: then that is whom to name."""
+    request = error._request if isinstance(error, httpx2.RequestError) else None
+    proxy = proxy_for(str(request.url)) if request is not None else None
+    if proxy is None:
+        return None
+    if isinstance(error, httpx2.ProxyError):
+        return TryAgain("E_PROXY", f"the proxy {named(proxy)} refused to connect us")
+    if isinstance(error, (httpx2.ConnectError, httpx2.ConnectTimeout)):
+        return TryAgain("E_PROXY", f"cannot connect to the proxy {named(proxy)}: {_system_words(error)}")
+    return None
 
 
 def _unreached(error: Exception) -> str:
@@ -201,6 +218,12 @@ async def _apart(work: Callable[[], T]) -> T:
 
     threading.Thread(target=run, name="hub", daemon=True).start()
     return await outcome
+
+
+@functools.cache
+def _use_own_client() -> None:
+    """Once: setting it again would close the client under the questions of other endpoints."""
+    huggingface_hub.set_client_factory(_client)
 
 
 def _client() -> httpx2.Client:

@@ -12,7 +12,8 @@ from aiohttp.typedefs import Handler, Middleware
 
 from qwen_api import commands
 from qwen_api.models import BadModelName
-from qwen_daemon.core.errors import Configured, Trouble, UnknownModel
+from qwen_daemon.core.choice import UnknownFile
+from qwen_daemon.core.errors import Configured, FilesUnknown, Trouble, UnknownModel
 
 log = structlog.get_logger(__name__)
 
@@ -62,6 +63,25 @@ def _problem(error: Exception) -> commands.Problem:
                 title="the daemon does not know this model",
                 detail=str(error.args[0]),
                 fix="qwenctl ls shows the models it knows, qwenctl add MODEL adds one",
+            )
+        case UnknownFile():
+            near = (
+                f"did you mean: {error.nearest}" if error.nearest else "a pattern must match the whole path: '*.json'"
+            )
+            return commands.Problem(
+                status=404,
+                code="E_UNKNOWN_FILE",
+                title="no file of this model is meant",
+                detail=error.word,
+                fix=near,
+            )
+        case FilesUnknown():
+            return commands.Problem(
+                status=409,
+                code="E_FILES_UNKNOWN",
+                title="the model's files are not known yet",
+                detail=str(error.args[0]),
+                fix="try again once it is listed; qwenctl status MODEL says what it waits for",
             )
         case Configured():
             return commands.Problem(

@@ -1,0 +1,103 @@
+"""GET /v1/events: the bus's lines for one reader, filtered as it asks, as JSON Lines or as server-sent events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable
+from contextlib import aclosing
+from fnmatch import fnmatchcase
+from typing import Protocol
+
+import msgspec
+from aiohttp import web
+
+from qwen_api import events as e
+from qwen_api.status import Status
+from qwen_daemon.shell.problems import Refusal
+
+WRITE_TIMEOUT_S = 30.0  # a reader that takes nothing for so long is dropped
+READERS_MAX = 64
+
+
+class Stream(Protocol):
+    """What the event bus does for the API."""
+
+    @property
+    def status(self) -> Status:
+        """The state after the last event."""
+
+    @property
+    def seq(self) -> int:
+        """The number of the last event."""
+
+    def publish(self, event: e.Event) -> int:
+        """Stamp and hand out; returns its seq."""
+
+    def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[bytes]:
+        """The stream of one reader."""
+
+
+class EventStream:
+    """Handles the readers of one bus; `key` reads a model's name."""
+
+    def __init__(self, bus: Stream, key: Callable[[str], str]) -> None:
+        self._bus = bus
+        self._key = key
+        self._readers: list[web.Request] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        """Until the reader goes away, the daemon ends, or with `follow=0` up to now."""
+        # A reader that went away is noticed at its next line only; it must not keep others out until then.
+        if sum(reader.transport is not None for reader in self._readers) >= READERS_MAX:
+            raise Refusal(503, "E_BUSY", "too many readers", f"{READERS_MAX} streams are open", "close one")
+        since, follow = _int_query(request, "since"), request.query.get("follow", "1") != "0"
+        passes = _filter(self._key(request.query.get("model", "")), request.query.get("types", ""))
+        as_sse = "text/event-stream" in request.headers.get("Accept", "")
+        content_type = "text/event-stream" if as_sse else "application/x-ndjson"
+        response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
+        self._readers.append(request)
+        try:
+            await response.prepare(request)
+            # Closed here and now, so that the bus forgets a reader that went away.
+            async with aclosing(
+                self._bus.lines(since=since, epoch=request.query.get("epoch", ""), follow=follow)
+            ) as lines:
+                async for line in lines:
+                    if passes(line):
+                        async with asyncio.timeout(WRITE_TIMEOUT_S):
+                            await response.write(b"data: " + line + b"\n" if as_sse else line)
+        except (ConnectionError, TimeoutError):
+            pass  # the reader went away or sleeps: its stream ends, nothing else does
+        finally:
+            self._readers = [reader for reader in self._readers if reader is not request]
+        return response
+
+
+def _filter(model: str, types: str) -> Callable[[bytes], bool]:
+    """Which lines pass `?model=` and `?types=file.*,model.*`; frames (hello, snapshot, ...) always do."""
+    patterns = [pattern for pattern in types.split(",") if pattern]
+    if not model and not patterns:
+        return lambda _line: True
+
+    def passes(line: bytes) -> bool:
+        head = msgspec.json.decode(line, type=_Head)
+        if "." not in head.type:
+            return True
+        right_type = not patterns or any(fnmatchcase(head.type, pattern) for pattern in patterns)
+        return right_type and (not model or head.model in ("", model))
+
+    return passes
+
+
+class _Head(msgspec.Struct):
+    type: str
+    model: str = ""
+
+
+def _int_query(request: web.Request, name: str) -> int | None:
+    text = request.query.get(name, "")
+    if not text:
+        return None
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise Refusal(400, "E_USAGE", f"bad {name}", f"{name} must be a whole number", "take it from an event's seq")
+    return int(text)

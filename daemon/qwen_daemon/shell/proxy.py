@@ -1,0 +1,42 @@
+"""The proxies of the environment (HTTP_PROXY, HTTPS_PROXY, ALL_PROXY, NO_PROXY): which one, and how people know it."""
+
+from __future__ import annotations
+
+import urllib.request
+from functools import cache
+from urllib.parse import urlsplit
+
+
+def proxy_for(url: str) -> str | None:
+    """The proxy's address, passwords included, or None.
+
+    Not aiohttp's trust_env: that would send the passwords of ~/.netrc along, whose `default` is meant for any host,
+    also to a CDN whose signed addresses refuse a second authorization.
+    """
+    parts, proxies = urlsplit(url), _proxies()
+    # typeshed leaves the function out
+    if not proxies or urllib.request.proxy_bypass_environment(parts.netloc, proxies):  # type: ignore[attr-defined]
+        return None
+    return proxies.get(parts.scheme) or proxies.get("all")
+
+
+@cache
+def _proxies() -> dict[str, str]:
+    """Read once, for the process has them from its start: it takes the whole environment, and is asked per request."""
+    return urllib.request.getproxies_environment()
+
+
+def named(proxy: str) -> str:
+    """Host and port of a proxy's address and nothing else of it: users and passwords stand there too."""
+    try:
+        parts = urlsplit(proxy if "://" in proxy else f"//{proxy}")
+        host, port = parts.hostname or "", parts.port
+    except ValueError:
+        return "of the environment"
+    return place(host, port)
+
+
+def place(host: str, port: int | None) -> str:
+    """`host:port`, for people."""
+    host = f"[{host}]" if ":" in host else host
+    return f"{host}:{port}" if port else host
