@@ -97,6 +97,21 @@ async def test_whoever_is_cancelled_takes_no_one_along(turns: int) -> None:
     assert {file.etag for file in manifest.files[1 : len(tasks)]} <= disk.sealed.keys()
 
 
+@pytest.mark.parametrize("turns", range(8))
+async def test_what_came_is_kept_when_all_are_cancelled(turns: int) -> None:
+    """A stop publishes what waits for its batch."""
+    disk, manifest = Disk(), listing(FILES)
+    batch = Batch(manifest, disk, disk)
+    tasks = [asyncio.create_task(batch.publish(file, b"")) for file in manifest.files[: BATCH_FILES + 3]]
+    await asyncio.sleep(0)
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
+    assert disk.sealed.keys() == {file.etag for file in manifest.files[: len(tasks)]}
+
+
 async def test_on_the_disk_it_is_what_one_by_one_would_be(tmp_path: Path) -> None:
     """Blobs, relative links, seals; what stands in the way is moved aside; no part is left."""
     cache, ledger, manifest = tmp_path / "hub", SqliteLedger(tmp_path / "state"), listing(FILES)

@@ -37,7 +37,10 @@ class Batch:
         self._turn = asyncio.Lock()
 
     async def publish(self, file: WantedFile, content: bytes) -> None:
-        """Return when the file is published, durable and sealed. Raises Troubles."""
+        """Return when the file is published, durable and sealed. Raises Troubles.
+
+        A cancelled one is published all the same, without waiting for others: what came is not fetched again.
+        """
         mine = _Waiting(file, content)
         self._waiting.append(mine)
         if len(self._waiting) >= BATCH_FILES:
@@ -46,10 +49,12 @@ class Batch:
             async with self._turn:
                 if not mine.is_taken:
                     await self._gather()
+                if not mine.is_taken:
                     await finish(self._publish_waiting())
-        finally:
+        except asyncio.CancelledError:
             if not mine.is_taken:
-                self._waiting.remove(mine)
+                await finish(self._publish_waiting())
+            raise
         if mine.outcome is None:
             raise TryAgain("E_DISK_IO", "the files that were to be written with it could not be")
         if isinstance(mine.outcome, Trouble):
