@@ -42,6 +42,7 @@ MANY = Tuning(  # the same decisions, on a file of ten kilobytes
     lease_max_bytes=2000,
     eager_bytes=1000,
     proven_bytes=100,
+    step_bytes=150,
 )
 
 

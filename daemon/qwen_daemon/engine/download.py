@@ -13,7 +13,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import median
 
-from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.growth import Growth
 from qwen_daemon.core.pace import Pace
@@ -50,6 +49,7 @@ class Tuning:
     lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
     eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
     proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
+    step_bytes: int = 8 << 20  # hashed at once while more is to come: a hop to a thread costs a tenth of it
     checkpoint_bytes: int = CHECKPOINT_BYTES
 
 
@@ -111,7 +111,7 @@ class Download:
         tuning, size_bytes = self._tuning, self._file.size_bytes
         holes = holes_between(((span.offset, span.end) for span in spans), size_bytes)
         self._segments = Segments(holes, tuning.segment_bytes)
-        self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
+        self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again, tuning.step_bytes)
         self._damaged: list[Span] = []
         self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
         self._connections.join(self, self._rank)
@@ -283,11 +283,10 @@ class Download:
             await self._checkpoints.ended(stream.writer)
             self._segments.give_back(stream.lease)
 
-    async def _wrote(self, start: int, batch: Bytes) -> None:
-        self._segments.wrote(start, start + len(batch))
-        self._transfer.position += len(batch)
-        self._checkpoints.wrote(len(batch))
-        await self._frontier.offer(start, batch)
+    def _wrote(self, start: int, count: int) -> None:
+        self._segments.wrote(start, start + count)
+        self._transfer.position += count
+        self._checkpoints.wrote(count)
         self._news.set()
 
     # The hash.
