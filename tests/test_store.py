@@ -14,7 +14,7 @@ from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import take_seal
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
-from qwen_daemon.shell.locks import CacheLocks
+from qwen_daemon.shell.locks import HubLocks
 from qwen_daemon.shell.part import PartFile
 from qwen_daemon.shell.store import HubCache
 from tests.fakes.model_folder import COMMIT, REPO, Files, listing, qwen, safetensors, write_cache
@@ -259,13 +259,13 @@ async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path) -> None:
 
 async def test_the_lock_is_huggingface_hubs(cache: Path) -> None:
     """The same file, the same flock: while one holds it the other is told so at once."""
-    locks, etag = CacheLocks(cache), "a" * 64
-    async with locks.hold(REPO, etag) as mine:
-        async with CacheLocks(cache).hold(REPO, etag) as theirs:
+    locks, file = HubLocks(HubCache(cache).lock), listing(FILES).files[0]
+    async with locks.hold(REPO, file) as mine:
+        async with HubLocks(HubCache(cache).lock).hold(REPO, file) as theirs:
             assert (mine, theirs) == (True, False)
-        lock = cache / ".locks" / repo_dir(cache).name / f"{etag}.lock"
+        lock = cache / ".locks" / repo_dir(cache).name / f"{file.etag}.lock"
         assert lock.is_file() and stat.S_IMODE(lock.stat().st_mode) & 0o600 == 0o600
-    async with locks.hold(REPO, etag) as again:
+    async with locks.hold(REPO, file) as again:
         assert again
 
 
