@@ -13,7 +13,7 @@ from qwen_api import events as e
 from qwen_api.models import parse_model
 from qwen_daemon.config import ConfiguredModel, Settings, local_dirs
 from qwen_daemon.engine.disk import Disk
-from qwen_daemon.engine.room import Room
+from qwen_daemon.engine.room import Claim, Room
 from qwen_daemon.engine.world import Place
 from qwen_daemon.shell import durable
 from qwen_daemon.shell.elsewhere import Elsewhere
@@ -40,7 +40,7 @@ class Layouts:
         self._ledger = ledger
         self._reader = reader
         self._publish = publish
-        self._rooms: dict[int, Room] = {}  # by file system
+        self._claims: dict[int, dict[str, Claim]] = {}  # by file system
         self._folders: dict[str, Path] = {}  # by model key
         self._repos: dict[Path, str] = {}
         self._places: dict[Path, Place] = {}
@@ -85,9 +85,5 @@ class Layouts:
         )
 
     def _room(self, folder: Path, store: HubCache | LocalDir) -> Room:
-        """One for each file system: what two layouts on the same one claim is claimed together."""
-        device = durable.standing_folder(folder).stat().st_dev
-        if device not in self._rooms:
-            reserve_bytes = self._settings.config.disk.reserve_bytes
-            self._rooms[device] = Room(store, str(folder), reserve_bytes, self._publish)
-        return self._rooms[device]
+        claims = self._claims.setdefault(durable.standing_folder(folder).stat().st_dev, {})
+        return Room(store, str(folder), self._settings.config.disk.reserve_bytes, self._publish, claims)

@@ -148,8 +148,9 @@ class Round:
     async def _announce_fetch(self, files: Files, groups: list[list[Step]], plan: Plan) -> None:
         """Claim the room and say what comes. A file that is paused now asks for none, also if it is resumed later."""
         firsts = [group[0] for group in groups]
-        fetch_bytes = sum(step.fetch_bytes for step in firsts)
-        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
+        fetch_bytes = sum(step.fetch_bytes for step in {step.file.etag: step for step in firsts}.values())
+        needed_bytes = sum(step.fetch_bytes for step in firsts)  # one content may have to stand at several places
+        free_bytes = await self.world.room.claim(self.ref.key, needed_bytes, files.transfers.moved_bytes)
         if not firsts:
             return
         if not plan.of("fetch"):
