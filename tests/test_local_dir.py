@@ -6,7 +6,6 @@ The installed commands, a simulated Hub or the repository's own mirror, and the 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -35,7 +34,7 @@ FILES = {
 }
 CONTENT_BYTES = sum(map(len, set(FILES.values())))
 RUN_S = 60
-SLOW = "[disk]\nreserve_bytes = 0\n[network]\nrate_limit_bps = \"10MB/s\"\n"
+SLOW = '[disk]\nreserve_bytes = 0\n[network]\nrate_limit_bps = "10MB/s"\n'
 BIN = Path(sys.executable).parent
 
 

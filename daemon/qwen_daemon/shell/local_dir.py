@@ -19,21 +19,19 @@ from pathlib import Path
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import Seal
-from qwen_daemon.core.errors import AskHuman, MakeRoom
+from qwen_daemon.core.errors import AskHuman
 from qwen_daemon.core.plan import Found
-from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import durable, parts, way
-from qwen_daemon.shell.digest import digest_file
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import is_straight, plain_seal
 from qwen_daemon.shell.metadata import read_metadata, write_metadata
-from qwen_daemon.shell.part import PartFile
 from qwen_daemon.shell.store import CACHE_TAG
+from qwen_daemon.shell.stored import StoredFiles
 
 KEPT = Path(".cache") / "huggingface"  # huggingface_hub's own folder inside a local_dir
 
 
-class LocalDir:
+class LocalDir(StoredFiles):
     """ports.Store, ports.Blobs and ports.Listings over `folder`, a real path.
 
     `ref` says which commit a revision is when the Hub cannot be asked: the folder does not know, the Hub cache may.
@@ -53,10 +51,6 @@ class LocalDir:
         del ref
         await in_thread(self._begin, manifest)
 
-    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
-        """See ports.Store."""
-        return await parts.open_part(await in_thread(self.parts_folder, repo), file, name)
-
     async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         """See ports.Store."""
         return await in_thread(self._publish, manifest, file, part)
@@ -66,26 +60,6 @@ class LocalDir:
         del ref
         return await in_thread(self._finish, manifest)
 
-    async def digest(
-        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
-    ) -> tuple[str, tuple[Span, ...]]:
-        """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
-        try:
-            return await digest_file(self.current(repo, file, found), file, progress)
-        except OSError as error:
-            raise durable.translate(error) from error
-
-    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
-
-        def copy() -> str:
-            return parts.copy_to_part(self.current(repo, file, found), self.parts_folder(repo), file.etag)
-
-        try:
-            return await in_thread(copy)
-        except MakeRoom:
-            return None
-
     async def free_bytes(self) -> int:
         """See ports.Blobs."""
         return await in_thread(durable.free_bytes, self._folder)
@@ -94,10 +68,6 @@ class LocalDir:
         """See ports.Blobs: files that their metadata names as the Hub's and that nobody wrote to since."""
         del keep_etags
         return await in_thread(self._remove, manifest)
-
-    async def drop_part(self, repo: str, name: str) -> None:
-        """See ports.Blobs."""
-        await in_thread((self.parts_folder(repo) / name).unlink, True)
 
     async def listed(self, repo: str, commit: str) -> bytes | None:
         """See ports.Listings."""

@@ -11,21 +11,17 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
-from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.core.plan import Found
-from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import durable, parts, way
-from qwen_daemon.shell.digest import digest_file
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import plain_inside, plain_seal, real_inside, seal_inside, seal_of
-from qwen_daemon.shell.part import PartFile
+from qwen_daemon.shell.stored import StoredFiles
 
 CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the folder (bford.info/cachedir)
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -34,7 +30,7 @@ CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the fold
 )
 
 
-class HubCache:
+class HubCache(StoredFiles):
     """ports.Store, ports.Blobs and ports.Listings over the cache directory `cache`."""
 
     def __init__(self, cache: Path) -> None:
@@ -48,11 +44,6 @@ class HubCache:
         """See ports.Store."""
         await in_thread(self._begin, manifest, ref)
 
-    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
-        """See ports.Store."""
-        await in_thread(durable.make_folder, self.parts_folder(repo))
-        return await parts.open_part(self.parts_folder(repo), file, name)
-
     async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         """See ports.Store."""
         return await in_thread(self._publish, manifest, file, part)
@@ -61,24 +52,6 @@ class HubCache:
         """See ports.Store."""
         return await in_thread(self._finish, manifest, ref)
 
-    async def digest(
-        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
-    ) -> tuple[str, tuple[Span, ...]]:
-        """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
-        try:
-            return await digest_file(self.current(repo, file, found), file, progress)
-        except OSError as error:
-            raise durable.translate(error) from error
-
-    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
-        try:
-            return await in_thread(
-                parts.copy_to_part, self.current(repo, file, found), self.parts_folder(repo), file.etag
-            )
-        except MakeRoom:
-            return None
-
     async def free_bytes(self) -> int:
         """See ports.Blobs."""
         return await in_thread(durable.free_bytes, self._cache)
@@ -86,10 +59,6 @@ class HubCache:
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         """See ports.Blobs."""
         return await in_thread(self._remove, manifest, keep_etags)
-
-    async def drop_part(self, repo: str, name: str) -> None:
-        """Remove a part that nothing will resume."""
-        await in_thread((self.parts_folder(repo) / name).unlink, True)
 
     async def sweep(self, known_parts: frozenset[str]) -> list[str]:
         """Remove parts that no ledger record names and nobody wrote to for a week; returns their names."""
