@@ -26,11 +26,11 @@ class Layout:
 
     def model(self, root: Path, repo: str) -> ConfiguredModel:
         """The model as a daemon in `root` is told to keep it."""
-        return ConfiguredModel(model=repo, local_dir=str(root / "local") if self.name == "local_dir" else "")
+        return ConfiguredModel(model=repo, local_dir=str(self.folder(root, repo, "")) if self is LOCAL_DIR else "")
 
     def folder(self, root: Path, repo: str, commit: str) -> Path:
         """Where its files will be."""
-        return root / "local" if self.name == "local_dir" else places.snapshot_dir(root / "hf" / "hub", repo, commit)
+        return root / "local" / repo if self is LOCAL_DIR else places.snapshot_dir(root / "hf" / "hub", repo, commit)
 
 
 async def _no_ref(_ref: object) -> None:
@@ -41,4 +41,6 @@ CACHE = Layout("cache", HubCache, has_links=True)
 PLAIN_CACHE = Layout("plain cache", PlainCache, env={"HF_HUB_DISABLE_SYMLINKS": "1"})
 LOCAL_DIR = Layout("local_dir", lambda folder: LocalDir(folder, _no_ref))
 
-every_layout = pytest.mark.parametrize("layout", [CACHE, PLAIN_CACHE, LOCAL_DIR], ids=lambda layout: layout.name)
+LAYOUTS = [CACHE, PLAIN_CACHE, LOCAL_DIR]
+
+every_layout = pytest.mark.parametrize("layout", LAYOUTS, ids=lambda layout: layout.name)

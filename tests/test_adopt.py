@@ -29,6 +29,7 @@ from qwen_daemon.shell.store import HubCache
 from qwen_monitor.event_text import event_text
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.layouts import CACHE, LAYOUTS, LOCAL_DIR, Layout
 from tests.running import Running
 
 OLD, OLD_KEY, NEW, NEW_KEY = "org/edit-2509", "org--edit-2509", "org/edit-2511", "org--edit-2511"
@@ -125,6 +126,33 @@ def test_the_next_model_fetches_only_what_the_first_does_not_have(hub: SimHub, t
         daemon.wait_complete(NEW_KEY)
         assert daemon.seen(e.FileVerified) == [], "nothing had to be hashed again"
         assert list(daemon.cache.glob("models--*/blobs/.qwen-*")) == []
+
+
+@pytest.mark.parametrize("first", LAYOUTS, ids=lambda layout: f"from {layout.name}")
+@pytest.mark.parametrize("second", LAYOUTS, ids=lambda layout: f"to {layout.name}")
+def test_what_one_layout_has_another_takes(hub: SimHub, tmp_path: Path, first: Layout, second: Layout) -> None:
+    """Only blobs are hardlinked, and only to blobs: files at their own path people edit in place."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[first.model(tmp_path, OLD)], env=first.env) as daemon:
+        old = Path(daemon.wait_complete(OLD_KEY).path)
+        daemon.stop()
+        hub.log.clear()
+        daemon.env.pop("HF_HUB_DISABLE_SYMLINKS", None)
+        daemon.env |= second.env
+        kept = [first.model(tmp_path, OLD)] if first is LOCAL_DIR else []  # only what is configured is known
+        daemon.configure([*kept, second.model(tmp_path, NEW)])
+        daemon.start()
+        new = Path(daemon.wait_complete(NEW_KEY).path)
+        assert hub.log.bytes_served() == NEW_BYTES
+        assert contents(new, NEW_FILES) == NEW_FILES and contents(old, OLD_FILES) == OLD_FILES
+        adopted = daemon.seen(e.FileAdopted, model=NEW_KEY)
+        assert {event.path for event in adopted} == set(SHARED)
+        both_blobs = first is CACHE and second is CACHE
+        assert {event.how for event in adopted} <= {"reflink", "copy", *(("hardlink",) if both_blobs else ())}
+        assert both_blobs or not (old / ENCODER).samefile(new / ENCODER)
+        daemon.stop()
+        daemon.start()
+        daemon.wait_complete(NEW_KEY)
+        assert daemon.seen(e.FileVerified) == [], "nothing had to be hashed again"
 
 
 def test_what_nobody_vouches_for_is_hashed_first(hub: SimHub, tmp_path: Path) -> None:

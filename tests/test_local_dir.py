@@ -1,4 +1,4 @@
-"""A model in a folder of the user's own: as `hf download --local-dir` leaves it, and nothing else of the folder touched.
+"""A model in a folder of the user's own: as `hf download --local-dir` leaves it, and nothing else there is touched.
 
 The installed commands, a simulated Hub or the repository's own mirror, and the real `hf`.
 """
@@ -71,7 +71,7 @@ def hf_download(env: dict[str, str], folder: Path) -> None:
 
 
 def test_a_configured_folder_is_filled_and_handed_over(hub: SimHub, tmp_path: Path) -> None:
-    """Real files, each content fetched once, the folder in every answer, nothing in the cache; a restart hashes nothing."""
+    """Real files, each content fetched once, the folder in every answer, nothing in the cache; nothing hashed twice."""
     folder = tmp_path / "models" / "one"
     with Running(tmp_path, endpoint=hub.endpoint, models=[kept_in(folder)]) as daemon:
         complete = daemon.wait_complete(KEY)
