@@ -113,9 +113,8 @@ class Elsewhere:
     def _find(self, manifest: Manifest, file: WantedFile) -> tuple[Twin, ...]:
         own = self._own.standing(manifest, file)
         there = [place for place in self._all_places(manifest, file) if os.path.lexists(place.path)]
-        is_ours = (
-            self._is_blob(manifest, file) or not own.is_symlink()
-        )  # a blob's name, where a file shall stand, is not
+        # A link to a blob, left where a file shall stand, does not make that blob ours.
+        is_ours = self._is_blob(manifest, file) or not own.is_symlink()
         ours = seal_of(own) if there and is_ours else None
         found = []
         for place in there:
