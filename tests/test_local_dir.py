@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from qwen_api import events as e
 from qwen_api import places
@@ -184,6 +185,23 @@ def test_when_the_branch_moves_only_what_changed_is_fetched(hub: SimHub, repo: S
         assert contents(folder) == {**FILES, "README.md": b"# two\n"}
 
 
+def test_while_hf_downloads_a_file_we_wait_for_it(hub: SimHub, tmp_path: Path) -> None:
+    """Its lock is ours: the file is tried again, the others come meanwhile."""
+    folder = tmp_path / "one"
+    path = folder / f".cache/huggingface/download/{COPY}.lock"
+    path.parent.mkdir(parents=True)
+    lock = FileLock(path)
+    lock.acquire()
+    with Running(tmp_path, endpoint=hub.endpoint, models=[kept_in(folder)]) as daemon:
+        assert daemon.wait_event(e.FileRetry, path=COPY).code == "E_LOCKED"
+        daemon.wait_event(e.FileVerified, path="README.md")
+        assert not (folder / COPY).exists()
+        lock.release()
+        daemon.client.retry(KEY)
+        daemon.wait_complete(KEY)
+        assert contents(folder) == FILES
+
+
 # The user's own files
 
 
@@ -299,6 +317,24 @@ def test_one_shot_commands_fill_and_check_a_folder(hub: SimHub, tmp_path: Path) 
         daemon.stop()
         assert daemon.run("--once", REPO, "--local-dir", str(folder)) == 0
         assert command(daemon.env, "qwenctl", "check", REPO, *words).returncode == 0
+
+
+def test_a_loader_gets_the_folder(hub: SimHub, tmp_path: Path) -> None:
+    """Waited for, proven by the seals, and handed to the command."""
+    folder = tmp_path / "one"
+    with Running(tmp_path, endpoint=hub.endpoint, models=[kept_in(folder)]) as daemon:
+        done = command(daemon.env, "qwen-loader", REPO, "--", "printenv", "QWEN_MODEL_PATH", "HF_HUB_OFFLINE")
+        assert done.stdout.splitlines() == [str(folder), "1"], done.stderr
+
+
+def test_no_command_over_the_socket_names_a_folder(hub: SimHub, tmp_path: Path) -> None:
+    """Refused as an unknown field, whatever it says."""
+    with Running(tmp_path, endpoint=hub.endpoint) as daemon:
+        body = json.dumps({"model": REPO, "local_dir": str(tmp_path / "one")})
+        words = ("--unix-socket", str(daemon.control), "--json", body, "http://d/v1/models")
+        told = json.loads(subprocess.run(["curl", "-s", *words], capture_output=True, timeout=RUN_S).stdout)
+        assert told["status"] == 400 and "local_dir" in told["detail"], told
+        assert daemon.status.models == {} and not (tmp_path / "one").exists()
 
 
 def test_a_stopped_download_into_a_folder_resumes(hub: SimHub, tmp_path: Path) -> None:
