@@ -6,7 +6,6 @@ touches. Which folder they lie in is the layout's to say; what is inside one is 
 
 from __future__ import annotations
 
-import asyncio
 import os
 import re
 import secrets
@@ -36,7 +35,7 @@ async def open_part(folder: Path, file: WantedFile, name: str | None) -> PartFil
         name = None  # a ledger is a hint; a name of another shape is never opened
     part = await PartFile.open(folder / (name or new_part_name(file.etag)), file.size_bytes)
     if name is None:  # what is recorded must still have its name after a power cut
-        await asyncio.to_thread(durable.sync_folder, folder)
+        await durable.in_thread(durable.sync_folder, folder)
     return part
 
 
