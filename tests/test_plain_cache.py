@@ -104,6 +104,22 @@ def test_a_linked_cache_becomes_a_plain_one(hub: SimHub, tmp_path: Path) -> None
         assert blob.read_bytes() == BIG and not blob.samefile(snapshot / WEIGHTS)
 
 
+def test_a_plain_cache_serves_a_daemon_that_links(hub: SimHub, tmp_path: Path) -> None:
+    """Nothing is fetched; a file stays as it is, but two files of one content become the one that links want."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO], env=PLAIN_CACHE.env) as daemon:
+        snapshot = Path(daemon.wait_complete(KEY).path)
+        daemon.stop()
+        hub.log.clear()
+        del daemon.env["HF_HUB_DISABLE_SYMLINKS"]
+        for _ in range(2):
+            daemon.start()
+            daemon.wait_complete(KEY)
+            daemon.stop()
+        assert daemon.seen(e.FileVerified) == [] and hub.log.bytes_served() == 0
+        assert {path: (snapshot / path).read_bytes() for path in FILES} == FILES
+        assert {path for path in FILES if (snapshot / path).is_symlink()} == {WEIGHTS, "deep/er/same.safetensors"}
+
+
 def test_removing_frees_the_snapshot(hub: SimHub, tmp_path: Path) -> None:
     """And leaves nothing of the repository."""
     with Running(tmp_path, endpoint=hub.endpoint, env=PLAIN_CACHE.env) as daemon:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 from qwen_api import places
@@ -150,6 +151,8 @@ class HubCache(StoredFiles):
             part = parts.write_part(blobs, file.etag, part)
         if part is not None:
             way.put(blobs / part, blob, below=blobs)
+        elif [each.etag for each in manifest.files].count(file.etag) > 1 and not os.path.lexists(blob):
+            self._make_blob(manifest.repo, named, blob)
         if blob.exists():
             target = os.path.relpath(blob, named.parent)
             if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
@@ -157,6 +160,14 @@ class HubCache(StoredFiles):
                 durable.replace_link(named, target)
                 durable.sync_folder(named.parent)
         return take_seal(named)
+
+    def _make_blob(self, repo: str, named: Path, blob: Path) -> None:
+        """Of a plain file whose content has several names: they can have one record only if they are one file."""
+        if plain_inside(self._cache, repo, named):
+            durable.make_folder(blob.parent)
+            with suppress(OSError):  # another file system, or one without hardlinks: then it stays as it is
+                os.link(named, blob)
+                durable.sync_folder(blob.parent)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
