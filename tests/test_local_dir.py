@@ -35,7 +35,7 @@ FILES = {
 }
 CONTENT_BYTES = sum(map(len, set(FILES.values())))
 RUN_S = 60
-SLOW = '[disk]\nreserve_bytes = 0\n[network]\nrate_limit_bps = "10MB/s"\n'
+SLOW = '[disk]\nreserve_bytes = 0\n[network]\nrate_limit_bps = "4MB/s"\n'
 BIN = Path(sys.executable).parent
 
 
