@@ -182,7 +182,7 @@ async def one_try(
 ) -> tuple[str | None, int]:
     """The hash, or None if the try failed; and how many recorded bytes were kept."""
     clock = QuickClock(step_s)
-    source = Source(repo=REPO, commit=COMMIT, file=FILE, origin=line)
+    source = Source(repo=REPO, where=REPO, commit=COMMIT, file=FILE, origin=line)
     kept: list[int] = [0]
     transfer = Transfer(pace=Pace(started_s=0))
     tuning = Tuning() if streams == 1 and tuning is MANY else tuning

@@ -323,7 +323,7 @@ class Download:
         """The ledger first, then the network: what is on record must not be written over."""
         damaged, self._damaged = self._damaged, []
         if damaged:
-            await self._ledger.forget(self._source.repo, self._file.etag, [span.offset for span in damaged])
+            await self._ledger.forget(self._source.where, self._file.etag, [span.offset for span in damaged])
             for span in damaged:
                 self._segments.need(span.offset, span.end)
             self._connections.fill()
@@ -332,7 +332,7 @@ class Download:
         return [stream.writer for stream in self._streams.values()]
 
     async def _record(self, spans: Sequence[Span]) -> None:
-        await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
+        await self._ledger.record(self._source.where, self._file.etag, self._file.size_bytes, self._part.name, spans)
         self._transfer.durable_bytes += sum(span.length for span in spans)
 
     # Comparing the connections, and the end.

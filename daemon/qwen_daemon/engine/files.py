@@ -63,21 +63,21 @@ class Files:
 
                 digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
         if digest != file.etag:
-            await self.disk.seals.seal(self.manifest.repo, file.etag, None)
+            await self.disk.seals.seal(self._where(file), file.etag, None)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
             )
             return False
-        part, known = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+        part, known = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
         if not known or part is not None:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
-            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+            await self.disk.ledger.forget(self._where(file), file.etag)
+            await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)
         if part is not None:
             await self.disk.blobs.drop_part(self.manifest.repo, part)
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal != found.seal:
             return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
-        await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+        await self.disk.seals.seal(self._where(file), file.etag, seal)
         await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
 
@@ -106,7 +106,7 @@ class Files:
         await self._link_all(steps[1:], started_s)
 
     async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
-        """Take one content from elsewhere in the cache, if it is there and one of the ways works.
+        """Take one content from elsewhere, if it is there and one of the ways works.
 
         Raises MakeRoom when only a copy is left and does not fit.
         """
@@ -131,10 +131,16 @@ class Files:
         await self._judge(file, digest, content, spans)
 
     def _source(self, file: WantedFile) -> Source:
-        return Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
+        manifest = self.manifest
+        return Source(
+            repo=manifest.repo, where=self._where(file), commit=manifest.commit, file=file, origin=self.origin
+        )
+
+    def _where(self, file: WantedFile) -> str:
+        return self.disk.where(self.manifest, file)
 
     async def _try(self, file: WantedFile, found: Found, attempt: int, rank: Rank) -> None:
-        async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
+        async with self.disk.locks.hold(self.manifest.repo, file) as held:
             if not held:
                 raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
             if await self._came_meanwhile(file, found):
@@ -166,42 +172,43 @@ class Files:
 
     async def _came_meanwhile(self, file: WantedFile, planned: Found) -> bool:
         """Whoever held the lock before us may have brought this very content; then it is proven and linked."""
-        found = (await self.disk.store.find(self.manifest.keep([file.path])))[file.path]
+        this = self.manifest.keep([file.path])
+        found = (await self.disk.store.find(this))[file.path]
         if found.seal is None or found.seal == planned.seal or found.seal.size_bytes != file.size_bytes:
             return False
-        if (await self.disk.seals.seals(self.manifest.repo, [file.etag])).get(file.etag) != found.seal:
+        if (await self.disk.sealed(this)).get(file.path) != found.seal:
             digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, lambda _done: None)
             if digest != file.etag:
                 return False
-            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+            await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal == found.seal:
-            await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+            await self.disk.seals.seal(self._where(file), file.etag, seal)
         return seal == found.seal
 
     async def _drop_unless_recorded(self, file: WantedFile, part: str) -> None:
         """A part that the ledger does not name will never be resumed: it must not fill the disk."""
         with suppress(Trouble):
-            recorded, _ = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+            recorded, _ = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
             if recorded != part:
                 await self.disk.blobs.drop_part(self.manifest.repo, part)
 
     async def _start_from(self, file: WantedFile, found: Found) -> tuple[str | None, tuple[Span, ...]]:
         """The part of an earlier try; or a copy of the damaged published file, of which good spans are on record."""
-        name, spans = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+        name, spans = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
         if name is not None or not spans:
             return name, spans
         copy = await self.disk.blobs.copy_for_repair(self.manifest.repo, file, found) if found.seal else None
         if copy is None:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            await self.disk.ledger.forget(self._where(file), file.etag)
             return None, ()
-        await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
+        await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, copy, ())
         return copy, spans
 
     async def _judge(self, file: WantedFile, digest: str, part: str | bytes, spans: Sequence[Span]) -> None:
         """The whole file is here: publish it, or throw away what the network lied about."""
         if digest != file.etag:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            await self.disk.ledger.forget(self._where(file), file.etag)
             self.origin.distrust(self.manifest.repo, file)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
@@ -209,7 +216,7 @@ class Files:
             raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
         seal = await self.disk.store.publish(self.manifest, file, part)
         self.budget.contents.brought(file.etag)
-        await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, spans, seal)
+        await self.disk.ledger.settle(self._where(file), file.etag, file.size_bytes, spans, seal)
 
     async def _announce(self, file: WantedFile, *, duration_s: float = 0.0) -> None:
         self.publish(

@@ -105,9 +105,9 @@ class Round:
             await files.link(step)
         damaged = await together(self._hash(files, step, found[step.file.path]) for step in plan.of("hash"))
         steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
-        contents: dict[str, list[Step]] = {}
+        contents: dict[tuple[str, str], list[Step]] = {}  # those of one group are one file on disk
         for step in steps:
-            contents.setdefault(step.file.etag, []).append(step)
+            contents.setdefault((self.world.disk.where(files.manifest, step.file), step.file.etag), []).append(step)
             if found[step.file.path].seal is not None:
                 await files.adoption.distrust(step.file)
         held = [group for group in contents.values() if self._is_paused(group)]
@@ -124,9 +124,9 @@ class Round:
                 self.world.look_again(repo)
 
     async def _adopt(self, files: Files, groups: list[list[Step]]) -> list[list[Step]]:
-        """Take what lies elsewhere in the cache, first what costs no room; returns what is left to fetch."""
+        """Take what lies elsewhere, first what costs no room; returns what is left to fetch."""
         wanted = [group[0].file for group in groups]
-        present = await self.world.disk.twins.present(files.manifest.repo, wanted)  # mostly nothing: one look for all
+        present = await self.world.disk.twins.present(files.manifest, wanted)  # mostly nothing: one look for all
         absent = [group for group in groups if group[0].file.etag not in present]
         groups = [group for group in groups if group[0].file.etag in present]
         groups = await self._left(files, groups, ways_without_room)
@@ -148,8 +148,9 @@ class Round:
     async def _announce_fetch(self, files: Files, groups: list[list[Step]], plan: Plan) -> None:
         """Claim the room and say what comes. A file that is paused now asks for none, also if it is resumed later."""
         firsts = [group[0] for group in groups]
-        fetch_bytes = sum(step.fetch_bytes for step in firsts)
-        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
+        fetch_bytes = sum(step.fetch_bytes for step in {step.file.etag: step for step in firsts}.values())
+        needed_bytes = sum(step.fetch_bytes for step in firsts)  # one content may have to stand at several places
+        free_bytes = await self.world.room.claim(self.ref.key, needed_bytes, files.transfers.moved_bytes)
         if not firsts:
             return
         if not plan.of("fetch"):
@@ -173,24 +174,24 @@ class Round:
     async def _finish(self, manifest: Manifest) -> Outcome:
         world = self.world
         path = await world.disk.store.finish(manifest, self.ref)
-        structure = await world.structure(self.ref, manifest)
+        structure = await world.place.structure(self.ref, manifest)
         if structure.problem:
             await world.desires.set_ready(self.ref.key, None)
             raise AskHuman(
                 "E_STRUCTURE", f"every file is as the Hub has it, but no loader can use it: {structure.problem}"
             )
-        seals = await world.disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
+        seals = await world.disk.sealed(manifest)
         await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals, structure))
         return Outcome(complete=True, manifest=manifest, structure=structure)
 
     async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
-        seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
+        seals = await disk.sealed(manifest)
         kept = {}
         for file in manifest.files:
-            if seals.get(file.etag) is None or found[file.path].seal is None:
-                part, spans = await disk.ledger.spans(manifest.repo, file.etag, file.size_bytes)
-                kept[file.etag] = recorded_bytes(spans) if part else 0
+            if seals.get(file.path) is None or found[file.path].seal is None:
+                part, spans = await disk.ledger.spans(disk.where(manifest, file), file.etag, file.size_bytes)
+                kept[file.path] = recorded_bytes(spans) if part else 0
         return make_plan(manifest, found, seals, kept, distrust=distrust, components=self._controls.components)
 
     @property
@@ -277,7 +278,7 @@ def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Se
         commit=manifest.commit,
         path=str(path),
         verified="sha256",
-        seals={f.path: seals[f.etag] for f in manifest.files if f.etag in seals},
+        seals=dict(seals),
         has_code=structure.has_code,
         has_pickle=structure.has_pickle,
     )

@@ -53,38 +53,38 @@ class SqliteLedger:
         await self._run(self._close)
         self._thread.shutdown()
 
-    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+    async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """See ports.Ledger; rows with a wrong checksum, and those of another size, are left out."""
 
         def read() -> tuple[str | None, tuple[Span, ...]]:
             part = self._conn.execute(
-                "SELECT blob, size_bytes, name, row_check FROM parts WHERE blob = ?", (_blob(repo, etag),)
+                "SELECT blob, size_bytes, name, row_check FROM parts WHERE blob = ?", (_blob(where, etag),)
             )
             row = intact(part.fetchone())
             if row is None or row[1] != size_bytes:
                 return None, ()
             rows = self._conn.execute(
-                "SELECT blob, offset, length, digest, row_check FROM spans WHERE blob = ?", (_blob(repo, etag),)
+                "SELECT blob, offset, length, digest, row_check FROM spans WHERE blob = ?", (_blob(where, etag),)
             )
             good = [Span(offset=s[1], length=s[2], digest=s[3]) for s in map(intact, rows) if s is not None]
             return row[2], keep_in_order(good, size_bytes)
 
         return await self._run(read)
 
-    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+    async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            self._record(_blob(repo, etag), size_bytes, part, spans)
+            self._record(_blob(where, etag), size_bytes, part, spans)
 
         await self._write(write)
 
-    async def settle(self, repo: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+    async def settle(self, where: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            self._record(_blob(repo, etag), size_bytes, None, spans)
-            self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+            self._record(_blob(where, etag), size_bytes, None, spans)
+            self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
 
@@ -96,17 +96,17 @@ class SqliteLedger:
         for span in spans:
             self._put("spans", blob, span.offset, span.length, span.digest)
 
-    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
+    async def forget(self, where: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
             if offsets is None:
-                self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
-                self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(repo, etag),))
+                self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(where, etag),))
+                self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(where, etag),))
             else:
                 self._conn.executemany(
                     "DELETE FROM spans WHERE blob = ? AND offset = ?",
-                    [(_blob(repo, etag), offset) for offset in offsets],
+                    [(_blob(where, etag), offset) for offset in offsets],
                 )
 
         await self._write(write)
@@ -119,36 +119,36 @@ class SqliteLedger:
 
         return await self._run(read)
 
-    async def seals(self, repo: str, etags: Sequence[str]) -> Mapping[str, Seal]:
+    async def seals(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Seal]:
         """See ports.Seals."""
 
-        def read() -> dict[str, Seal]:
-            rows = {etag: self._get("seals", "blob", "seal", _blob(repo, etag)) for etag in etags}
-            decoded = {etag: _decode(raw, Seal) for etag, raw in rows.items() if raw is not None}
-            return {etag: seal for etag, seal in decoded.items() if seal is not None}
+        def read() -> dict[tuple[str, str], Seal]:
+            rows = {key: self._get("seals", "blob", "seal", _blob(*key)) for key in keys}
+            decoded = {key: _decode(raw, Seal) for key, raw in rows.items() if raw is not None}
+            return {key: seal for key, seal in decoded.items() if seal is not None}
 
         return await self._run(read)
 
-    async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
+    async def seal(self, where: str, etag: str, seal: Seal | None) -> None:
         """See ports.Seals."""
 
         def write() -> None:
             if seal is None:
-                self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
+                self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(where, etag),))
             else:
-                self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+                self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
 
-    async def last_read(self, repo: str, etag: str) -> str | None:
+    async def last_read(self, where: str, etag: str) -> str | None:
         """See engine.scrub.Readings."""
-        return await self._run(lambda: self._get("readings", "blob", "at", _blob(repo, etag)))
+        return await self._run(lambda: self._get("readings", "blob", "at", _blob(where, etag)))
 
-    async def set_last_read(self, repo: str, etag: str, at: str) -> None:
+    async def set_last_read(self, where: str, etag: str, at: str) -> None:
         """See engine.scrub.Readings."""
 
         def write() -> None:
-            self._put("readings", _blob(repo, etag), at)
+            self._put("readings", _blob(where, etag), at)
 
         await self._write(write)
 
@@ -288,8 +288,9 @@ def _desired(db: sqlite3.Connection) -> dict[str, AddModel]:
     return {key: wanted for key, wanted in decoded.items() if wanted is not None}
 
 
-def _blob(repo: str, etag: str) -> str:
-    return f"{repo}/{etag}"
+def _blob(where: str, etag: str) -> str:
+    """One name for both: an etag has no slash, so no two keys have one name."""
+    return f"{where}/{etag}"
 
 
 def _decode(raw: bytes, kind: type[T]) -> T | None:
