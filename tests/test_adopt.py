@@ -19,14 +19,17 @@ import pytest
 from qwen_api import events as e
 from qwen_api import places
 from qwen_api.commands import AddModel
+from qwen_api.manifest import make_manifest
 from qwen_api.seals import Seal, read_ready, seal_matches, take_seal
 from qwen_daemon.core.twins import Taken, Twin, candidates, is_same_file, proven, ways_without_room
 from qwen_daemon.shell import clone
 from qwen_daemon.shell.digest import Stopped, hash_file
-from qwen_daemon.shell.elsewhere import OtherBlobs
+from qwen_daemon.shell.elsewhere import Elsewhere
+from qwen_daemon.shell.store import HubCache
 from qwen_monitor.event_text import event_text
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.layouts import CACHE, LAYOUTS, LOCAL_DIR, Layout
 from tests.running import Running
 
 OLD, OLD_KEY, NEW, NEW_KEY = "org/edit-2509", "org--edit-2509", "org/edit-2511", "org--edit-2511"
@@ -123,6 +126,33 @@ def test_the_next_model_fetches_only_what_the_first_does_not_have(hub: SimHub, t
         daemon.wait_complete(NEW_KEY)
         assert daemon.seen(e.FileVerified) == [], "nothing had to be hashed again"
         assert list(daemon.cache.glob("models--*/blobs/.qwen-*")) == []
+
+
+@pytest.mark.parametrize("first", LAYOUTS, ids=lambda layout: f"from {layout.name}")
+@pytest.mark.parametrize("second", LAYOUTS, ids=lambda layout: f"to {layout.name}")
+def test_what_one_layout_has_another_takes(hub: SimHub, tmp_path: Path, first: Layout, second: Layout) -> None:
+    """Only blobs are hardlinked, and only to blobs: files at their own path people edit in place."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[first.model(tmp_path, OLD)], env=first.env) as daemon:
+        old = Path(daemon.wait_complete(OLD_KEY).path)
+        daemon.stop()
+        hub.log.clear()
+        daemon.env.pop("HF_HUB_DISABLE_SYMLINKS", None)
+        daemon.env |= second.env
+        kept = [first.model(tmp_path, OLD)] if first is LOCAL_DIR else []  # only what is configured is known
+        daemon.configure([*kept, second.model(tmp_path, NEW)])
+        daemon.start()
+        new = Path(daemon.wait_complete(NEW_KEY).path)
+        assert hub.log.bytes_served() == NEW_BYTES
+        assert contents(new, NEW_FILES) == NEW_FILES and contents(old, OLD_FILES) == OLD_FILES
+        adopted = daemon.seen(e.FileAdopted, model=NEW_KEY)
+        assert {event.path for event in adopted} == set(SHARED)
+        both_blobs = first is CACHE and second is CACHE
+        assert {event.how for event in adopted} <= {"reflink", "copy", *(("hardlink",) if both_blobs else ())}
+        assert both_blobs or not (old / ENCODER).samefile(new / ENCODER)
+        daemon.stop()
+        daemon.start()
+        daemon.wait_complete(NEW_KEY)
+        assert daemon.seen(e.FileVerified) == [], "nothing had to be hashed again"
 
 
 def test_what_nobody_vouches_for_is_hashed_first(hub: SimHub, tmp_path: Path) -> None:
@@ -271,6 +301,7 @@ async def test_each_file_system_gives_its_best(tmp_path: Path, kind: str, how: e
 
 BIG = model_folder.safetensors("t", floats=MIB)
 FILE = model_folder.wanted("w.safetensors", BIG)
+WANTED = make_manifest(NEW, model_folder.COMMIT, [FILE])
 XET_FILE = msgspec.structs.replace(FILE, xet_hash="cd" * 32)
 
 
@@ -293,9 +324,9 @@ def quiet(_done_bytes: int) -> None:
 async def take(
     cache: Path, ways: Sequence[e.AdoptedHow] = ("reflink", "hardlink", "copy"), *, is_proven: bool = False
 ) -> object:
-    blobs = OtherBlobs(cache)
-    (twin,) = await blobs.find(NEW, FILE)
-    return await blobs.take(NEW, FILE, twin, is_proven=is_proven, ways=ways, progress=quiet)
+    blobs = Elsewhere(cache, HubCache(cache))
+    (twin,) = await blobs.find(WANTED, FILE)
+    return await blobs.take(WANTED, FILE, twin, is_proven=is_proven, ways=ways, progress=quiet)
 
 
 async def test_a_file_with_a_good_seal_is_not_read(cache: Path) -> None:
@@ -344,17 +375,17 @@ async def test_only_regular_files_of_the_cache_are_twins(cache: Path, tmp_path: 
     outside = tmp_path / "outside"
     outside.write_bytes(BIG)
     blob = put(cache, OLD)
-    blobs = OtherBlobs(cache)
-    (twin,) = await blobs.find(NEW, FILE)
+    blobs = Elsewhere(cache, HubCache(cache))
+    (twin,) = await blobs.find(WANTED, FILE)
     for swap in (lambda: blob.symlink_to(outside), blob.mkdir, lambda: os.mkfifo(blob), lambda: blob.write_bytes(BIG)):
         blob.rmdir() if blob.is_dir() else blob.unlink()
         swap()
         if blob.is_file() and not blob.is_symlink():
-            assert (await blobs.find(NEW, FILE)) != (twin,)
+            assert (await blobs.find(WANTED, FILE)) != (twin,)
         else:
-            assert await blobs.find(NEW, FILE) == ()
+            assert await blobs.find(WANTED, FILE) == ()
         for ways in (LINKED, COPIED):
-            assert await blobs.take(NEW, FILE, twin, is_proven=False, ways=ways, progress=quiet) == "wrong"
+            assert await blobs.take(WANTED, FILE, twin, is_proven=False, ways=ways, progress=quiet) == "wrong"
     assert list((places.repo_dir(cache, NEW) / "blobs").glob("*")) == [] and outside.read_bytes() == BIG
 
 
@@ -368,7 +399,7 @@ async def test_the_file_that_our_name_leads_to_is_told_apart(cache: Path) -> Non
     shared = cache / "blobs" / "cd" / ("cd" * 32)
     shared.parent.mkdir(parents=True)
     shared.write_bytes(BIG)
-    found = await OtherBlobs(cache).find(NEW, XET_FILE)
+    found = await Elsewhere(cache, HubCache(cache)).find(WANTED, XET_FILE)
     assert [(twin.repo, twin.shared) for twin in found] == [(OLD, True), ("org/third", False), ("", False)]
     assert [twin.repo for twin in candidates(XET_FILE, found, {})] == ["", "org/third"]
 
@@ -376,15 +407,15 @@ async def test_the_file_that_our_name_leads_to_is_told_apart(cache: Path) -> Non
 async def test_a_copy_that_nobody_waits_for_any_more_stops_and_leaves_nothing(cache: Path) -> None:
     """Cancelling ends it at its next read."""
     put(cache, OLD)
-    blobs, began, go_on = OtherBlobs(cache), asyncio.Event(), threading.Event()
+    blobs, began, go_on = Elsewhere(cache, HubCache(cache)), asyncio.Event(), threading.Event()
     loop = asyncio.get_running_loop()
-    (twin,) = await blobs.find(NEW, FILE)
+    (twin,) = await blobs.find(WANTED, FILE)
 
     def progress(_done_bytes: int) -> None:
         loop.call_soon_threadsafe(began.set)
         go_on.wait()
 
-    task = asyncio.create_task(blobs.take(NEW, FILE, twin, is_proven=False, ways=COPIED, progress=progress))
+    task = asyncio.create_task(blobs.take(WANTED, FILE, twin, is_proven=False, ways=COPIED, progress=progress))
     await began.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -431,11 +462,11 @@ def seal(inode: int, *, size: int = FILE.size_bytes, ctime: int = 1) -> Seal:
 def test_what_needs_no_hash_comes_first() -> None:
     """And neither our own file nor one of another size comes at all."""
     twins = [
-        Twin(repo="a/short", seal=seal(1, size=1)),
-        Twin(repo="b/ours", seal=seal(2), shared=True),
-        Twin(repo="c/unknown", seal=seal(3)),
-        Twin(repo="d/sealed", seal=seal(4)),
-        Twin(repo="e/touched", seal=seal(5, ctime=2)),
+        Twin(repo="a/short", where="a/short", seal=seal(1, size=1)),
+        Twin(repo="b/ours", where="b/ours", seal=seal(2), shared=True),
+        Twin(repo="c/unknown", where="c/unknown", seal=seal(3)),
+        Twin(repo="d/sealed", where="d/sealed", seal=seal(4)),
+        Twin(repo="e/touched", where="e/touched", seal=seal(5, ctime=2)),
     ]
     sealed = proven(twins, {"d/sealed": seal(4), "e/touched": seal(5), "f/gone": seal(6)})
     assert sealed == {"d/sealed": seal(4)}

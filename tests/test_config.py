@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_daemon.config import BadConfig, Config, ConfiguredModel, Network, load, read, settle
+from qwen_daemon.config import local_dirs as local_dirs_of
 from qwen_daemon.endpoints import order_of
 
 
@@ -107,6 +108,49 @@ def test_a_speed_is_written_as_a_number_or_as_people_do(file: Path) -> None:
         ConfiguredModel(model="org/name", rate_limit_bps=500_000, priority=-1),
         ConfiguredModel(model="org/other"),
     )
+
+
+def folders(tmp_path: Path, *local_dirs: str) -> dict[str, Path]:
+    """What these say, in a home and beside a cache of their own."""
+    models = [ConfiguredModel(model=f"org/m{n}", local_dir=local_dir) for n, local_dir in enumerate(local_dirs)]
+    return local_dirs_of(models, tmp_path / "hub")
+
+
+def test_a_local_dir_is_a_whole_path_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home is filled in and links are followed; a model without one is in none."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    assert folders(tmp_path, "~/a", "", str(tmp_path / "link" / "b")) == {
+        "org--m0": tmp_path / "a",
+        "org--m2": tmp_path / "disk" / "b",
+    }
+
+
+@pytest.mark.parametrize(
+    ("local_dirs", "why"),
+    [
+        (["models/a"], "not a whole path"),
+        (["~nobody-of-this-name/a"], "cannot be used"),
+        (["/x\0y"], "cannot be used"),
+        (["{}/file"], "not a folder"),
+        (["{}/loop"], "cannot be used"),
+        (["{}/hub"], "the Hub cache"),
+        (["{}/hub/mine"], "lies in .*the Hub cache"),
+        (["{}"], "holds .*the Hub cache"),
+        (["{}/a", "{}/a"], "is .*local_dir of org/m0"),
+        (["{}/a", "{}/a/b"], "lies in .*local_dir of org/m0"),
+        (["{}/a/b", "{}/a"], "holds .*local_dir of org/m0"),
+        (["{}/a", "{}/link/a"], "is .*local_dir of org/m0"),
+    ],
+)
+def test_local_dirs_that_cannot_be_are_refused(tmp_path: Path, local_dirs: list[str], why: str) -> None:
+    """Not whole, not folders, or inside one another: told by model."""
+    (tmp_path / "file").touch()
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "link").symlink_to(tmp_path)
+    with pytest.raises(BadConfig, match=why):
+        folders(tmp_path, *(text.format(tmp_path) for text in local_dirs))
 
 
 @given(st.binary(max_size=200))

@@ -197,10 +197,10 @@ def a_manifest(*files: WantedFile) -> Manifest:
 )
 def test_what_is_done_with_one_file(found: Found, sealed: bool, kept: int, expected: tuple[str, str, int]) -> None:
     """A size alone proves nothing; a seal does, and only it saves the hash."""
-    seals = {SHA: SEAL} if sealed else {}
-    (step,) = make_plan(a_manifest(a_file("w")), {"w": found}, seals, {SHA: kept}).steps
+    seals = {"w": SEAL} if sealed else {}
+    (step,) = make_plan(a_manifest(a_file("w")), {"w": found}, seals, {"w": kept}).steps
     assert (step.action, step.finding, step.fetch_bytes) == expected
-    (distrusted,) = make_plan(a_manifest(a_file("w")), {"w": found}, seals, {SHA: kept}, distrust=True).steps
+    (distrusted,) = make_plan(a_manifest(a_file("w")), {"w": found}, seals, {"w": kept}, distrust=True).steps
     assert distrusted.action not in ("keep", "link")
 
 

@@ -44,6 +44,7 @@ MANY = Tuning(  # the same decisions, on a file of ten kilobytes
     lease_max_bytes=2000,
     eager_bytes=1000,
     proven_bytes=100,
+    step_bytes=150,
 )
 
 
@@ -189,7 +190,7 @@ async def one_try(
 ) -> tuple[str | None, int]:
     """The hash, or None if the try failed; and how many recorded bytes were kept."""
     clock = QuickClock(step_s)
-    source = Source(repo=REPO, commit=COMMIT, file=FILE, origin=line)
+    source = Source(repo=REPO, where=REPO, commit=COMMIT, file=FILE, origin=line)
     kept: list[int] = [0]
     transfer = Transfer(pace=Pace(started_s=0))
     tuning = Tuning() if streams == 1 and tuning is MANY else tuning
@@ -308,7 +309,7 @@ async def test_a_place_that_takes_bytes_and_never_gives_them_back_condemns_the_p
     span = Span(offset=0, length=200, digest=span_digest(CONTENT[:200]))
     segments = Segments(holes_between([(0, 200)], SIZE))
     damaged: list[Span] = []
-    frontier = Frontier(FILE, disk, segments, [span], damaged.append)
+    frontier = Frontier(FILE, disk, segments, [span], damaged.append, step_bytes=1)
     await frontier.step()
     assert damaged == [span]
     segments.need(0, 200)

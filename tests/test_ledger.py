@@ -56,7 +56,7 @@ async def check_nothing_is_made_up(folder: Path) -> tuple[int, int]:
             part, known = await ledger.spans(REPO, etag, SIZE)
             assert part in (PART, None) and set(known) <= set(SPANS)
             spans += len(known)
-        seals = await ledger.seals(REPO, ETAGS)
+        seals = await ledger.seals([(REPO, etag) for etag in ETAGS])
         assert set(seals.values()) <= {SEAL}
         assert await ledger.commit_of(KEY) in (COMMIT, None)
         assert await ledger.desired() in ({KEY: WANTED}, {})
@@ -72,7 +72,7 @@ async def test_what_was_recorded_is_there_after_opening_again(tmp_path: Path) ->
     async with opened(tmp_path) as ledger:
         assert await ledger.spans(REPO, ETAGS[0], SIZE) == (PART, SPANS)
         assert await ledger.spans("other/repo", ETAGS[0], SIZE) == (None, ())
-        assert await ledger.seals("other/repo", ETAGS) == {}
+        assert await ledger.seals([("other/repo", etag) for etag in ETAGS]) == {}
         assert await ledger.spans(REPO, ETAGS[0], SIZE + 1) == (None, ())
         assert await ledger.part_names() == {PART}
         await ledger.forget(REPO, ETAGS[0], [100, 300])
@@ -89,7 +89,7 @@ async def test_what_was_recorded_is_there_after_opening_again(tmp_path: Path) ->
         await ledger.forget(REPO, ETAGS[1])
         assert await ledger.spans(REPO, ETAGS[1], SIZE) == (None, ())
         await ledger.seal(REPO, ETAGS[0], None)
-        assert set(await ledger.seals(REPO, ETAGS)) == set(ETAGS[1:])
+        assert set(await ledger.seals([(REPO, etag) for etag in ETAGS])) == {(REPO, etag) for etag in ETAGS[1:]}
         await ledger.desire(KEY, None)
         assert (await ledger.desired(), await ledger.commit_of(KEY)) == ({}, None)
 
@@ -153,7 +153,7 @@ async def test_rows_of_others_are_not_believed(tmp_path: Path) -> None:
         assert await ledger.spans(REPO, ETAGS[0], SIZE) == (None, ())
         part, spans = await ledger.spans(REPO, ETAGS[1], SIZE)
         assert part == PART and [span.offset for span in spans] == [0, *range(300, 1000, 100)]
-        assert await ledger.seals(REPO, ETAGS) == {}
+        assert await ledger.seals([(REPO, etag) for etag in ETAGS]) == {}
         assert (await ledger.commit_of(KEY), await ledger.desired()) == (None, {})
 
 

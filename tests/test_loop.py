@@ -69,7 +69,7 @@ def test_no_callback_takes_more_than_twenty_milliseconds_of_cpu(tmp_path: Path) 
                 "HF_ENDPOINT": endpoint,
             },
         )
-        async with app.running(settings, {}) as daemon:
+        async with app.running(settings, {}, ()) as daemon:
             loop.dearest_s.clear()  # what a start costs keeps nobody waiting
             await keep(daemon, AddModel(model="org/model"))
             await keep(daemon, AddModel(model="org/listed", include=("chosen.txt",)))

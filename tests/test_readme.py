@@ -26,6 +26,7 @@ from tests import readme
 from tests.fakes import model_folder
 
 BIN = Path(sys.executable).parent
+LOCAL_DIR = ("qwenctl download", "qwenctl check")
 RUN_S = 60  # only a hung process reaches it
 REPOS = ("Qwen/Qwen-Image-Edit-2511", "Qwen/Qwen-Image-Edit-2509")
 
@@ -137,6 +138,13 @@ def test_check_and_download_without_a_daemon(home: Home) -> None:
     assert "Model complete: yes" in home.run(full)
     dry_run = home.run(readme.command("qwenctl download Qwen/"))
     assert "transformer/" in dry_run and "vae/" not in dry_run and "[dry-run]" in dry_run
+
+
+def test_a_folder_of_ones_own(home: Home) -> None:
+    """Filled and checked; it is the answer."""
+    fill, check = (next(c for c in readme.commands() if c.startswith(w) and "--local-dir" in c) for w in LOCAL_DIR)
+    assert home.run(fill).splitlines()[-1] == str(home.folder / "qwen")
+    assert "Model complete: yes" in home.run(check)
 
 
 def test_a_daemon_keeps_a_model_and_tells_everybody(home: Home) -> None:

@@ -1,4 +1,4 @@
-"""Harm to a complete model on disk is noticed without asking, and mended with as few bytes as can be."""
+"""Harm to a complete model is noticed without asking, and mended with as few bytes as can be, in each layout."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 
 from qwen_api import events as e
-from qwen_api import places
 from qwen_api.commands import AddModel
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.layouts import Layout, every_layout
 from tests.running import Running
 
-REPO, KEY, WEIGHTS = "org/one", "org--one", "model.safetensors"
+REPO, KEY, WEIGHTS, CONFIG, NOTE = "org/one", "org--one", "model.safetensors", "config.json", "docs/a/note.md"
 MIB = 1 << 20
 SPAN = 16 * MIB
 BIG = model_folder.safetensors("w", floats=10 * MIB)  # 40 MiB: three spans
@@ -23,7 +23,7 @@ OTHER = model_folder.safetensors("v", floats=10)
 FILES = {
     **model_folder.transformers_model("Qwen2ForCausalLM"),
     WEIGHTS: BIG,
-    "docs/a/note.md": b"note",
+    NOTE: b"note",
 }
 
 
@@ -33,11 +33,15 @@ def hub() -> Iterator[SimHub]:
         yield hub
 
 
+def running(root: Path, hub: SimHub, layout: Layout) -> Running:
+    return Running(root, endpoint=hub.endpoint, models=[layout.model(root, REPO)], env=layout.env)
+
+
 class Complete:
     """A daemon that keeps the model complete, and what it costs to mend it."""
 
-    def __init__(self, daemon: Running, hub: SimHub) -> None:
-        self.daemon, self.hub = daemon, hub
+    def __init__(self, daemon: Running, hub: SimHub, layout: Layout) -> None:
+        self.daemon, self.hub, self.layout = daemon, hub, layout
         self.folder = Path(daemon.wait_complete(KEY).path)
 
     def after(self, harm: Callable[[Path], None], path: str) -> tuple[set[str], int]:
@@ -48,7 +52,7 @@ class Complete:
         changed = self.daemon.wait_event(e.ModelChanged, after=mark)
         self.daemon.wait_complete(KEY, after=mark)
         assert {name: (self.folder / name).read_bytes() for name in FILES} == FILES
-        assert all((self.folder / name).is_symlink() for name in FILES)
+        assert all((self.folder / name).is_symlink() == self.layout.has_links for name in FILES)
         return set(changed.paths), self.hub.log.bytes_served()
 
 
@@ -83,24 +87,29 @@ def into_plain_file(path: Path) -> None:
     path.write_bytes(b"something else")
 
 
-def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: Path) -> None:
+@every_layout
+def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
     """Flipped, cut, lengthened, deleted, unlinked, replaced: noticed, and only damaged spans come over the network."""
-    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
-        model = Complete(daemon, hub)
+    name_only = 0 if layout.has_links else 1  # where the name is the file, losing the one is losing the other
+    with running(tmp_path, hub, layout) as daemon:
+        model = Complete(daemon, hub, layout)
         assert model.after(flip(SPAN + 7), WEIGHTS) == ({WEIGHTS}, SPAN)
         assert daemon.seen(e.FileCorrupt)[-1].where == "disk"
         assert model.after(truncate(2 * SPAN), WEIGHTS) == ({WEIGHTS}, len(BIG) - 2 * SPAN)
         assert model.after(lengthen, WEIGHTS) == ({WEIGHTS}, 0)
-        assert model.after(lambda path: path.unlink(), WEIGHTS) == ({WEIGHTS}, 0)
+        assert model.after(lambda path: path.unlink(), WEIGHTS) == ({WEIGHTS}, len(BIG) * name_only)
         assert model.after(lambda path: path.resolve().unlink(), WEIGHTS) == ({WEIGHTS}, len(BIG))
         assert model.after(lambda path: os.utime(path), WEIGHTS) == ({WEIGHTS}, 0)
-        assert model.after(into_plain_file, "config.json") == ({"config.json"}, 0)
-        assert model.after(into_folder, WEIGHTS) == ({WEIGHTS}, 0)
+        assert model.after(into_plain_file, CONFIG) == ({CONFIG}, len(FILES[CONFIG]) * name_only)
+        assert model.after(into_folder, WEIGHTS) == ({WEIGHTS}, len(BIG) * name_only)
         assert [path.read_text() for path in tmp_path.rglob("mine.txt")] == ["do not lose me"]
-        assert list(daemon.cache.glob("models--*/blobs/.qwen-*")) == []
+        assert list(tmp_path.rglob(".qwen-*.part")) == []
 
 
-def test_a_blob_that_leads_out_of_the_cache_is_replaced_and_never_written_through(hub: SimHub, tmp_path: Path) -> None:
+@every_layout
+def test_a_link_that_leads_out_is_replaced_and_never_written_through(
+    hub: SimHub, tmp_path: Path, layout: Layout
+) -> None:
     """A planted link (blob, snapshot file, folder) is not believed, its target is untouched, and the model mended."""
     outside = tmp_path / "outside"
     outside.mkdir()
@@ -121,17 +130,19 @@ def test_a_blob_that_leads_out_of_the_cache_is_replaced_and_never_written_throug
         path.parent.rmdir()
         path.parent.symlink_to(outside)
 
-    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
-        model = Complete(daemon, hub)
+    name_only = 0 if layout.has_links else 1  # where the name is the file, losing the one is losing the other
+    with running(tmp_path, hub, layout) as daemon:
+        model = Complete(daemon, hub, layout)
         assert model.after(plant_blob, WEIGHTS) == ({WEIGHTS}, len(BIG))
-        assert model.after(plant_file, WEIGHTS) == ({WEIGHTS}, 0)
-        assert model.after(plant_folder, "docs/a/note.md") == ({"docs/a/note.md"}, 0)
+        assert model.after(plant_file, WEIGHTS) == ({WEIGHTS}, len(BIG) * name_only)
+        assert model.after(plant_folder, NOTE) == ({NOTE}, len(FILES[NOTE]) * name_only)
         assert list(outside.iterdir()) == [precious] and precious.read_bytes() == b"x" * len(BIG)
 
 
-def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path) -> None:
-    """`verify` hashes everything; the snapshot's folder deleted as a whole is linked anew."""
-    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+@every_layout
+def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
+    """`verify` hashes everything."""
+    with running(tmp_path, hub, layout) as daemon:
         daemon.wait_complete(KEY)
         mark = daemon.mark
         daemon.client.verify(KEY)
@@ -140,12 +151,12 @@ def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path) -> N
         assert hub.log.bytes_twice() == 0
 
 
-def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_path: Path) -> None:
-    """A cache that `hf download` filled, plain files (no symlinks) included, is proven and not fetched."""
-    model_folder.write(
-        places.snapshot_dir(tmp_path / "hf" / "hub", REPO, SimRepo(id=REPO, files=FILES).sha), {**FILES, WEIGHTS: OTHER}
-    )
-    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+@every_layout
+def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
+    """Plain files, in a cache or in a folder, whoever put them there, are proven and not fetched; wrong ones are."""
+    folder = layout.folder(tmp_path, REPO, SimRepo(id=REPO, files=FILES).sha)
+    model_folder.write(folder, {**FILES, WEIGHTS: OTHER})
+    with running(tmp_path, hub, layout) as daemon:
         daemon.wait_complete(KEY)
         assert hub.log.bytes_served() == len(BIG)
         assert {v.path for v in daemon.seen(e.FileVerified) if not v.received_bytes} == set(FILES) - {WEIGHTS}
@@ -155,9 +166,12 @@ def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_pat
         assert daemon.seen(e.FileVerified) == []
 
 
-def test_without_the_hub_what_is_here_counts_and_what_is_not_is_said(hub: SimHub, tmp_path: Path) -> None:
+@every_layout
+def test_without_the_hub_what_is_here_counts_and_what_is_not_is_said(
+    hub: SimHub, tmp_path: Path, layout: Layout
+) -> None:
     """Offline or with the Hub down a complete cache is complete; an incomplete one is told as such, with no request."""
-    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+    with running(tmp_path, hub, layout) as daemon:
         folder = Path(daemon.wait_complete(KEY).path)
         daemon.stop()
         hub.log.clear()
@@ -167,8 +181,8 @@ def test_without_the_hub_what_is_here_counts_and_what_is_not_is_said(hub: SimHub
         daemon.wait_complete(KEY)
         daemon.stop()
         daemon.env |= {"HF_ENDPOINT": hub.endpoint, "HF_HUB_OFFLINE": "1"}
-        for path in daemon.state_dir.glob("ledger*"):
-            path.unlink()
+        for path in daemon.state_dir.glob("ledger*") if layout.name != "local_dir" else ():
+            path.unlink()  # a cache knows its refs; a folder does not know which branch it is
         daemon.start()
         daemon.wait_complete(KEY)
         mark = daemon.mark

@@ -19,6 +19,7 @@ from qwen_api.seals import take_seal
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell.ledger import SqliteLedger
 from qwen_daemon.shell.scrub import NICEST, BackgroundReader
+from qwen_daemon.shell.store import HubCache
 from qwen_monitor.event_text import event_text
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
@@ -96,9 +97,14 @@ async def test_it_reads_last_in_line_and_stops_when_told(tmp_path: Path) -> None
     model_folder.write_cache(tmp_path, files)
     file = model_folder.listing(files).files[0]
     blob = places.repo_dir(tmp_path, model_folder.REPO) / "blobs" / file.etag
-    reader, before = BackgroundReader(tmp_path), os.getpriority(os.PRIO_PROCESS, 0)
+    reader, before = BackgroundReader(), os.getpriority(os.PRIO_PROCESS, 0)
     try:
-        assert await reader.digest(model_folder.REPO, file, Found(linked=True, seal=take_seal(blob))) == file.etag
+        assert (
+            await reader.at(HubCache(tmp_path).current).digest(
+                model_folder.REPO, file, Found(linked=True, seal=take_seal(blob))
+            )
+            == file.etag
+        )
         nice = {t.name: os.getpriority(os.PRIO_PROCESS, t.native_id or 0) for t in threading.enumerate()}
         assert [name for name, level in nice.items() if level == NICEST and before != NICEST] == ["scrub_0"]
         if shutil.which("ionice"):

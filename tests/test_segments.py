@@ -48,14 +48,15 @@ class Streams(RuleBasedStateMachine):
     def fail(self, which: int) -> None:
         self.segments.give_back(self.pick(which))
 
-    @rule(least=st.integers(2, 2 * UNIT))
-    def steal(self, least: int) -> None:
-        victim = self.segments.victim(lambda _: least, lambda lease: lease.left_bytes)
-        if victim is not None:
-            before = victim.left_bytes
-            stolen = self.segments.steal(victim)
-            assert victim.left_bytes > 0 and stolen.left_bytes > 0
-            assert victim.left_bytes + stolen.left_bytes == before and stolen.start == victim.end
+    @precondition(lambda self: any(lease.left_bytes > 1 for lease in self.segments.leases))
+    @rule(keep_bytes=st.integers(0, 9 * UNIT))
+    def steal(self, keep_bytes: int) -> None:
+        victim = max(self.segments.leases, key=lambda lease: lease.left_bytes)
+        before = victim.left_bytes
+        stolen = self.segments.steal(victim, keep_bytes)
+        assert victim.left_bytes > 0 and stolen.left_bytes > 0
+        assert victim.left_bytes + stolen.left_bytes == before and stolen.start == victim.end
+        assert victim.left_bytes <= max(1, keep_bytes)
 
     @rule()
     def hash(self) -> None:
@@ -136,9 +137,7 @@ def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, win
     lease = lease_bytes(left_bytes, streams, at_least=least, at_most=most, window_bytes=1 << window)
     assert least <= lease <= most
     cap = max(least, min(most, min(1 << window, max(left_bytes, 1 << window >> 1)) // streams))
-    rounds_at_least = -(-left_bytes // (streams * cap))
-    assert lease == least or lease <= cap
-    assert -(-left_bytes // (streams * lease)) <= rounds_at_least
+    assert -(-left_bytes // (streams * lease)) <= -(-left_bytes // (streams * cap))
 
 
 def test_the_last_round_is_not_a_short_one() -> None:

@@ -1,9 +1,10 @@
-"""The cache on disk: where things go, under which modes and link texts, and what is not believed or not touched."""
+"""What every layout promises of files on disk, and where each puts them; nothing else is touched."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import stat
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import take_seal
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
-from qwen_daemon.shell.locks import CacheLocks
+from qwen_daemon.shell.local_dir import LocalDir
+from qwen_daemon.shell.locks import HubLocks
 from qwen_daemon.shell.part import PartFile
 from qwen_daemon.shell.store import HubCache
 from tests.fakes.model_folder import COMMIT, REPO, Files, listing, qwen, safetensors, write_cache
+from tests.layouts import LOCAL_DIR, Layout, every_layout
 
 REF = ModelRef(repo=REPO)
+DOWNLOAD = ".cache/huggingface/download"
 FILES: Files = {"README.md": b"# Hello\n", "deep/er/w.safetensors": safetensors("w"), "deep/empty.txt": b""}
 
 
@@ -32,7 +36,7 @@ def no_digest(_data: bytes | bytearray) -> None:
     """What was written is of no interest."""
 
 
-async def fill(store: HubCache, files: Files = FILES, ref: ModelRef = REF) -> Manifest:
+async def fill(store: HubCache | LocalDir, files: Files = FILES, ref: ModelRef = REF) -> Manifest:
     """Publish all files as the engine does."""
     manifest = listing(files)
     await store.begin(manifest, ref)
@@ -73,19 +77,21 @@ async def test_the_layout_is_huggingface_hubs(cache: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in folder.rglob("*") if path.is_dir()} == {0o775}
 
 
-async def test_what_is_found_is_what_was_put(cache: Path) -> None:
+@every_layout
+async def test_what_is_found_is_what_was_put(cache: Path, layout: Layout) -> None:
     """After publishing, each file is linked and its seal is the one publishing returned; before, nothing is there."""
-    store, manifest = HubCache(cache), listing(FILES)
+    store, manifest = layout.store(cache), listing(FILES)
     assert {f.seal for f in (await store.find(manifest)).values()} == {None}
     await fill(store)
     found = await store.find(manifest)
     for file in manifest.files:
-        assert found[file.path].linked and found[file.path].seal == take_seal(blob(cache, file))
+        assert found[file.path].linked and found[file.path].seal == take_seal(store.standing(manifest, file))
         assert await store.digest(REPO, file, found[file.path], lambda _: None) == (
             file.etag,
             (await store.digest(REPO, file, found[file.path], lambda _: None))[1],
         )
-    assert await store.ref(REF) == COMMIT
+        assert (store.snapshot(manifest) / file.path).read_bytes() == FILES[file.path]
+    assert await store.ref(REF) == (None if layout is LOCAL_DIR else COMMIT)
     assert await store.ref(ModelRef(repo=REPO, revision="v1")) is None
     assert await store.listed(REPO, COMMIT) == write_tree(manifest)
 
@@ -147,38 +153,45 @@ async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_pat
     assert [path.name for path in outside.iterdir()] == [file.etag]
 
 
-async def test_folders_where_files_must_be_are_moved_aside(cache: Path) -> None:
-    """In snapshots and in blobs, and a file where a folder must be; what was in them is kept."""
-    store, manifest = HubCache(cache), await fill(HubCache(cache))
+@every_layout
+async def test_what_stands_in_the_way_is_moved_aside(cache: Path, layout: Layout) -> None:
+    """A folder where a file must be, a file where a folder must be; what was in them is kept."""
+    store, manifest = layout.store(cache), await fill(layout.store(cache))
     file = manifest.by_path()["README.md"]
-    blob(cache, file).unlink()
-    blob(cache, file).mkdir()
-    (blob(cache, file) / "mine").touch()
+    standing = store.standing(manifest, file)
+    standing.unlink()
+    standing.mkdir()
+    (standing / "mine").touch()
     assert (await store.find(manifest))[file.path].seal is None
-    part = await store.open_part(REPO, file, None)
-    await part.write(0, FILES[file.path], no_digest)
-    await part.close()
-    await store.publish(manifest, file, part.name)
-    assert blob(cache, file).read_bytes() == FILES[file.path]
+    await store.publish(manifest, file, FILES[file.path])
+    assert standing.read_bytes() == FILES[file.path]
+    deep = manifest.by_path()["deep/er/w.safetensors"]
+    shutil.rmtree(store.snapshot(manifest) / "deep")
+    (store.snapshot(manifest) / "deep").write_bytes(b"mine")
+    assert not (await store.find(manifest))[deep.path].linked
+    await store.publish(manifest, deep, FILES[deep.path])
+    assert (await store.find(manifest))[deep.path].linked
     assert len(list(cache.rglob("mine"))) == 1
+    assert [path.read_bytes() for path in cache.rglob("*.aside") if path.is_file()] == [b"mine"]
 
 
-async def test_files_published_at_the_same_time_into_a_new_folder_do_not_take_it_from_each_other(cache: Path) -> None:
+@every_layout
+async def test_files_published_at_the_same_time_into_a_new_folder_do_not_take_it_from_each_other(
+    cache: Path, layout: Layout
+) -> None:
     """The folder that one of them has just made is not in the other's way."""
-    store = HubCache(cache)
+    store = layout.store(cache)
     for round_ in range(40):
         manifest = listing({f"{round_}/a/b/c/{name}": f"{round_} {name}".encode() for name in "rstuvwxy"})
-        blobs = repo_dir(cache) / "blobs"
-        blobs.mkdir(parents=True, exist_ok=True)
-        for file in manifest.files:
-            (blobs / file.etag).touch()
-        await asyncio.gather(*(store.publish(manifest, file, None) for file in manifest.files))
+        contents = [f"{round_} {file.path[-1]}".encode() for file in manifest.files]
+        await asyncio.gather(*map(store.publish, [manifest] * 8, manifest.files, contents))
     assert list(cache.rglob(".qwen-*")) == []
 
 
-async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path) -> None:
+@every_layout
+async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path, layout: Layout) -> None:
     """A name from a damaged ledger opens nothing else; a link in a part's place is refused."""
-    store, file = HubCache(cache), listing(FILES).files[0]
+    store, file = layout.store(cache), listing(FILES).files[0]
     other = f".qwen-{'0' * 64}-01234567.part"
     for name in ("../../../escape", "/etc/passwd", other, ".qwen-x.part", ""):
         part = await store.open_part(REPO, file, name)
@@ -188,7 +201,7 @@ async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path
     await store.drop_part(REPO, part.name)
     precious = tmp_path / "precious"
     precious.write_bytes(b"x")
-    (repo_dir(cache) / "blobs" / part.name).symlink_to(precious)
+    (store.parts_folder(REPO) / part.name).symlink_to(precious)
     with pytest.raises(TryAgain):
         await store.open_part(REPO, file, part.name)
     assert precious.read_bytes() == b"x"
@@ -213,9 +226,10 @@ async def test_writes_that_wait_go_together_and_fail_alone(cache: Path) -> None:
     await part.close()
 
 
-async def test_a_part_takes_bytes_anywhere(cache: Path) -> None:
+@every_layout
+async def test_a_part_takes_bytes_anywhere(cache: Path, layout: Layout) -> None:
     """Writes at offsets, reads back, and gives less at its end."""
-    store, file = HubCache(cache), listing(FILES).files[0]
+    store, file = layout.store(cache), listing(FILES).files[0]
     part = await store.open_part(REPO, file, None)
     await part.write(5, b"world", no_digest)
     await part.write(0, bytearray(b"hello"), no_digest)
@@ -244,45 +258,50 @@ async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
     assert {path.name for path in blobs.iterdir()} == {*names[1:], f"{file.etag}.0123.incomplete"}
 
 
-async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path) -> None:
-    """Foreign exceptions do not leave the store: a blob that vanished, a path that is a file."""
-    store, manifest = HubCache(cache), await fill(HubCache(cache))
+@every_layout
+async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path, layout: Layout) -> None:
+    """Foreign exceptions do not leave the store: a file that vanished, a place that is a file."""
+    store, manifest = layout.store(cache), await fill(layout.store(cache))
     file = manifest.by_path()["README.md"]
     found = (await store.find(manifest))[file.path]
-    blob(cache, file).unlink()
+    store.standing(manifest, file).unlink()
     with pytest.raises(TryAgain):
         await store.digest(REPO, file, found, lambda _: None)
-    broken = HubCache(cache / "CACHEDIR.TAG")
+    assert await store.copy_for_repair(REPO, file, found) is None
+    (cache / "file").touch()
+    broken = layout.store(cache / "file")
     with pytest.raises((TryAgain, AskHuman)):
         await broken.begin(manifest, REF)
 
 
-async def test_the_lock_is_huggingface_hubs(cache: Path) -> None:
+@every_layout
+async def test_the_lock_is_huggingface_hubs(cache: Path, layout: Layout) -> None:
     """The same file, the same flock: while one holds it the other is told so at once."""
-    locks, etag = CacheLocks(cache), "a" * 64
-    async with locks.hold(REPO, etag) as mine:
-        async with CacheLocks(cache).hold(REPO, etag) as theirs:
+    locks, file = HubLocks(layout.store(cache).lock), listing(FILES).files[0]
+    async with locks.hold(REPO, file) as mine:
+        async with HubLocks(layout.store(cache).lock).hold(REPO, file) as theirs:
             assert (mine, theirs) == (True, False)
-        lock = cache / ".locks" / repo_dir(cache).name / f"{etag}.lock"
+        in_cache, in_folder = f".locks/{repo_dir(cache).name}/{file.etag}.lock", f"{DOWNLOAD}/{file.path}.lock"
+        lock = cache / (in_folder if layout is LOCAL_DIR else in_cache)
         assert lock.is_file() and stat.S_IMODE(lock.stat().st_mode) & 0o600 == 0o600
-    async with locks.hold(REPO, etag) as again:
+    async with locks.hold(REPO, file) as again:
         assert again
 
 
-async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cache: Path) -> None:
+@every_layout
+async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cache: Path, layout: Layout) -> None:
     """A SIGKILL leaves parts of which nothing is on record; those of other files, and other programs', stay."""
-    store = HubCache(cache)
+    store = layout.store(cache)
     manifest = await fill(store)
-    blobs = repo_dir(cache) / "blobs"
+    parts = store.parts_folder(REPO)
     spent = [await store.open_part(REPO, file, None) for file in manifest.files]
     other = await store.open_part(REPO, WantedFile(path="x", size_bytes=1, git_sha1="0" * 40), None)
     for part in (*spent, other):
         await part.close()
-    foreign = blobs / f"{manifest.files[0].etag}.incomplete"
+    foreign = parts / f"{manifest.files[0].etag}.incomplete"
     foreign.touch()
     await store.finish(manifest, REF)
-    left = {path.name for path in blobs.iterdir()} - {file.etag for file in manifest.files}
-    assert left == {other.name, foreign.name}
+    assert {path.name for path in parts.glob("*.part")} == {other.name} and foreign.exists()
 
 
 async def test_a_part_that_somebody_removed_is_missed_at_the_next_sync(cache: Path) -> None:
@@ -298,3 +317,89 @@ async def test_a_part_that_somebody_removed_is_missed_at_the_next_sync(cache: Pa
         assert gone.value.code == "E_PART_GONE"
     finally:
         await part.close()
+
+
+# A local_dir's own
+
+
+async def test_metadata_says_what_stands_there_and_nothing_else(cache: Path) -> None:
+    """Without it, or with that of something else, or too old, the file is there but has no name; linking mends it."""
+    store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
+    file = manifest.by_path()["README.md"]
+    metadata = cache / DOWNLOAD / "README.md.metadata"
+    good = metadata.read_text().split("\n")
+    assert good[:2] == [COMMIT, file.etag] and len(good) == 4
+    for wrong in (
+        "",
+        "x",
+        "\n".join(["0" * 40, *good[1:]]),
+        "\n".join([COMMIT, "0" * 40, good[2]]),
+        f"{COMMIT}\n{file.etag}\n1.0\n",
+        f"{COMMIT}\n{file.etag}\nnan\n",
+    ):
+        metadata.write_text(wrong)
+        found = (await store.find(manifest))[file.path]
+        assert not found.linked and found.seal is not None
+        assert await store.publish(manifest, file, None) == found.seal
+        assert (await store.find(manifest))[file.path].linked
+    os.utime(cache / "README.md", (4e9, 4e9))
+    await store.publish(manifest, file, None)
+    assert (await store.find(manifest))[file.path].linked, "a time in the future is no reason to look for ever"
+
+
+async def test_what_was_said_of_other_content_goes_before_the_new_file_comes(cache: Path) -> None:
+    """A publishing that fails half-way leaves the old file, and no word about it that could become wrong."""
+    store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
+    later = listing({**FILES, "README.md": b"# Later\n"}, commit="1" * 40)
+    with pytest.raises(TryAgain):
+        await store.publish(later, later.by_path()["README.md"], f".qwen-{'0' * 40}-00000000.part")
+    assert (cache / "README.md").read_bytes() == FILES["README.md"]
+    assert not (cache / DOWNLOAD / "README.md.metadata").exists()
+    assert not (await store.find(manifest))["README.md"].linked
+
+
+async def test_links_inside_a_folder_are_not_followed(cache: Path, tmp_path: Path) -> None:
+    """Of a file, a folder, the records, out of the folder or within it: nothing is read, written or removed there."""
+    outside = tmp_path / "outside"
+    store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
+    for victim in ("README.md", "deep/er", "deep", DOWNLOAD, ".cache"):
+        shutil.move(cache / victim, outside)
+        (cache / victim).symlink_to(outside)
+        before = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} or outside.read_bytes()
+        for file in manifest.files:
+            await store.publish(manifest, file, FILES[file.path])
+        assert all(found.linked for found in (await store.find(manifest)).values())
+        after = {path: path.read_bytes() for path in outside.rglob("*") if path.is_file()} or outside.read_bytes()
+        assert after == before and not (cache / victim).is_symlink()
+        shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
+
+
+async def test_a_folder_that_became_a_link_is_left_alone(cache: Path, tmp_path: Path) -> None:
+    """Somebody moved it; where to is for the configuration to say."""
+    store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
+    cache.rename(tmp_path / "moved")
+    cache.symlink_to(tmp_path / "moved")
+    assert {found.seal for found in (await store.find(manifest)).values()} == {None}
+    with pytest.raises(AskHuman, match="local_dir"):
+        await store.publish(manifest, manifest.files[0], b"x")
+
+
+async def test_a_repository_may_not_bring_a_folders_records(cache: Path) -> None:
+    """Names below .cache/huggingface are ours and huggingface_hub's."""
+    with pytest.raises(AskHuman, match="records"):
+        await LOCAL_DIR.store(cache).find(listing({".cache/huggingface/download/x.metadata": b"x"}))
+
+
+async def test_removing_takes_what_came_from_the_hub_and_nothing_else(cache: Path) -> None:
+    """What somebody edited, strangers and their folders stay; empty folders and the records go."""
+    store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
+    (cache / "mine").mkdir()
+    (cache / "mine" / "notes").write_bytes(b"mine")
+    (cache / "README.md").write_bytes(b"edited")
+    os.utime(cache / "README.md", (4e9, 4e9))
+    part = await store.open_part(REPO, manifest.files[0], None)
+    await part.close()
+    assert await store.remove(manifest, frozenset()) == len(FILES["deep/er/w.safetensors"])
+    left = {str(path.relative_to(cache)) for path in cache.rglob("*") if path.is_file()}
+    own = {f"{DOWNLOAD}/README.md.metadata", ".cache/huggingface/.gitignore", ".cache/huggingface/CACHEDIR.TAG"}
+    assert left == {"mine/notes", "README.md", *own} and not (cache / "deep").exists()

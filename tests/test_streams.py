@@ -195,6 +195,25 @@ def test_when_another_connection_pays() -> None:
     assert slowness.streams_under(10_000) == 1
 
 
+@given(st.integers(1, 1 << 34), st.floats(0, 1e9), st.floats(1e3, 1e9), st.floats(0, 10))
+def test_a_steal_pays_and_both_end_together(left: int, rate: float, typical: float, first_byte_s: float) -> None:
+    """The victim and the fresh connection are done at the same time, a second before the victim alone would be."""
+    keep = slowness.steal_keeps(left, rate, typical, first_byte_s)
+    alone_s = left / max(rate, 1.0)
+    if keep is None:
+        assert alone_s - (first_byte_s + left / typical) < slowness.STEAL_GAIN_S
+        return
+    assert 0 <= keep < left
+    victim_s, thief_s = keep / max(rate, 1.0), first_byte_s + (left - keep) / typical
+    assert abs(victim_s - thief_s) <= 1.1 + 0.01 * thief_s and victim_s <= alone_s - slowness.STEAL_GAIN_S
+
+
+def test_a_crawling_last_connection_keeps_next_to_nothing() -> None:
+    """20 MB left at 1 MB/s beside an idle connection of 30 MB/s: it keeps what it brings in a second and a third."""
+    assert slowness.steal_keeps(20_000_000, 1e6, 30e6, 0.65) == pytest.approx(1_270_000, rel=0.01)
+    assert slowness.steal_keeps(20_000_000, 30e6, 30e6, 0.65) is None, "it is done before another has begun"
+
+
 def test_more_connections_follow_those_that_bring_something() -> None:
     """Two, sixteen, all; back to what was before if the last ones brought nothing; one for a small file."""
     growth = Growth(is_large=True)

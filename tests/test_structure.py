@@ -14,6 +14,7 @@ from qwen_api.inventory import look
 from qwen_api.models import ModelRef
 from qwen_api.report import Report, make_report
 from qwen_api.structure import Structure, find_structure
+from qwen_daemon.shell.store import HubCache
 from qwen_daemon.shell.structure import SnapshotStructure
 from tests.fakes.model_folder import (
     REPO,
@@ -456,7 +457,7 @@ async def test_a_verified_snapshot_that_lacks_a_shard_of_its_index_is_no_complet
     write_cache(tmp_path / "lacking", files)
     write_cache(tmp_path / "patterns", qwen())
 
-    lacking = await SnapshotStructure(tmp_path / "lacking")(ref, listing(files))
-    patterns = await SnapshotStructure(tmp_path / "patterns")(ref, listing(qwen()).keep(files))
+    lacking = await SnapshotStructure(HubCache(tmp_path / "lacking"))(ref, listing(files))
+    patterns = await SnapshotStructure(HubCache(tmp_path / "patterns"))(ref, listing(qwen()).keep(files))
 
     assert (lacking.problem, patterns.problem) == (f"{shard}: the index names this shard", "")

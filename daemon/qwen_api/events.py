@@ -256,7 +256,7 @@ class FileProgress(_FileEvent, frozen=True, kw_only=True, tag="file.progress"):
 
 
 class FileAdopted(_FileEvent, frozen=True, kw_only=True, tag="file.adopted"):
-    """The content lay elsewhere in this cache, was proven and is taken from there, not fetched.
+    """The content lay elsewhere, in this cache or in a local_dir, was proven and is taken from there, not fetched.
 
     `source_repo` is empty if it lay in huggingface_hub's shared store. Reflinks and hardlinks take no room.
     """

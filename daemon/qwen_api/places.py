@@ -53,9 +53,9 @@ def state_dir(env: Env) -> Path:
     return (Path(base) if base else _home(env) / ".local" / "state") / APP
 
 
-def private_state_dir(env: Env, cache: Path) -> Path:
-    """The state of the daemons that `qwenctl download` starts for itself: one per cache, so the next one resumes."""
-    name = hashlib.sha256(str(cache.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
+def private_state_dir(env: Env, place: Path) -> Path:
+    """The state of the daemons that `qwenctl download` starts for itself: one per cache or local_dir, to resume."""
+    name = hashlib.sha256(str(place.resolve()).encode("utf-8", "surrogateescape")).hexdigest()[:8]
     return state_dir(env) / "private" / name
 
 
@@ -101,6 +101,11 @@ def endpoint(env: Env) -> str:
 def is_offline(env: Env) -> bool:
     """HF_HUB_OFFLINE (or TRANSFORMERS_OFFLINE) as huggingface_hub reads it."""
     return any((env.get(name) or "").upper() in _TRUE for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"))
+
+
+def has_links(env: Env) -> bool:
+    """False under HF_HUB_DISABLE_SYMLINKS, where huggingface_hub puts files into the snapshot instead of links."""
+    return (env.get("HF_HUB_DISABLE_SYMLINKS") or "").upper() not in _TRUE
 
 
 def repo_dir(cache: Path, repo: str) -> Path:

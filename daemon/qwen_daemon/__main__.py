@@ -9,11 +9,13 @@ import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
-from qwen_api.commands import AddModel
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, parse_rate_bps
+
+if TYPE_CHECKING:
+    from qwen_daemon.config import ConfiguredModel
 
 USAGE = """\
 qwen-daemon [options]
@@ -25,6 +27,8 @@ examples:
   qwen-daemon                                   run in the foreground with the configuration found
   qwen-daemon --config ./config.toml            with this one
   qwen-daemon --once qwen-image-edit            bring one model to complete, then exit
+  qwen-daemon --once qwen-image-edit --local-dir ./qwen
+                                                into a folder instead of the Hub cache
   qwen-daemon listing qwen-image-edit           print the Hub's listing of the model as JSON
   qwen-daemon mirror ~/.cache/huggingface --listen 127.0.0.1:8090
                                                 serve what is here to other machines (see mirror --help)
@@ -123,6 +127,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--revision", help="with --once: branch, tag or commit")
     parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="with --once: only these files")
     parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="with --once: not these files")
+    parser.add_argument(
+        "--local-dir", metavar="DIR", help="with --once: put the files there, as `hf download --local-dir` does"
+    )
     parser.add_argument("--limit-rate", metavar="RATE", help="with --once: at most 20MB/s, 500k or 1.5MiB a second")
     parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket to listen on")
     parser.add_argument("--state-dir", type=Path, metavar="DIR", help="ledger, ready files and lock")
@@ -165,6 +172,8 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
             state_dir=options.state_dir,
             control_socket=options.socket,
         )
+        if wanted is not None:
+            configuration.local_dirs(app.once_models(settings, wanted), settings.cache_dir)
     except BadModelName as error:
         return _complain("E_USAGE", "no such model name", str(error), "see qwen-daemon --help", EXIT_USAGE)
     except BadRate as error:
@@ -221,12 +230,17 @@ def _listing(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     return EXIT_OK
 
 
-def _wanted(options: argparse.Namespace) -> AddModel | None:
+def _wanted(options: argparse.Namespace) -> ConfiguredModel | None:
+    from qwen_daemon.config import BadConfig, ConfiguredModel
+
     if options.once is None:
+        if options.local_dir is not None:
+            raise BadConfig("--local-dir needs --once MODEL; for the service write local_dir under [[models]]")
         return None
     ref = parse_model(options.once, revision=options.revision)
-    return AddModel(
+    return ConfiguredModel(
         model=str(ref),
+        local_dir="" if options.local_dir is None else str(Path(options.local_dir or ".").expanduser().absolute()),
         include=tuple(options.include),
         exclude=tuple(options.exclude),
         follow="auto",

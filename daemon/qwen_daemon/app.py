@@ -10,7 +10,7 @@ import asyncio
 import importlib.metadata
 import os
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
@@ -20,34 +20,31 @@ from aiohttp import web
 
 from qwen_api import commands, places
 from qwen_api import events as e
+from qwen_api.models import parse_model
 from qwen_api.seals import Seal
 from qwen_daemon import logs, process
-from qwen_daemon.config import Settings
+from qwen_daemon.config import ConfiguredModel, Settings
 from qwen_daemon.core.status_line import status_line
 from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.cancel import beside
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.controls import Controls
-from qwen_daemon.engine.disk import Budget, Contents, Disk
+from qwen_daemon.engine.disk import Budget, Contents
 from qwen_daemon.engine.endpoints import Endpoints
 from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.reconcile import Engine
-from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.scrub import Scrub
 from qwen_daemon.engine.world import World
+from qwen_daemon.layouts import Layouts
 from qwen_daemon.process import Daemon, Signals
 from qwen_daemon.shell import hub as hub_module
 from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api
 from qwen_daemon.shell.clock import SystemClock
-from qwen_daemon.shell.elsewhere import OtherBlobs
 from qwen_daemon.shell.fetch import FetchConfig, http_session
 from qwen_daemon.shell.ledger import SqliteLedger
-from qwen_daemon.shell.locks import CacheLocks
 from qwen_daemon.shell.scrub import BackgroundReader
-from qwen_daemon.shell.store import HubCache
-from qwen_daemon.shell.structure import SnapshotStructure
 from qwen_daemon.shell.systemd import Notifier, inherited_sockets
 from qwen_daemon.shell.watch import FileWatch
 
@@ -59,8 +56,13 @@ CONTROL, EVENTS = "control", "events"  # FileDescriptorName= in the socket units
 
 
 @asynccontextmanager
-async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[Daemon]:
-    """A daemon whose sockets answer. Raises AlreadyRunning, SocketPathTooLong, OSError (sockets, directories)."""
+async def running(
+    settings: Settings, env: Mapping[str, str], models: Sequence[ConfiguredModel]
+) -> AsyncIterator[Daemon]:
+    """A daemon whose sockets answer; `models` says which local_dirs there are.
+
+    Raises BadConfig, AlreadyRunning, SocketPathTooLong, OSError (sockets, directories).
+    """
     async with AsyncExitStack() as stack:
         signals, notifier, clock = Signals(), Notifier(env), SystemClock()
         signals.install()
@@ -75,21 +77,22 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
         stack.push_async_callback(ledger.close)
         if damage is not None:
             log.warning("ledger.set_aside", why=damage)
-        store = HubCache(settings.cache_dir)
-        swept = await store.sweep(await ledger.part_names())
+        reader = BackgroundReader()
+        stack.callback(reader.close)
+        layouts = Layouts(settings, ledger, reader, bus.publish)
+        layouts.configure(models)
+        swept = await layouts.store.sweep(await ledger.part_names())
         if swept:
             log.info("parts.swept", parts=len(swept))
         hub_module.quiet()
         endpoints = Endpoints(clock, bus.publish)
         opener = await stack.enter_async_context(_opener(settings, env, bus, clock, endpoints))
         opener.configure(settings.config)
-        world = _world(settings, bus, clock, store, ledger, endpoints)
+        world = _world(settings, bus, clock, layouts, ledger, endpoints)
         engine = Engine(
             world=world,
             watch=FileWatch(),
-            watched=store.watched,
             rhythm=Rhythm(check_s=settings.config.check.disk_interval_s, hub_s=settings.config.check.hub_interval_s),
-            removing=store,
         )
         about = commands.Version(
             version=version,
@@ -100,7 +103,7 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
             state_dir=str(settings.state_dir),
             endpoint=settings.endpoint,
         )
-        await _serve(stack, settings, given, Api(bus, engine, about, _seals(engine, ledger)), bus)
+        await _serve(stack, settings, given, Api(bus, engine, about, _seals(engine)), bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
         world.controls.tell()
         await stack.enter_async_context(_engine(engine))
@@ -112,6 +115,7 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
             engine=engine,
             controls=world.controls,
             endpoints=opener,
+            layouts=layouts,
             signals=signals,
             notifier=notifier,
         )
@@ -121,15 +125,15 @@ async def running(settings: Settings, env: Mapping[str, str]) -> AsyncIterator[D
 
 async def run_for_ever(settings: Settings, env: Mapping[str, str]) -> None:
     """The service: until a signal."""
-    async with running(settings, env) as daemon:
+    async with running(settings, env, settings.config.models) as daemon:
         await daemon.engine.configure(settings.config.models)
         daemon.notifier.ready(status_line(daemon.bus.status))
         await process.until_stopped(daemon)
 
 
-async def run_once(settings: Settings, env: Mapping[str, str], wanted: commands.AddModel) -> tuple[str, str]:
+async def run_once(settings: Settings, env: Mapping[str, str], wanted: ConfiguredModel) -> tuple[str, str]:
     """Work on one model until its round ends; returns (error code or "", detail). A signal gives ("E_STOPPED", "")."""
-    async with running(settings, env) as daemon:
+    async with running(settings, env, once_models(settings, wanted)) as daemon:
         await daemon.engine.configure([wanted])
         (keeper,) = daemon.engine.keepers().values()
         async with beside(process.pulse(daemon)), beside(_stop_on_settled(keeper, daemon.signals)):
@@ -138,6 +142,12 @@ async def run_once(settings: Settings, env: Mapping[str, str], wanted: commands.
         if outcome is None:
             return "E_STOPPED", ""
         return (outcome.code, outcome.detail) if not outcome.complete else ("", "")
+
+
+def once_models(settings: Settings, wanted: ConfiguredModel) -> tuple[ConfiguredModel, ...]:
+    """This one, and the configured ones, of which nothing is wanted now but what lies in their folders."""
+    key = parse_model(wanted.model).key
+    return (*(model for model in settings.config.models if parse_model(model.model).key != key), wanted)
 
 
 async def _stop_on_settled(keeper: Keeper, signals: Signals) -> None:
@@ -164,23 +174,14 @@ async def _opener(
 
 
 def _world(
-    settings: Settings, bus: Bus, clock: SystemClock, store: HubCache, ledger: SqliteLedger, endpoints: Endpoints
+    settings: Settings, bus: Bus, clock: SystemClock, layouts: Layouts, ledger: SqliteLedger, endpoints: Endpoints
 ) -> World:
     network = settings.config.network
     connections = Connections(network.max_connections)
     controls = Controls(clock, bus.publish, process.limits_of(network), connections.resize)
     return World(
         endpoints=endpoints,
-        disk=Disk(
-            store=store,
-            batches=store,
-            blobs=store,
-            ledger=ledger,
-            seals=ledger,
-            locks=CacheLocks(settings.cache_dir),
-            twins=OtherBlobs(settings.cache_dir),
-        ),
-        listings=store,
+        place=layouts.cache,
         desires=ledger,
         clock=clock,
         controls=controls,
@@ -190,10 +191,9 @@ def _world(
             hashes=asyncio.Semaphore(_hashes_at_once()),
             contents=Contents(controls.files.reorder),
         ),
-        room=Room(store, str(settings.cache_dir), settings.config.disk.reserve_bytes, bus.publish),
         publish=bus.publish,
         select=hub_module.select,
-        structure=SnapshotStructure(settings.cache_dir),
+        place_of=layouts.of,
         offline=settings.offline,
     )
 
@@ -217,21 +217,15 @@ async def _engine(engine: Engine) -> AsyncIterator[None]:
 
 @asynccontextmanager
 async def _scrub(settings: Settings, world: World, engine: Engine, ledger: SqliteLedger) -> AsyncIterator[None]:
-    reader = BackgroundReader(settings.cache_dir)
     scrub = Scrub(
         interval_s=settings.config.check.scrub_interval_s,
         keepers=engine.keepers,
-        disk=world.disk,
-        reader=reader,
         readings=ledger,
         clock=world.clock,
         publish=world.publish,
     )
-    try:
-        async with beside(scrub.run()):
-            yield
-    finally:
-        reader.close()
+    async with beside(scrub.run()):
+        yield
 
 
 def _where_systemd_listens(settings: Settings, given: Mapping[str, socket.socket]) -> Settings:
@@ -277,12 +271,11 @@ async def _site(stack: AsyncExitStack, application: web.Application, listener: s
     await web.SockSite(runner, listener).start()
 
 
-def _seals(engine: Engine, ledger: SqliteLedger) -> Callable[[str], Awaitable[Mapping[str, Seal]]]:
+def _seals(engine: Engine) -> Callable[[str], Awaitable[Mapping[str, Seal]]]:
     async def of_model(key: str) -> Mapping[str, Seal]:
         keeper = engine.keepers().get(key)
         if keeper is None or keeper.manifest is None:
             return {}
-        seals = await ledger.seals(keeper.manifest.repo, [file.etag for file in keeper.manifest.files])
-        return {file.path: seals[file.etag] for file in keeper.manifest.files if file.etag in seals}
+        return await keeper.disk.sealed(keeper.manifest)
 
     return of_model

@@ -6,6 +6,7 @@ HF_ENDPOINT wins over the file; for the cache the file wins over HF_HOME, which 
 
 from __future__ import annotations
 
+import os
 import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
@@ -58,9 +59,10 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class ConfiguredModel(AddModel, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """One of [[models]]: what a command may say, and which endpoints are asked (no command may say that)."""
+    """One of [[models]]: what a command may say, and what none may: which endpoints are asked, and where it is kept."""
 
     endpoints: tuple[str, ...] = ()  # by name, in order; none: those for all models
+    local_dir: str = ""  # as in `hf download --local-dir`; empty: the Hub cache
 
 
 class Config(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -83,6 +85,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     config: Config
     config_file: Path | None
     cache_dir: Path
+    has_links: bool  # in the cache, see places.has_links
     state_dir: Path
     control_socket: Path
     endpoint: str
@@ -170,6 +173,43 @@ def _check_models(path: Path, models: Sequence[AddModel]) -> None:
         seen[key] = index
 
 
+def local_dirs(models: Sequence[ConfiguredModel], cache_dir: Path) -> dict[str, Path]:
+    """The real folder of every model that has one, by model key. Raises BadConfig if two would lie in one another."""
+    folders: dict[str, Path] = {}
+    names = {Path(os.path.realpath(cache_dir)): "the Hub cache"}
+    for model in models:
+        if not model.local_dir:
+            continue
+        folder = _real_folder(model)
+        for other, name in names.items():
+            if folder.is_relative_to(other) or other.is_relative_to(folder):
+                how = "is" if folder == other else "lies in" if folder.is_relative_to(other) else "holds"
+                raise BadConfig(
+                    f"local_dir {folder} of {model.model} {how} {other}, {name}: give it a folder of its own"
+                )
+        folders[parse_model(model.model).key] = folder
+        names[folder] = f"the local_dir of {model.model}"
+    return folders
+
+
+def _real_folder(model: ConfiguredModel) -> Path:
+    """Links resolved, as huggingface_hub does it: this is the path that loaders get."""
+    said = f"local_dir {model.local_dir!r} of {model.model}"
+    try:
+        folder = Path(model.local_dir).expanduser()
+        if not folder.is_absolute():
+            raise BadConfig(f"{said} is not a whole path; write it from the root, such as /srv/models/name or ~/name")
+        folder = folder.resolve()
+        is_other = folder.exists() and not folder.is_dir()
+    except (RuntimeError, OSError, ValueError) as error:  # nobody's home, links in a circle, a NUL
+        if isinstance(error, BadConfig):
+            raise
+        raise BadConfig(f"{said} cannot be used: {error}") from error
+    if is_other:
+        raise BadConfig(f"{said} is not a folder")
+    return folder
+
+
 def settle(
     config: Config,
     config_file: Path | None,
@@ -179,12 +219,18 @@ def settle(
     state_dir: Path | None = None,
     control_socket: Path | None = None,
 ) -> Settings:
-    """Join file, environment and flags. Raises BadConfig if HF_ENDPOINT is no address, or the address of a mirror."""
+    """Join file, environment and flags.
+
+    Raises BadConfig if HF_ENDPOINT is no address or that of a mirror, or if a local_dir cannot be.
+    """
     from_file = Path(config.cache_dir).expanduser() if config.cache_dir else None
+    cache = (cache_dir or from_file or places.hub_cache(env)).absolute()
+    local_dirs(config.models, cache)
     return Settings(
         config=config,
         config_file=config_file,
-        cache_dir=(cache_dir or from_file or places.hub_cache(env)).absolute(),
+        cache_dir=cache,
+        has_links=places.has_links(env),
         state_dir=(state_dir or places.state_dir(env)).absolute(),
         control_socket=(control_socket or places.runtime_dir(env) / places.CONTROL_SOCKET).absolute(),
         endpoint=endpoint_in_force(env, config),

@@ -107,7 +107,7 @@ class Part(Protocol):
 
 
 class Store(Protocol):
-    """The layout on disk: the HF cache's, later others'. Paths never leave this port except snapshot paths."""
+    """The layout on disk: the Hub cache's or a local_dir's. Paths never leave this port except snapshot paths."""
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """What is on disk of each wanted file, without reading content."""
@@ -115,17 +115,20 @@ class Store(Protocol):
     async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
         """Write the commit's listing (trees/<commit>.json) before anything of the commit is published.
 
-        A revision that the cache does not know yet points at the commit from now on; one it knows, after `finish`.
+        A revision that a cache does not know yet points at the commit from now on; one it knows, after `finish`.
         """
 
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
         """Open the part `name` of an earlier try for reading and writing, or a fresh one if None or gone."""
 
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
-        """Make the verified part (or, if None, the verified blob) the snapshot's file, durably. Returns its seal."""
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        """Make the verified part the file of that path, durably; or these bytes; or, if None, what stands verified.
+
+        Returns its seal.
+        """
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
-        """All wanted files are published: point the revision at the commit, durably. Returns the snapshot folder."""
+        """All wanted files are published: point the revision at the commit, durably. Returns the folder for loaders."""
 
 
 class Batches(Protocol):
@@ -149,69 +152,84 @@ class Blobs(Protocol):
         """Copy a damaged published file into a fresh part (name returned) so that its good spans can be kept."""
 
     async def free_bytes(self) -> int:
-        """Room for this user on the cache's file system."""
+        """Room for this user on the layout's file system."""
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        """Remove the snapshot and the blobs and parts that only it uses; returns bytes freed."""
+        """Remove what was written for this commit and nothing else uses, parts too; returns bytes freed.
+
+        What has one of these etags stays, if several snapshots may share it.
+        """
 
     async def drop_part(self, repo: str, name: str) -> None:
         """Remove a part that nothing will resume; it may be gone already."""
 
 
-class Locks(Protocol):
-    """The lock huggingface_hub takes while it downloads a blob."""
+class Reader(Protocol):
+    """Reads what is published in the background: last in line for processor and disk."""
 
-    def hold(self, repo: str, etag: str) -> AbstractAsyncContextManager[bool]:
+    async def digest(self, repo: str, file: WantedFile, found: Found) -> str:
+        """Read the published file from the disk, and not from memory; its hash."""
+
+
+class Locks(Protocol):
+    """The lock huggingface_hub takes while it downloads a content."""
+
+    def hold(self, repo: str, file: WantedFile) -> AbstractAsyncContextManager[bool]:
         """Hold the lock; gives False at once when another process has it. Correctness never depends on it."""
 
 
 class Ledger(Protocol):
     """What was recorded as durable: spans of parts and blobs. A hint: losing it costs time, never correctness.
 
-    By repository and etag: two repositories may hold one content, each in a file of its own.
+    By place and etag. The place, `where`, is the repository for a blob of the cache, which is one file for all its
+    paths; for a file that stands at its own path (in a local_dir, in a cache without links) it is that absolute path.
+    So no two files on disk ever share spans, a part or a seal. engine.disk.Disk.where gives it.
     """
 
-    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+    async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """The part's name (None once it is published or gone) and the recorded spans of this content."""
 
-    async def kept_bytes(self, repo: str, files: Sequence[WantedFile]) -> Mapping[str, int]:
-        """How much the recorded spans of unfinished parts come to, by etag; what has no part is left out."""
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
+        """How much the recorded spans of unfinished parts come to, by path; what has no part is left out.
 
-    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        Of each file with its `where`.
+        """
+
+    async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 
-    async def settle(self, repo: str, etag: str, size_bytes: int, seal: Seal) -> None:
-        """The content is published: there is no part any more, and this is its seal; both or nothing."""
+    async def settle(self, where: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+        """The content is published: add spans, there is no part any more, and this is its seal; all or nothing."""
 
-    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
+    async def forget(self, where: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """Drop the spans at these offsets, or everything known of this content."""
 
 
 class Seals(Protocol):
-    """Which published files were verified, and looked how; by repository and etag, as in Ledger."""
+    """Which published files were verified, and looked how; by place and etag, as in Ledger."""
 
-    async def seals(self, repo: str, etags: Sequence[str]) -> Mapping[str, Seal]:
-        """The seals on record, by etag."""
+    async def seals(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Seal]:
+        """The seals on record, by (where, etag)."""
 
-    async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
+    async def seal(self, where: str, etag: str, seal: Seal | None) -> None:
         """Record a seal, or break it (None)."""
 
-    async def seal_all(self, repo: str, seals: Mapping[str, Seal]) -> None:
-        """Record these, by etag, in one go."""
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
+        """Record these, by where and etag, in one go."""
 
 
 class Twins(Protocol):
-    """The content of a wanted file, lying elsewhere in the cache under the same name."""
+    """The content of a wanted file, lying elsewhere: in the cache's blobs under its name, or where a listing has it."""
 
-    async def find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
-        """Every other file of this name that is the cache's own, whatever its size; nothing is read."""
+    async def find(self, manifest: Manifest, file: WantedFile) -> tuple[Twin, ...]:
+        """Every other file that is there for this content, in the cache and in every local_dir; nothing is read."""
 
-    async def present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
+    async def present(self, manifest: Manifest, files: Sequence[WantedFile]) -> frozenset[str]:
         """The etags of those files of which something lies elsewhere that may be worth `find`."""
 
     async def take(
         self,
-        repo: str,
+        manifest: Manifest,
         file: WantedFile,
         twin: Twin,
         *,
@@ -219,9 +237,10 @@ class Twins(Protocol):
         ways: Sequence[AdoptedHow],
         progress: Callable[[int], None],
     ) -> Taken | Refusal:
-        """Make a part of `repo` from it, durable, by the first of the ways that works; the twin is never written to.
+        """Make a part of ours from it, durable, by the first of the ways that works; the twin is never written to.
 
-        What is not proven, or is copied, is hashed on the way. MakeRoom when a copy does not fit.
+        Only a blob is ever hardlinked, and only to become one: other files people edit in place. What is not proven, or
+        is copied, is hashed on the way. MakeRoom when a copy does not fit.
         """
 
 
@@ -245,13 +264,13 @@ class Desires(Protocol):
 
 
 class Listings(Protocol):
-    """The copies of the Hub's knowledge that the cache keeps, and where a snapshot is."""
+    """The copies of the Hub's knowledge that the layout keeps, and where a model is."""
 
     async def listed(self, repo: str, commit: str) -> bytes | None:
         """The bytes of trees/<commit>.json, if it is there."""
 
     async def ref(self, ref: ModelRef) -> str | None:
-        """The commit that the cache has for this revision, if any."""
+        """The commit that is known here for this revision, if any."""
 
     def snapshot(self, manifest: Manifest) -> Path:
         """The folder that loaders are given."""

@@ -23,6 +23,7 @@ from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.controls import Controls, Limits
 from qwen_daemon.engine.reconcile import Engine
+from qwen_daemon.layouts import Layouts
 from qwen_daemon.shell.systemd import Notifier
 from qwen_daemon.shell.watch import FileWatch
 
@@ -66,6 +67,7 @@ class Daemon:
     engine: Engine
     controls: Controls
     endpoints: Opener
+    layouts: Layouts
     signals: Signals
     notifier: Notifier
 
@@ -121,8 +123,10 @@ async def _reload(daemon: Daemon) -> None:
         return
     try:
         config = configuration.read(path)
+        configuration.local_dirs(config.models, daemon.settings.cache_dir)  # before anything is changed
         if not daemon.endpoints.configure(config):
             log.warning("config.needs_restart", key="endpoint", path=str(path))
+        daemon.layouts.configure(config.models)
     except BadConfig as error:
         daemon.bus.publish(e.ConfigRejected(path=str(path), detail=str(error)))
         return

@@ -53,6 +53,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     full: bool = False
     may_ask_hub: bool = True
     names_cache: bool = False  # --cache-dir was given, so the command to repeat must give it too
+    is_local_dir: bool = False  # the folder is the model's local_dir, which a download may fill
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -142,16 +143,24 @@ def _find_subject(wish: Wish, console: Console) -> Subject:
 
 def _find_folder(wish: Wish, folder: Path, console: Console) -> Subject:
     """A folder given by its path. `--model` says what it should be; else its own bookkeeping or its path may."""
-    if not folder.is_dir():
+    if not folder.is_dir() and not (wish.is_local_dir and not folder.exists()):
         raise Refusal("E_NOT_FOUND", f"{folder} is not a folder", "there is nothing at this path", "check the path")
     parts = snapshot_parts(folder)
-    if wish.ref is not None:
+    if wish.ref is not None and wish.is_local_dir:
+        manifest = _listing_of_local_dir(wish.ref, folder) or _ask(wish.ref, wish, console, is_here=folder.is_dir())
+    elif wish.ref is not None:
         manifest = cached_listing(wish.cache, wish.ref) or _ask(wish.ref, wish, console, is_here=True)
     else:
         manifest = listing_beside(folder)
         if manifest is None and parts is not None and is_repo(parts.repo) and is_commit(parts.commit):
             manifest = _ask(ModelRef(repo=parts.repo, revision=parts.commit), wish, console, is_here=True)
     return Subject(folder=folder, commit=manifest.commit if manifest else "", manifest=manifest)
+
+
+def _listing_of_local_dir(ref: ModelRef, folder: Path) -> Manifest | None:
+    """The listing that the last download left there; it does not say of which repository or branch it is."""
+    listing = listing_beside(folder, ref.repo)
+    return listing if listing is not None and (not ref.is_pinned or listing.commit == ref.revision) else None
 
 
 def _ask(ref: ModelRef, wish: Wish, console: Console, *, is_here: bool) -> Manifest | None:
@@ -260,8 +269,8 @@ def _command(report: Report, wish: Wish) -> str:
     cache = wish.cache if wish.names_cache else None
     if parts is not None and is_repo(parts.repo):
         ref, cache = ModelRef(repo=parts.repo, revision=parts.commit), parts.cache
-    elif wish.folder is not None:
-        return ""  # a plain folder is not the cache, which is all that a download fills
+    elif wish.folder is not None and not wish.is_local_dir:
+        return ""  # a folder that no download filled, and that none would be asked to
     if ref is None:
         return ""
     words = ["qwenctl", "download", ref.repo]
@@ -269,4 +278,5 @@ def _command(report: Report, wish: Wish) -> str:
     words += [word for pattern in wish.include for word in ("--include", pattern)]
     words += [word for pattern in wish.exclude for word in ("--exclude", pattern)]
     words += ["--cache-dir", str(cache)] if cache is not None else []
+    words += ["--local-dir", str(wish.folder)] if wish.folder is not None and wish.is_local_dir else []
     return shlex.join(words)

@@ -130,6 +130,10 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
     if folder is None and subject and model:
         raise Refusal("E_USAGE", "two models were given", f"{subject!r} and {model!r}", "for a folder write ./folder")
     name = model if folder is not None else subject or model
+    if arguments.local_dir is not None:
+        if folder is not None or not name:
+            raise Refusal("E_USAGE", "--local-dir goes with a model", fix="qwenctl check MODEL --local-dir DIR")
+        folder = arguments.local_dir.expanduser()
     if folder is None and not name:
         raise Refusal(
             "E_USAGE", "no model and no folder was given", fix="qwenctl check MODEL, or: qwenctl check ./folder"
@@ -142,6 +146,7 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
         exclude=tuple(arguments.exclude),
         full=arguments.verify == "full",
         names_cache=arguments.cache_dir is not None,
+        is_local_dir=arguments.local_dir is not None,
     )
     report, advice, hashed = check(wish, console)
     return print_check(report, advice, console, hashed=hashed, all_files=arguments.all)

@@ -162,6 +162,10 @@ def _cache(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
 
 
+def _local_dir(parser: argparse.ArgumentParser, purpose: str) -> None:
+    parser.add_argument("--local-dir", type=Path, metavar="DIR", help=purpose)
+
+
 def _check(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("subject", metavar="MODEL|PATH", nargs="?", help="a model in the cache, or a folder as ./dir")
     parser.add_argument("--model", metavar="MODEL", help="the model; with PATH: compare the folder with its listing")
@@ -173,6 +177,7 @@ def _check(parser: argparse.ArgumentParser) -> None:
     )
     _choice_of_files(parser)
     _cache(parser)
+    _local_dir(parser, "the folder that a download --local-dir filled")
     parser.add_argument("--all", action="store_true", help="list every file, good ones too")
 
 
@@ -181,6 +186,7 @@ def _download(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--model", metavar="MODEL", help="the model, if not given first")
     _choice_of_files(parser)
     _cache(parser)
+    _local_dir(parser, "put the files there, as `hf download` does; by a daemon of its own")
     parser.add_argument("--token", help="access token (better: HF_TOKEN, which other users cannot see)")
     parser.add_argument("--limit-rate", type=rate_bps, metavar="RATE", help="at most 20MB/s, 500k or 1.5MiB a second")
     parser.add_argument("--dry-run", action="store_true", help="list the files to fetch and their sizes; fetch nothing")
@@ -258,13 +264,15 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
         "say what is missing or broken of a model or a folder, and why (needs no daemon)",
         "  qwenctl check qwen-image-edit\n"
         "  qwenctl check Qwen/Qwen-Image-Edit-2511 --verify full\n"
-        "  qwenctl check ./models/qwen --model qwen-image-edit --json",
+        "  qwenctl check ./models/qwen --model qwen-image-edit --json\n"
+        "  qwenctl check qwen-image-edit --local-dir ./models/qwen",
         _check,
     ),
     "download": (
         "bring a model to complete and print its path",
         "  qwenctl download qwen-image-edit\n"
         "  qwenctl download Qwen/Qwen-Image --exclude '*.md' --dry-run\n"
+        "  qwenctl download qwen-image-edit --local-dir ./models/qwen\n"
         "  MODEL_PATH=$(qwenctl download --quiet qwen-image-edit)",
         _download,
     ),

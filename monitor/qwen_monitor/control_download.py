@@ -48,6 +48,7 @@ class Job(msgspec.Struct, frozen=True, kw_only=True):
     endpoint: str = ""
     has_token: bool = False
     rate_limit_bps: int | None = None
+    local_dir: Path | None = None
 
 
 class Settled(msgspec.Struct, frozen=True, kw_only=True):
@@ -73,6 +74,7 @@ def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> 
         endpoint=places.endpoint(env) if env.get("HF_ENDPOINT") else "",
         has_token=bool(arguments.token),
         rate_limit_bps=arguments.limit_rate,
+        local_dir=arguments.local_dir.expanduser().resolve() if arguments.local_dir else None,
     )
     if arguments.dry_run:
         return _dry_run(job, console)
@@ -121,6 +123,8 @@ def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Conso
 
 def serves(version: commands.Version, job: Job) -> str:
     """Why the running daemon cannot do this job; "" if it can."""
+    if job.local_dir is not None:
+        return "no command may name a folder (its own configuration may: local_dir)"
     if job.has_token:
         return "it uses its own token, and --token names another"
     if job.cache is not None and os.path.realpath(version.cache_dir) != os.path.realpath(job.cache):
@@ -195,7 +199,8 @@ def _by_running(job: Job, socket: Path, console: Console) -> int:
 
 def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
     cache = job.cache or places.hub_cache(env)
-    waits = "another qwenctl download works in this cache; waiting for it to end (Ctrl-C: do not wait)"
+    place = "cache" if job.local_dir is None else "folder"
+    waits = f"another qwenctl download works in this {place}; waiting for it to end (Ctrl-C: do not wait)"
     with PrivateDaemon(
         job.ref,
         env,
@@ -203,6 +208,7 @@ def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
         include=job.include,
         exclude=job.exclude,
         rate_limit_bps=job.rate_limit_bps,
+        local_dir=job.local_dir,
         on_wait=lambda: console.hint(waits),
     ) as daemon:
         try:
@@ -244,7 +250,9 @@ def _report_end(job: Job, settled: Settled | None, model: ModelStatus | None, co
         code = settled.code if settled else "E_STOPPED"
         raise Refusal(code, f"{job.ref} is not complete", settled.detail if settled else "")
     path, commit = (model.path, model.commit) if model else ("", "")
-    if not path and (found := find_snapshot(job.cache or places.hub_cache(console.env), job.ref)):
+    if not path and job.local_dir is not None:
+        path = str(job.local_dir)
+    elif not path and (found := find_snapshot(job.cache or places.hub_cache(console.env), job.ref)):
         path, commit = str(found.folder), found.commit  # it was complete before its stream could be read
     if console.as_json:
         console.json({"path": path, "model": job.ref.repo, "commit": commit, "complete": True})
@@ -259,7 +267,15 @@ def _request(job: Job) -> commands.AddModel:
 
 def _dry_run(job: Job, console: Console) -> int:
     cache = job.cache or places.hub_cache(console.env)
-    wish = Wish(cache=cache, ref=job.ref, include=job.include, exclude=job.exclude)
+    folder = job.local_dir
+    wish = Wish(
+        cache=cache,
+        ref=job.ref,
+        folder=folder,
+        include=job.include,
+        exclude=job.exclude,
+        is_local_dir=folder is not None,
+    )
     report, *_ = check(wish, console)
     if report.source != "listing":
         raise Refusal("E_OFFLINE", f"the list of files of {job.ref} is not known here", "and the Hub did not tell it")
@@ -269,8 +285,8 @@ def _dry_run(job: Job, console: Console) -> int:
         for component in report.components
         for f in component.files
     ]
-    total, free = fetch_bytes(report), free_bytes(cache)
-    here = _bytes_elsewhere(cache, ModelRef(repo=job.ref.repo, revision=report.commit), wanted, console)
+    total, free = fetch_bytes(report), free_bytes(folder or cache)
+    here = _bytes_elsewhere(job, ModelRef(repo=job.ref.repo, revision=report.commit), wanted, console)
     if console.as_json:
         facts = {"model": report.model, "commit": report.commit, "fetch_files": len(wanted), "fetch_bytes": total}
         console.json({**facts, "elsewhere_bytes": here, "free_bytes": free, "files": files})
@@ -287,8 +303,12 @@ def _dry_run(job: Job, console: Console) -> int:
     return exits.OK
 
 
-def _bytes_elsewhere(cache: Path, pinned: ModelRef, paths: set[str], console: Console) -> int:
-    return bytes_elsewhere(cache, cached_listing(cache, pinned) or ask_hub(pinned, console.env), paths) if paths else 0
+def _bytes_elsewhere(job: Job, pinned: ModelRef, paths: set[str], console: Console) -> int:
+    if not paths:
+        return 0
+    cache = job.cache or places.hub_cache(console.env)
+    manifest = cached_listing(cache, pinned) or ask_hub(pinned, console.env)
+    return bytes_elsewhere(cache, manifest, paths, may_be_own=job.local_dir is not None)
 
 
 def _table(rows: list[tuple[str, int]], console: Console) -> list[str]:

@@ -12,10 +12,13 @@ from qwen_api import places
 from qwen_api.manifest import Manifest
 
 
-def bytes_elsewhere(cache: Path, manifest: Manifest, paths: Iterable[str]) -> int:
-    """Bytes of these files, each content once, that need not come over the network if they are what they seem."""
+def bytes_elsewhere(cache: Path, manifest: Manifest, paths: Iterable[str], *, may_be_own: bool = False) -> int:
+    """Bytes of these files, each content once, that need not come over the network if they are what they seem.
+
+    `may_be_own`: it is for a folder outside the cache, so the repository's own blobs are elsewhere too.
+    """
     own = places.repo_dir(cache, manifest.repo)
-    others = [folder / "blobs" for folder in cache.glob("models--*") if folder != own]
+    others = [folder / "blobs" for folder in cache.glob("models--*") if may_be_own or folder != own]
     wanted = manifest.by_path()
     sizes = {wanted[path].etag: wanted[path].size_bytes for path in paths if path in wanted}
     return sum(size for etag, size in sizes.items() if any(_size_of(blobs / etag) == size for blobs in others))

@@ -1,7 +1,7 @@
 """A `qwen-daemon --once` of one's own, for `qwenctl download` on a machine where no daemon runs.
 
 It is a child: it ends when its model is settled, when it is stopped, or when this process dies. Its state is kept per
-cache, so that the next one resumes; its socket and its log lie in a folder that goes with it.
+cache or local_dir, so that the next one resumes; its socket and its log lie in a folder that goes with it.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _PR_SET_PDEATHSIG = 1  # prctl(2)
 class PrivateDaemon:
     """Use as a context manager: entering starts it and waits for its socket; leaving stops it.
 
-    Only one works in a cache at a time: entering waits for another one to end, after calling `on_wait`.
+    Only one works in a cache or a local_dir at a time: entering waits for another one to end, after calling `on_wait`.
     Raises Refusal with the child's own words when it does not start.
     """
 
@@ -54,11 +54,12 @@ class PrivateDaemon:
         include: Sequence[str] = (),
         exclude: Sequence[str] = (),
         rate_limit_bps: int | None = None,
+        local_dir: Path | None = None,
         on_wait: Callable[[], None] = lambda: None,
     ) -> None:
         self._ref = ref
         self._on_wait = on_wait
-        self._state = places.private_state_dir(env, cache)
+        self._state = places.private_state_dir(env, local_dir or cache)
         self._folder = Path(_short_folder())
         self._log = self._folder / "daemon.log"
         self.socket = self._folder / places.CONTROL_SOCKET
@@ -71,6 +72,7 @@ class PrivateDaemon:
             f"--state-dir={self._state}",
             f"--cache-dir={cache}",
             *patterns,
+            *([] if local_dir is None else [f"--local-dir={local_dir}"]),
             *([] if rate_limit_bps is None else [f"--limit-rate={rate_limit_bps}"]),
         ]
         self._env = {name: value for name, value in env.items() if name not in _NOT_INHERITED}

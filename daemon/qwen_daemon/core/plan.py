@@ -21,7 +21,8 @@ Action = Literal["keep", "link", "hash", "fetch"]
 class Found:
     """What the disk holds for one wanted file. `seal` is None if there is no file at all.
 
-    `linked`: the snapshot names it. `seal` is of the file that the snapshot names or, if it names none, of the blob.
+    `linked`: the snapshot names it (in a local_dir, its metadata does). `seal` is of the file that the snapshot names
+    or, if it names none, of the blob.
     """
 
     linked: bool = False
@@ -89,7 +90,7 @@ def make_plan(
     distrust: bool = False,
     components: Sequence[str] = (),
 ) -> Plan:
-    """Decide for every file. `seals` and `kept` (recorded bytes of parts) are by etag; `distrust` hashes everything.
+    """Decide for every file. `seals` and `kept` (recorded bytes of parts) are by path; `distrust` hashes everything.
 
     `components` is the order in which a loader wants them; core.order says what comes first besides.
     """
@@ -106,7 +107,7 @@ def _step(file: WantedFile, found: Found, seals: Mapping[str, Seal], kept: Mappi
         )
     if finding == "unverified":
         return Step(file=file, action="hash", finding=finding)
-    kept_bytes = min(kept.get(file.etag, 0), file.size_bytes)
+    kept_bytes = min(kept.get(file.path, 0), file.size_bytes)
     if finding == "missing" and kept_bytes:
         finding = "short"
     return Step(file=file, action="fetch", finding=finding, kept_bytes=kept_bytes)
@@ -119,4 +120,4 @@ def _finding(file: WantedFile, found: Found, seals: Mapping[str, Seal], distrust
         if found.seal.size_bytes == 0:
             return "empty"
         return "short" if found.seal.size_bytes < file.size_bytes else "long"
-    return "present" if not distrust and seals.get(file.etag) == found.seal else "unverified"
+    return "present" if not distrust and seals.get(file.path) == found.seal else "unverified"

@@ -7,11 +7,13 @@ in exactly one of four places: free, leased, written, or (once) given back.
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right, insort
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SEGMENT_BYTES = 16 << 20  # leases begin and end at multiples of it where they can: the ledger's spans are as long
+STEAL_ALIGN_BYTES = 1 << 20  # a write never straddles the border of two leases in one page
 
 
 @dataclass(eq=False)
@@ -116,15 +118,10 @@ class Segments:
             end = aligned
         return self._lease(start, end)
 
-    def victim(self, left_min_bytes: Callable[[Lease], float], left_s: Callable[[Lease], float]) -> Lease | None:
-        """The lease that will take longest, of those with enough left that halving it pays."""
-        worth = [lease for lease in self._leases if lease.left_bytes >= left_min_bytes(lease)]
-        return max(worth, key=left_s, default=None)
-
-    def steal(self, victim: Lease) -> Lease:
-        """Lease the far half of what `victim` has left; it ends sooner now."""
-        middle = victim.position + (victim.left_bytes + 1) // 2
-        aligned = middle - middle % self._segment_bytes
+    def steal(self, victim: Lease, keep_bytes: int) -> Lease:
+        """Lease what `victim` has left behind the next `keep_bytes`; it ends sooner now. Both get at least a byte."""
+        middle = victim.position + min(max(1, keep_bytes), victim.left_bytes - 1)
+        aligned = middle - middle % STEAL_ALIGN_BYTES
         middle = aligned if aligned > victim.position else middle
         end, victim.end = victim.end, middle
         self._ahead_bytes -= end - middle
@@ -174,10 +171,13 @@ def lease_bytes(
     byte's wait, and a short last round leaves most of them with nothing to do. In whole segments.
     """
     window_bytes = min(window_bytes, max(left_bytes, window_bytes // 2))  # near the end the hash must not be far behind
-    at_most = max(at_least, min(at_most, window_bytes // streams))
-    rounds = max(1, -(-left_bytes // (streams * at_most)))
-    even = -(-left_bytes // (streams * rounds))
-    return min(at_most, max(at_least, -(-even // segment_bytes) * segment_bytes))
+    at_most = max(at_least, min(at_most, _up(window_bytes / streams, segment_bytes)))
+    rounds = math.ceil(left_bytes / (streams * at_most))
+    return min(at_most, max(at_least, _up(left_bytes / (streams * max(1, rounds)), segment_bytes)))
+
+
+def _up(value: float, multiple: int) -> int:
+    return math.ceil(value / multiple) * multiple
 
 
 def holes_between(spans: Iterable[tuple[int, int]], size_bytes: int) -> list[tuple[int, int]]:

@@ -1,7 +1,7 @@
 """When a connection is given up although it still moves, and when another one pays. Pure; rates in bytes per second.
 
 Shares and times are those that other downloaders settled on: a worker is cut below 0.3 of its siblings' mean after 5 s
-(Surge, internal/strategy/concurrent/health.go); a stolen half must outlast the first byte of the new connection.
+(Surge, internal/strategy/concurrent/health.go).
 """
 
 from __future__ import annotations
@@ -17,8 +17,7 @@ SILENT_S = 5.0  # no byte for so long, while siblings move, is a rate of nothing
 FAST_BPS = 150e6  # connections this fast are not what limits: more of them cost CPU and bring nothing
 LIMITED_STREAM_BPS = 2_000_000
 FIRST_BYTE_S = 0.65  # the Hub's CDN at the median, until measured
-STEAL_FIRST_BYTES = 2.2  # times the first byte's wait: what a stolen lease must be worth at least
-STEAL_S = 2.0  # what would be done sooner than this anyway is left alone: cutting it short wastes what is on its way
+STEAL_GAIN_S = 1.0  # what a steal must save: cutting a request short wastes what is on its way
 
 
 def is_slow(mine_bps: float, others_bps: Sequence[float], *, age_s: float, left_bytes: int) -> bool:
@@ -31,9 +30,15 @@ def is_slow(mine_bps: float, others_bps: Sequence[float], *, age_s: float, left_
     return left_bytes / max(mine_bps, 1.0) > 2 * (FIRST_BYTE_S + left_bytes / typical_bps)
 
 
-def steal_min_bytes(rate_bps: float, first_byte_s: float, floor_bytes: int) -> float:
-    """How much a lease must have left before its far half is worth a new request."""
-    return max(2.0 * floor_bytes, max(STEAL_S, 2 * STEAL_FIRST_BYTES * first_byte_s) * rate_bps)
+def steal_keeps(left_bytes: int, rate_bps: float, typical_bps: float, first_byte_s: float) -> int | None:
+    """How much of a lease its own connection keeps, so that it and a fresh one of the typical rate end together.
+
+    The slower it is the less: a crawling last connection loses nearly all it had left. None if little is saved.
+    """
+    rate_bps = max(rate_bps, 1.0)
+    alone_s = left_bytes / rate_bps
+    together_s = (first_byte_s + left_bytes / typical_bps) / (1 + rate_bps / typical_bps)
+    return int(together_s * rate_bps) if alone_s - together_s >= STEAL_GAIN_S else None
 
 
 def streams_under(rate_limit_bps: int | None) -> int:

@@ -1,7 +1,8 @@
-"""The same content lying elsewhere in the cache: which of those files are worth taking, and whose seals stay good.
+"""The same content lying elsewhere: which of those files are worth taking, and whose seals stay good.
 
-A file's name in the cache is its hash, so a twin is found by name; that it has the hash is believed only of a file
-whose seal is on record. Taking it is the shell's work, recording it the engine's.
+A blob's name in the cache is its hash, so it is found by name; a plain file, because its folder's listing says so.
+That it has the hash is believed only of a file whose seal is on record. Taking it is the shell's work, recording it the
+engine's.
 """
 
 from __future__ import annotations
@@ -26,9 +27,13 @@ Refusal = Literal["wrong", "no way"]
 
 @dataclass(frozen=True, kw_only=True)
 class Twin:
-    """A file elsewhere under the same name. `shared`: it is the very file (inode) that our own name leads to."""
+    """A file elsewhere that should have the content. `where` is its place in the ledger (ports.Ledger).
+
+    `shared`: it is the very file (inode) that our own name leads to.
+    """
 
     repo: str
+    where: str
     seal: Seal
     shared: bool = False
 
@@ -44,14 +49,14 @@ class Taken:
 
 
 def proven(twins: Iterable[Twin], on_record: Mapping[str, Seal]) -> dict[str, Seal]:
-    """The seals, by repository, of the twins that still look as they did when they were verified."""
-    return {twin.repo: twin.seal for twin in twins if on_record.get(twin.repo) == twin.seal}
+    """The seals, by place, of the twins that still look as they did when they were verified."""
+    return {twin.where: twin.seal for twin in twins if on_record.get(twin.where) == twin.seal}
 
 
 def candidates(file: WantedFile, twins: Iterable[Twin], sealed: Mapping[str, Seal]) -> tuple[Twin, ...]:
     """What can be taken, files that need no hash first; never the file that our own name leads to already."""
     usable = [twin for twin in twins if twin.seal.size_bytes == file.size_bytes and not twin.shared]
-    return tuple(sorted(usable, key=lambda twin: (twin.repo not in sealed, twin.repo)))
+    return tuple(sorted(usable, key=lambda twin: (twin.where not in sealed, twin.where)))
 
 
 def ways_without_room(file: WantedFile) -> tuple[AdoptedHow, ...]:

@@ -1,4 +1,4 @@
-"""What lies elsewhere in the cache is taken instead of fetched: proven, made ours, and put on record.
+"""What lies elsewhere is taken instead of fetched: proven, made ours, and put on record.
 
 A hardlink is one file with two names, and making or removing one moves the file's ctime: seals that held before are
 renewed here. The other way round, a file that turned out damaged takes the seals of all its names with it. Either way
@@ -20,18 +20,18 @@ from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.transfers import Transfers
 
 
-async def sealed_twins(disk: Disk, repo: str, file: WantedFile) -> dict[str, Seal]:
-    """The seals, by repository, of what lies elsewhere under this name and is known to be right."""
-    return await _proven(disk, file, await disk.twins.find(repo, file))
+async def sealed_twins(disk: Disk, manifest: Manifest, file: WantedFile) -> dict[str, Seal]:
+    """The seals, by place, of what lies elsewhere for this content and is known to be right."""
+    return await _proven(disk, file, await disk.twins.find(manifest, file))
 
 
-async def renew_seals(disk: Disk, repo: str, file: WantedFile, before: Mapping[str, Seal]) -> set[str]:
+async def renew_seals(disk: Disk, manifest: Manifest, file: WantedFile, before: Mapping[str, Seal]) -> set[str]:
     """A link to files that were sealed was made or removed; returns the repositories that have a new seal."""
     renewed = set()
-    for twin in await disk.twins.find(repo, file) if before else ():
-        old = before.get(twin.repo)
+    for twin in await disk.twins.find(manifest, file) if before else ():
+        old = before.get(twin.where)
         if old is not None and old != twin.seal and is_same_file(old, twin.seal):
-            await disk.seals.seal(twin.repo, file.etag, twin.seal)
+            await disk.seals.seal(twin.where, file.etag, twin.seal)
             renewed.add(twin.repo)
     return renewed
 
@@ -47,22 +47,22 @@ class Adoption:
     transfers: Transfers
     publish: Callable[[e.Event], int]
     touched: set[str] = field(default_factory=set)
-    _wrong: set[tuple[str, str]] = field(default_factory=set)  # (repository, etag): one hash is enough to know
+    _wrong: set[tuple[str, str]] = field(default_factory=set)  # (place, etag): one hash is enough to know
 
     async def adopt(self, file: WantedFile, ways: Sequence[e.AdoptedHow]) -> bool:
-        """Publish the content from elsewhere in the cache; False if it cannot be had so.
+        """Publish the content from elsewhere; False if it cannot be had so.
 
         Raises MakeRoom if only a copy is left and does not fit.
         """
-        twins = await self.disk.twins.find(self.manifest.repo, file)
+        twins = await self.disk.twins.find(self.manifest, file)
         if not twins:
             return False
         sealed = await _proven(self.disk, file, twins)
-        async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
+        async with self.disk.locks.hold(self.manifest.repo, file) as held:
             for twin in candidates(file, twins, sealed) if held else ():
-                if (twin.repo, file.etag) in self._wrong:
+                if (twin.where, file.etag) in self._wrong:
                     continue
-                if twin.repo in sealed and "copy" not in ways:
+                if twin.where in sealed and "copy" not in ways:
                     taken = await finish(self._take(file, twin, ways, sealed))  # half a link would cost it its seal
                 else:
                     async with self.hashes:
@@ -73,14 +73,14 @@ class Adoption:
 
     async def could(self, file: WantedFile) -> bool:
         """Is there still something elsewhere that may be the content?"""
-        twins = await self.disk.twins.find(self.manifest.repo, file)
-        return any((twin.repo, file.etag) not in self._wrong for twin in candidates(file, twins, {}))
+        twins = await self.disk.twins.find(self.manifest, file)
+        return any((twin.where, file.etag) not in self._wrong for twin in candidates(file, twins, {}))
 
     async def distrust(self, file: WantedFile) -> None:
         """Our file is not what it should be: whoever has the same one under another name must not believe it either."""
-        for twin in await self.disk.twins.find(self.manifest.repo, file):
+        for twin in await self.disk.twins.find(self.manifest, file):
             if twin.shared and twin.repo:
-                await self.disk.seals.seal(twin.repo, file.etag, None)
+                await self.disk.seals.seal(twin.where, file.etag, None)
                 self.touched.add(twin.repo)
 
     async def _take(
@@ -92,30 +92,30 @@ class Adoption:
                 transfer.position = done_bytes  # written in the working thread, only ever read elsewhere
 
             taken = await self.disk.twins.take(
-                self.manifest.repo, file, twin, is_proven=twin.repo in sealed, ways=ways, progress=progress
+                self.manifest, file, twin, is_proven=twin.where in sealed, ways=ways, progress=progress
             )
         if isinstance(taken, Taken):
             await finish(self._settle(file, twin, taken, sealed))
             return True
         if taken == "wrong":
-            self._wrong.add((twin.repo, file.etag))
+            self._wrong.add((twin.where, file.etag))
         return False
 
     async def _settle(self, file: WantedFile, twin: Twin, taken: Taken, sealed: Mapping[str, Seal]) -> None:
-        disk, repo = self.disk, self.manifest.repo
+        disk, where = self.disk, self.disk.where(self.manifest, file)
         spans = taken.spans
-        if spans is None and twin.repo in sealed:
-            part, known = await disk.ledger.spans(twin.repo, file.etag, file.size_bytes)
+        if spans is None and twin.where in sealed:
+            part, known = await disk.ledger.spans(twin.where, file.etag, file.size_bytes)
             spans = known if part is None else ()
-        unfinished, _ = await disk.ledger.spans(repo, file.etag, file.size_bytes)
-        await disk.ledger.forget(repo, file.etag)
+        unfinished, _ = await disk.ledger.spans(where, file.etag, file.size_bytes)
+        await disk.ledger.forget(where, file.etag)
         seal = await disk.store.publish(self.manifest, file, taken.name)
-        await disk.ledger.record(repo, file.etag, file.size_bytes, None, spans or ())
+        await disk.ledger.record(where, file.etag, file.size_bytes, None, spans or ())
         if is_same_file(taken.seal, seal):
-            await disk.seals.seal(repo, file.etag, seal)
-        self.touched |= await renew_seals(disk, repo, file, sealed)
+            await disk.seals.seal(where, file.etag, seal)
+        self.touched |= await renew_seals(disk, self.manifest, file, sealed)
         if unfinished is not None:
-            await disk.blobs.drop_part(repo, unfinished)
+            await disk.blobs.drop_part(self.manifest.repo, unfinished)
         self.publish(
             e.FileAdopted(
                 model=self.model, path=file.path, size_bytes=file.size_bytes, source_repo=twin.repo, how=taken.how
@@ -124,9 +124,5 @@ class Adoption:
 
 
 async def _proven(disk: Disk, file: WantedFile, twins: Sequence[Twin]) -> dict[str, Seal]:
-    on_record: dict[str, Seal] = {}
-    for twin in twins:
-        seal = (await disk.seals.seals(twin.repo, [file.etag])).get(file.etag)
-        if seal is not None:
-            on_record[twin.repo] = seal
-    return proven(twins, on_record)
+    on_record = await disk.seals.seals([(twin.where, file.etag) for twin in twins])
+    return proven(twins, {where: seal for (where, _etag), seal in on_record.items()})

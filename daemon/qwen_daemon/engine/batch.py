@@ -6,6 +6,7 @@ Each caller waits for its own file; whoever comes first takes everybody along. N
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from qwen_api.manifest import Manifest, WantedFile
@@ -30,8 +31,8 @@ class _Waiting:
 class Batch:
     """Of one model's round."""
 
-    def __init__(self, manifest: Manifest, batches: Batches, seals: Seals) -> None:
-        self._manifest, self._batches, self._seals = manifest, batches, seals
+    def __init__(self, manifest: Manifest, batches: Batches, seals: Seals, where: Callable[[WantedFile], str]) -> None:
+        self._manifest, self._batches, self._seals, self._where = manifest, batches, seals, where
         self._waiting: list[_Waiting] = []
         self._full = asyncio.Event()
         self._turn = asyncio.Lock()
@@ -72,8 +73,9 @@ class Batch:
         try:
             outcomes = list(await self._batches.publish_all(self._manifest, [(one.file, one.content) for one in batch]))
             done = zip(batch, outcomes, strict=True)
-            sealed = {each.file.etag: seal for each, seal in done if isinstance(seal, Seal)}
-            await self._seals.seal_all(self._manifest.repo, sealed)
+            await self._seals.seal_all(
+                {(self._where(each.file), each.file.etag): seal for each, seal in done if isinstance(seal, Seal)}
+            )
         except Trouble as trouble:
             outcomes = [trouble] * len(batch)
         for each, outcome in zip(batch, outcomes, strict=True):

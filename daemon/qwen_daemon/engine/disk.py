@@ -8,15 +8,17 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.seals import Seal
 from qwen_daemon.engine.batch import WAITING_FILES_MAX
 from qwen_daemon.engine.budget import Rank, Slots
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Seals, Store, Twins
+from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Reader, Seals, Store, Twins
 
 
 @dataclass(frozen=True, kw_only=True)
 class Disk:
-    """The ports onto what is stored."""
+    """The ports onto what is stored in one layout. `where` names a content's place in the ledger (ports.Ledger)."""
 
     store: Store
     batches: Batches
@@ -25,6 +27,14 @@ class Disk:
     seals: Seals
     locks: Locks
     twins: Twins
+    reader: Reader
+    where: Callable[[Manifest, WantedFile], str]
+
+    async def sealed(self, manifest: Manifest) -> dict[str, Seal]:
+        """The seals on record of the manifest's files, by path."""
+        keys = {file.path: (self.where(manifest, file), file.etag) for file in manifest.files}
+        seals = await self.seals.seals(list(keys.values()))
+        return {path: seals[key] for path, key in keys.items() if key in seals}
 
 
 class Contents:

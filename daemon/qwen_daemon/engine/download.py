@@ -11,8 +11,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from statistics import median
 
-from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.growth import Growth
 from qwen_daemon.core.pace import Pace
@@ -21,7 +21,7 @@ from qwen_daemon.core.slowness import (
     FIRST_BYTE_S,
     is_slow,
     pays_to_add,
-    steal_min_bytes,
+    steal_keeps,
     streams_under,
 )
 from qwen_daemon.core.spans import Span
@@ -34,6 +34,7 @@ from qwen_daemon.engine.stream import Limit, NoLimit, Source, Stream
 from qwen_daemon.engine.writer import Memory, Writer
 from qwen_daemon.ports import Clock, Ledger, Part
 
+PROVEN_S = 1.0  # after its first byte a connection has shown what it can do, however slow it is
 LOOK_S = 1.0  # how often the connections are compared with each other
 
 
@@ -48,6 +49,7 @@ class Tuning:
     lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
     eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
     proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
+    step_bytes: int = 8 << 20  # hashed at once while more is to come: a hop to a thread costs a tenth of it
     checkpoint_bytes: int = CHECKPOINT_BYTES
 
 
@@ -109,7 +111,7 @@ class Download:
         tuning, size_bytes = self._tuning, self._file.size_bytes
         holes = holes_between(((span.offset, span.end) for span in spans), size_bytes)
         self._segments = Segments(holes, tuning.segment_bytes)
-        self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again)
+        self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again, tuning.step_bytes)
         self._damaged: list[Span] = []
         self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
         self._connections.join(self, self._rank)
@@ -155,8 +157,9 @@ class Download:
         lease = self._segments.take(self._lease_bytes(), self._tuning.window_bytes)
         if lease is None:
             # wants_stream saw one; a moment later rates may say otherwise, and the connection is already counted
-            victim = self._victim() or max(self._segments.leases, key=lambda lease: lease.left_bytes)
-            lease = self._segments.steal(victim)
+            largest = max(self._segments.leases, key=lambda lease: lease.left_bytes)
+            victim, keep_bytes = self._victim() or (largest, largest.left_bytes // 2)
+            lease = self._segments.steal(victim, keep_bytes)
         tuning = self._tuning
         writer = Writer(self._part, lease.start, self._memory, tuning.checkpoint_bytes, self._wrote)
         stream = Stream(self._source, self._segments, lease, writer, self._clock)
@@ -187,19 +190,24 @@ class Download:
             segment_bytes=tuning.segment_bytes,
         )
 
-    def _victim(self) -> Lease | None:
+    def _victim(self) -> tuple[Lease, int] | None:
+        """The lease that would be done last, and how much of it its own connection should keep, if stealing pays."""
         rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}
+        if not self._segments.leases:
+            return None  # the last connections have what they were for, and are about to end
+        known = [rate for rate in rates.values() if rate] + self._connections.others_bps(self)
+        typical_bps = median(known) if known else self._connections.remembered_bps
+        if not typical_bps:  # nothing has come yet: halves are as good a guess as any
+            lease = max(self._segments.leases, key=lambda lease: lease.left_bytes)
+            return (lease, lease.left_bytes // 2) if lease.left_bytes >= 2 * self._tuning.lease_min_bytes else None
 
-        def least(lease: Lease) -> float:
-            rate_bps = rates.get(id(lease))
-            if rate_bps is None:  # too young to be judged
-                return 2.0 * self._tuning.lease_min_bytes
-            return steal_min_bytes(rate_bps, self._first_byte_s, self._tuning.lease_min_bytes // 4)
+        def rate_bps(lease: Lease) -> float:
+            rate = rates.get(id(lease))
+            return typical_bps if rate is None else max(rate, 1.0)
 
-        def left_s(lease: Lease) -> float:
-            return lease.left_bytes / max(1.0, rates.get(id(lease)) or 0.0)
-
-        return self._segments.victim(least, left_s)
+        lease = max(self._segments.leases, key=lambda lease: lease.left_bytes / rate_bps(lease))
+        keep_bytes = steal_keeps(lease.left_bytes, rate_bps(lease), typical_bps, self._first_byte_s)
+        return None if keep_bytes is None else (lease, keep_bytes)
 
     # The connections.
 
@@ -234,7 +242,8 @@ class Download:
         now_s = self._clock.monotonic_s()
         self._transfer.received_bytes += count
         self._transfer.pace.took(now_s, count)
-        if not stream.is_proven and stream.received_bytes >= self._tuning.proven_bytes and stream.rate_bps():
+        has_shown = stream.received_bytes >= self._tuning.proven_bytes or stream.age_s() >= PROVEN_S
+        if not stream.is_proven and has_shown and stream.rate_bps():
             stream.is_proven = True
             self._first_byte_s = 0.7 * self._first_byte_s + 0.3 * (stream.first_byte_after_s() or 0.0)
             self._grow()
@@ -274,11 +283,10 @@ class Download:
             await self._checkpoints.ended(stream.writer)
             self._segments.give_back(stream.lease)
 
-    async def _wrote(self, start: int, batch: Bytes) -> None:
-        self._segments.wrote(start, start + len(batch))
-        self._transfer.position += len(batch)
-        self._checkpoints.wrote(len(batch))
-        await self._frontier.offer(start, batch)
+    def _wrote(self, start: int, count: int) -> None:
+        self._segments.wrote(start, start + count)
+        self._transfer.position += count
+        self._checkpoints.wrote(count)
         self._news.set()
 
     # The hash.
@@ -315,7 +323,7 @@ class Download:
         """The ledger first, then the network: what is on record must not be written over."""
         damaged, self._damaged = self._damaged, []
         if damaged:
-            await self._ledger.forget(self._source.repo, self._file.etag, [span.offset for span in damaged])
+            await self._ledger.forget(self._source.where, self._file.etag, [span.offset for span in damaged])
             for span in damaged:
                 self._segments.need(span.offset, span.end)
             self._connections.fill()
@@ -324,7 +332,7 @@ class Download:
         return [stream.writer for stream in self._streams.values()]
 
     async def _record(self, spans: Sequence[Span]) -> None:
-        await self._ledger.record(self._source.repo, self._file.etag, self._file.size_bytes, self._part.name, spans)
+        await self._ledger.record(self._source.where, self._file.etag, self._file.size_bytes, self._part.name, spans)
         self._transfer.durable_bytes += sum(span.length for span in spans)
 
     # Comparing the connections, and the end.

@@ -49,7 +49,7 @@ class Files:
     adoption: Adoption
 
     def __post_init__(self) -> None:
-        self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals)
+        self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals, self._where)
 
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
@@ -73,7 +73,7 @@ class Files:
                 except TryAgain:
                     digest, spans = "", ()
         if digest != file.etag:
-            await self.disk.seals.seal(self.manifest.repo, file.etag, None)
+            await self.disk.seals.seal(self._where(file), file.etag, None)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
             )
@@ -83,17 +83,17 @@ class Files:
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal != found.seal:
             return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
-        if (await self.disk.seals.seals(self.manifest.repo, [file.etag])).get(file.etag) != seal:
-            await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+        if (await self.disk.sealed(self.manifest.keep([file.path]))).get(file.path) != seal:
+            await self.disk.seals.seal(self._where(file), file.etag, seal)
         await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
 
     async def _remember(self, file: WantedFile, spans: Sequence[Span]) -> None:
         """The spans of a published file that was hashed, for its repair one day; no part of it will be resumed."""
-        part, known = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+        part, known = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
         if not known or part is not None:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
-            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+            await self.disk.ledger.forget(self._where(file), file.etag)
+            await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)
         if part is not None:
             await self.disk.blobs.drop_part(self.manifest.repo, part)
 
@@ -122,7 +122,7 @@ class Files:
         await self._link_all(steps[1:], started_s)
 
     async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
-        """Take one content from elsewhere in the cache, if it is there and one of the ways works.
+        """Take one content from elsewhere, if it is there and one of the ways works.
 
         Raises MakeRoom when only a copy is left and does not fit.
         """
@@ -154,10 +154,16 @@ class Files:
         self.budget.contents.brought(file.etag)
 
     def _source(self, file: WantedFile) -> Source:
-        return Source(repo=self.manifest.repo, commit=self.manifest.commit, file=file, origin=self.origin)
+        manifest = self.manifest
+        return Source(
+            repo=manifest.repo, where=self._where(file), commit=manifest.commit, file=file, origin=self.origin
+        )
+
+    def _where(self, file: WantedFile) -> str:
+        return self.disk.where(self.manifest, file)
 
     async def _try(self, file: WantedFile, found: Found, attempt: int, rank: Rank) -> None:
-        async with self.disk.locks.hold(self.manifest.repo, file.etag) as held:
+        async with self.disk.locks.hold(self.manifest.repo, file) as held:
             if not held:
                 raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
             if await self._came_meanwhile(file, found):
@@ -186,45 +192,46 @@ class Files:
                 self._refuse_wrong(file, digest)
                 seal = await self.disk.store.publish(self.manifest, file, part.name)
                 self.budget.contents.brought(file.etag)
-                await self.disk.ledger.settle(self.manifest.repo, file.etag, file.size_bytes, seal)
+                await self.disk.ledger.settle(self._where(file), file.etag, file.size_bytes, (), seal)
             except StartOver:
-                await finish(self.disk.ledger.forget(self.manifest.repo, file.etag))
+                await finish(self.disk.ledger.forget(self._where(file), file.etag))
                 raise
             finally:
                 await finish(self._drop_unless_recorded(file, part.name))
 
     async def _came_meanwhile(self, file: WantedFile, planned: Found) -> bool:
         """Whoever held the lock before us may have brought this very content; then it is proven and linked."""
-        found = (await self.disk.store.find(self.manifest.keep([file.path])))[file.path]
+        this = self.manifest.keep([file.path])
+        found = (await self.disk.store.find(this))[file.path]
         if found.seal is None or found.seal == planned.seal or found.seal.size_bytes != file.size_bytes:
             return False
-        if (await self.disk.seals.seals(self.manifest.repo, [file.etag])).get(file.etag) != found.seal:
+        if (await self.disk.sealed(this)).get(file.path) != found.seal:
             digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, lambda _done: None)
             if digest != file.etag:
                 return False
-            await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, None, spans)
+            await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)
         seal = await self.disk.store.publish(self.manifest, file, None)
         if seal == found.seal:
-            await self.disk.seals.seal(self.manifest.repo, file.etag, seal)
+            await self.disk.seals.seal(self._where(file), file.etag, seal)
         return seal == found.seal
 
     async def _drop_unless_recorded(self, file: WantedFile, part: str) -> None:
         """A part that the ledger does not name will never be resumed: it must not fill the disk."""
         with suppress(Trouble):
-            recorded, _ = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+            recorded, _ = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
             if recorded != part:
                 await self.disk.blobs.drop_part(self.manifest.repo, part)
 
     async def _start_from(self, file: WantedFile, found: Found) -> tuple[str | None, tuple[Span, ...]]:
         """The part of an earlier try; or a copy of the damaged published file, of which good spans are on record."""
-        name, spans = await self.disk.ledger.spans(self.manifest.repo, file.etag, file.size_bytes)
+        name, spans = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
         if name is not None or not spans:
             return name, spans
         copy = await self.disk.blobs.copy_for_repair(self.manifest.repo, file, found) if found.seal else None
         if copy is None:
-            await self.disk.ledger.forget(self.manifest.repo, file.etag)
+            await self.disk.ledger.forget(self._where(file), file.etag)
             return None, ()
-        await self.disk.ledger.record(self.manifest.repo, file.etag, file.size_bytes, copy, ())
+        await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, copy, ())
         return copy, spans
 
     def _refuse_wrong(self, file: WantedFile, digest: str) -> None:

@@ -1,12 +1,12 @@
 """The hash of the whole file, following the contiguous written prefix while later ranges still arrive.
 
-So the hash is known when the last byte lands, and there is no second pass. Recorded spans of an earlier try are read
-back and checked as it passes them; bytes that arrive just there are hashed from memory, others from the page cache.
+So the hash is known when the last byte lands. What was written is read back out of the page cache, whichever connection
+brought it: many megabytes in one hop to a thread, which is cheaper than to hash each batch from memory. Recorded spans
+of an earlier try are checked as it passes them.
 """
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 
 from qwen_api.manifest import WantedFile
@@ -17,11 +17,14 @@ from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.cancel import finish
 from qwen_daemon.ports import Part
 
-STEP_BYTES = 32 << 20  # of what was written ahead: so long, at most, a try that ends has to wait for the hash
+STEP_MAX_BYTES = 32 << 20  # of what was written ahead: so long, at most, a try that ends has to wait for the hash
 
 
 class Frontier:
-    """`position` is how far the file is hashed. Spans that turn out damaged are told to `damaged`, once."""
+    """`position` is how far the file is hashed, in steps of `step_bytes` at least while more is to come.
+
+    Spans that turn out damaged are told to `damaged`, once.
+    """
 
     def __init__(
         self,
@@ -30,14 +33,15 @@ class Frontier:
         segments: Segments,
         recorded: Sequence[Span],
         damaged: Callable[[Span], None],
+        step_bytes: int,
     ) -> None:
         self._size_bytes = file.size_bytes
         self._part = part
         self._segments = segments
         self._recorded = {span.offset: span for span in recorded}
         self._damaged = damaged
+        self._step_bytes = step_bytes
         self._whole = new_hash(file)
-        self._busy = asyncio.Lock()
         self._unreadable: list[Span] = []
         self.position = 0
         self.kept_bytes = 0  # of earlier tries, re-read and still good
@@ -51,30 +55,22 @@ class Frontier:
         """The file's hash, once it is done."""
         return self._whole.hexdigest()
 
-    async def offer(self, start: int, batch: Bytes) -> None:
-        """These bytes were just written; hash them from memory if they are the next ones."""
-        if start != self.position or self._busy.locked():
-            return
-        async with self._busy:
-            if start != self.position:
-                return  # an unlocked lock may still have somebody waiting, who went first
-            await asyncio.to_thread(self._whole.update, batch)
-            self._advance(len(batch))
-
     async def step(self) -> bool:
-        """Hash some of what is here already; False if the next byte has not come. Raises the disk's Trouble."""
-        async with self._busy:
-            span = self._recorded.pop(self.position, None)
-            if span is not None:
-                await self._reread(span)
-                return True
-            length = min(self._segments.written_to(self.position) - self.position, STEP_BYTES)
-            if length <= 0:
-                return False
-            if await self._feed(length) < length:
-                raise TryAgain("E_DISK_IO", "the part is shorter than what was written to it")
-            self._advance(length)
+        """Hash some of what is here already; False if too little has come. Raises the disk's Trouble."""
+        span = self._recorded.pop(self.position, None)
+        if span is not None:
+            await self._reread(span)
             return True
+        end = self._segments.written_to(self.position)
+        goes_on = end < self._size_bytes and end not in self._recorded
+        if end - self.position < (self._step_bytes if goes_on else 1):
+            return False
+        length = min(end - self.position, STEP_MAX_BYTES)
+        if await self._feed(length) < length:
+            raise TryAgain("E_DISK_IO", "the part is shorter than what was written to it")
+        self.position += length
+        self._segments.hashed(length)
+        return True
 
     async def _feed(self, length: int) -> int:
         try:
@@ -101,7 +97,3 @@ class Frontier:
         self._whole = whole
         self.position = span.end
         self.kept_bytes += span.length
-
-    def _advance(self, count: int) -> None:
-        self.position += count
-        self._segments.hashed(count)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,9 +21,10 @@ from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
+from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.outcome import Outcome
 from qwen_daemon.engine.round import Round
-from qwen_daemon.engine.world import World
+from qwen_daemon.engine.world import Place, World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
 FAR_S = 365 * 24 * 3600.0  # "until something happens"
@@ -54,7 +55,6 @@ class Keeper:
         self,
         world: World,
         watch: Watch,
-        watched: Callable[[Manifest], Sequence[Path]],
         rhythm: Rhythm,
         ref: ModelRef,
         wanted: AddModel,
@@ -66,7 +66,6 @@ class Keeper:
         self.outcome: Outcome | None = None
         self._world = world
         self._watch = watch
-        self._watched = watched
         self._rhythm = rhythm
         self._paused = False
         self._distrust = False
@@ -80,6 +79,16 @@ class Keeper:
         self._this: Round | None = None
         self._told_commit = ""
         self._hub_asked_s = world.clock.monotonic_s()
+
+    @property
+    def place(self) -> Place:
+        """Where this model is kept."""
+        return self._world.place
+
+    @property
+    def disk(self) -> Disk:
+        """The ports of its place."""
+        return self._world.disk
 
     @property
     def manifest(self) -> Manifest | None:
@@ -242,7 +251,7 @@ class Keeper:
         if not self.complete or self.manifest is None:
             return
         manifest = self.manifest
-        async for _paths in self._watch.changes(self._watched(manifest)):
+        async for _paths in self._watch.changes(self.place.watched(manifest)):
             with suppress(Trouble):  # a disk that cannot be read now is for the timer
                 if not await self._is_untouched(manifest):
                     self.wake("change")
@@ -250,8 +259,8 @@ class Keeper:
     async def _is_untouched(self, manifest: Manifest) -> bool:
         """Every file is named in the snapshot and still looks as it did when it was verified."""
         found = await self._world.disk.store.find(manifest)
-        seals = await self._world.disk.seals.seals(manifest.repo, [file.etag for file in manifest.files])
-        return all(found[file.path].linked and found[file.path].seal == seals.get(file.etag) for file in manifest.files)
+        seals = await self._world.disk.sealed(manifest)
+        return all(found[file.path].linked and found[file.path].seal == seals.get(file.path) for file in manifest.files)
 
     async def _watch_hub(self) -> None:
         """Ask now and then whether the branch moved."""

@@ -6,10 +6,8 @@ The engine's front door for the API and the application: it turns commands into 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
@@ -19,16 +17,10 @@ from qwen_api.manifest import Manifest
 from qwen_api.models import parse_model
 from qwen_daemon.core.errors import Configured, UnknownModel
 from qwen_daemon.engine.adopt import renew_seals, sealed_twins
+from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.file_orders import FileOrders
 from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
 from qwen_daemon.engine.world import World
-
-
-class Removing(Protocol):
-    """Frees what a model took."""
-
-    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        """Remove the snapshot and the blobs that only it uses; returns bytes freed."""
 
 
 class Engine:
@@ -38,15 +30,11 @@ class Engine:
         self,
         world: World,
         watch: Watch,
-        watched: Callable[[Manifest], Sequence[Path]],
         rhythm: Rhythm,
-        removing: Removing,
     ) -> None:
         self._world = replace(world, look_again=self._look_again)
         self._watch = watch
-        self._watched = watched
         self._rhythm = rhythm
-        self._removing = removing
         self._keepers: dict[str, tuple[Keeper, asyncio.Task[None]]] = {}
         self._configured: set[str] = set()
         self._changing = asyncio.Lock()  # adding and removing take several steps each
@@ -111,20 +99,21 @@ class Engine:
         await world.desires.set_ready(key, None)
         freed_bytes = 0
         if delete_files and manifest is not None:
+            disk = world.at(key).disk
             keep = self._etags_of_others(key, manifest.repo)
-            for etag in {file.etag for file in manifest.files} - keep:
-                await world.disk.ledger.forget(manifest.repo, etag)
-            if not any(self._same_commit(keeper, manifest) for keeper, _ in self._keepers.values()):
-                freed_bytes = await self._remove_files(manifest, keep)
+            for where, etag in {(disk.where(manifest, file), file.etag) for file in manifest.files}:
+                if etag not in keep:
+                    await disk.ledger.forget(where, etag)
+            if not any(self._is_shared(keeper, key, manifest) for keeper, _ in self._keepers.values()):
+                freed_bytes = await self._remove_files(disk, manifest, keep)
         await world.desires.desire(key, None)
         return freed_bytes
 
-    async def _remove_files(self, manifest: Manifest, keep: frozenset[str]) -> int:
+    async def _remove_files(self, disk: Disk, manifest: Manifest, keep: frozenset[str]) -> int:
         """Removing one name of a hardlinked file must not cost the other names their seals."""
-        disk = self._world.disk
-        sealed = [(file, await sealed_twins(disk, manifest.repo, file)) for file in manifest.files]
-        freed_bytes = await self._removing.remove(manifest, keep)
-        renewed = [await renew_seals(disk, manifest.repo, file, before) for file, before in sealed]
+        sealed = [(file, await sealed_twins(disk, manifest, file)) for file in manifest.files]
+        freed_bytes = await disk.blobs.remove(manifest, keep)
+        renewed = [await renew_seals(disk, manifest, file, before) for file, before in sealed]
         for repo in set[str]().union(*renewed):
             self._look_again(repo)
         return freed_bytes
@@ -191,6 +180,9 @@ class Engine:
         assert self._group is not None, "the engine does not run"
         ref = parse_model(wanted.model)
         known = self._keepers.get(ref.key)
+        if known is not None and known[0].place is not self._world.place_of(ref.key):
+            self._drop(ref.key, freed_bytes=0)  # the configuration keeps it in another folder now
+            known = None
         if known is not None and _same(known[0].wanted, wanted):
             self._want_controls(ref.key, known[0].wanted, wanted)
             known[0].wanted = wanted
@@ -209,7 +201,7 @@ class Engine:
         if known is not None:
             known[0].change(wanted)
             return
-        keeper = Keeper(self._world, self._watch, self._watched, self._rhythm, ref, wanted)
+        keeper = Keeper(self._world.at(ref.key), self._watch, self._rhythm, ref, wanted)
         self._keepers[ref.key] = (keeper, self._group.create_task(keeper.run()))
 
     def _look_again(self, repo: str) -> None:
@@ -234,10 +226,11 @@ class Engine:
             priority=wanted.priority or priority,
         )
 
-    @staticmethod
-    def _same_commit(keeper: Keeper, manifest: Manifest) -> bool:
+    def _is_shared(self, keeper: Keeper, key: str, manifest: Manifest) -> bool:
+        """The keeper's model is the same snapshot as that of the model `key`."""
         other = keeper.manifest
-        return other is not None and (other.repo, other.commit) == (manifest.repo, manifest.commit)
+        same_commit = other is not None and (other.repo, other.commit) == (manifest.repo, manifest.commit)
+        return same_commit and keeper.place is self._world.place_of(key)
 
     def _drop(self, key: str, *, freed_bytes: int) -> None:
         known = self._keepers.pop(key, None)
@@ -251,6 +244,7 @@ class Engine:
             file.etag
             for other, (keeper, _) in self._keepers.items()
             if other != key and keeper.manifest is not None and keeper.manifest.repo == repo
+            if keeper.place is self._world.place_of(key)
             for file in keeper.manifest.files
         )
 

@@ -12,20 +12,29 @@ from qwen_daemon.ports import Blobs
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Claim:
+class Claim:
+    """Room that one model's fetch still needs."""
+
     needed_bytes: int
     moved_bytes: Callable[[], int]
 
 
 class Room:
-    """Claims of all models on one file system. `reserve_bytes` is left free for everything else."""
+    """Room in one layout. `claims` are those of all layouts on its file system; `reserve_bytes` is left free there."""
 
-    def __init__(self, blobs: Blobs, path: str, reserve_bytes: int, publish: Callable[[e.Event], int]) -> None:
+    def __init__(
+        self,
+        blobs: Blobs,
+        path: str,
+        reserve_bytes: int,
+        publish: Callable[[e.Event], int],
+        claims: dict[str, Claim] | None = None,
+    ) -> None:
         self._blobs = blobs
         self._path = path
         self._reserve_bytes = reserve_bytes
         self._publish = publish
-        self._claims: dict[str, _Claim] = {}
+        self._claims = {} if claims is None else claims
         self._told: tuple[str, int] | None = None
 
     async def claim(self, model: str, needed_bytes: int, moved_bytes: Callable[[], int]) -> int:
@@ -49,7 +58,7 @@ class Room:
                 free_bytes=free_bytes,
             )
         if needed_bytes:
-            self._claims[model] = _Claim(needed_bytes=needed_bytes, moved_bytes=moved_bytes)
+            self._claims[model] = Claim(needed_bytes=needed_bytes, moved_bytes=moved_bytes)
         return free_bytes
 
     def release(self, model: str) -> None:

@@ -130,9 +130,9 @@ class Round:
         if to_hash:
             files.transfers.tell_hashed(sum(step is not None for step in damaged))
         steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
-        contents: dict[str, list[Step]] = {}
+        contents: dict[tuple[str, str], list[Step]] = {}  # those of one group are one file on disk
         for step in steps:
-            contents.setdefault(step.file.etag, []).append(step)
+            contents.setdefault((self.world.disk.where(files.manifest, step.file), step.file.etag), []).append(step)
             if found[step.file.path].seal is not None:
                 await files.adoption.distrust(step.file)
         held = [group for group in contents.values() if self._is_paused(group)]
@@ -149,9 +149,9 @@ class Round:
                 self.world.look_again(repo)
 
     async def _adopt(self, files: Files, groups: list[list[Step]]) -> list[list[Step]]:
-        """Take what lies elsewhere in the cache, first what costs no room; returns what is left to fetch."""
+        """Take what lies elsewhere, first what costs no room; returns what is left to fetch."""
         wanted = [group[0].file for group in groups]
-        present = await self.world.disk.twins.present(files.manifest.repo, wanted)  # mostly nothing: one look for all
+        present = await self.world.disk.twins.present(files.manifest, wanted)  # mostly nothing: one look for all
         absent = [group for group in groups if group[0].file.etag not in present]
         groups = [group for group in groups if group[0].file.etag in present]
         groups = await self._left(files, groups, ways_without_room)
@@ -173,8 +173,9 @@ class Round:
     async def _announce_fetch(self, files: Files, groups: list[list[Step]], plan: Plan) -> None:
         """Claim the room and say what comes. A file that is paused now asks for none, also if it is resumed later."""
         firsts = [group[0] for group in groups]
-        fetch_bytes = sum(step.fetch_bytes for step in firsts)
-        free_bytes = await self.world.room.claim(self.ref.key, fetch_bytes, files.transfers.moved_bytes)
+        fetch_bytes = sum(step.fetch_bytes for step in {step.file.etag: step for step in firsts}.values())
+        needed_bytes = sum(step.fetch_bytes for step in firsts)  # one content may have to stand at several places
+        free_bytes = await self.world.room.claim(self.ref.key, needed_bytes, files.transfers.moved_bytes)
         if not firsts:
             return
         if not plan.of("fetch"):
@@ -200,21 +201,21 @@ class Round:
     async def _finish(self, manifest: Manifest) -> Outcome:
         world = self.world
         path = await world.disk.store.finish(manifest, self.ref)
-        structure = await world.structure(self.ref, manifest)
+        structure = await world.place.structure(self.ref, manifest)
         if structure.problem:
             await world.desires.set_ready(self.ref.key, None)
             raise AskHuman(
                 "E_STRUCTURE", f"every file is as the Hub has it, but no loader can use it: {structure.problem}"
             )
-        seals = await world.disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
+        seals = await world.disk.sealed(manifest)
         await world.desires.set_ready(self.ref.key, _ready(self.ref, manifest, path, seals, structure))
         return Outcome(complete=True, manifest=manifest, structure=structure)
 
     async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
-        seals = await disk.seals.seals(manifest.repo, [f.etag for f in manifest.files])
-        unsure = [file for file in manifest.files if seals.get(file.etag) is None or found[file.path].seal is None]
-        kept = await disk.ledger.kept_bytes(manifest.repo, unsure)
+        seals = await disk.sealed(manifest)
+        unsure = [file for file in manifest.files if seals.get(file.path) is None or found[file.path].seal is None]
+        kept = await disk.ledger.kept_bytes([(disk.where(manifest, file), file) for file in unsure])
         components = self._controls.components
         return await asyncio.to_thread(
             make_plan, manifest, found, seals, kept, distrust=distrust, components=components
@@ -304,7 +305,7 @@ def _ready(ref: ModelRef, manifest: Manifest, path: Path, seals: Mapping[str, Se
         commit=manifest.commit,
         path=str(path),
         verified="sha256",
-        seals={f.path: seals[f.etag] for f in manifest.files if f.etag in seals},
+        seals=dict(seals),
         has_code=structure.has_code,
         has_pickle=structure.has_pickle,
     )

@@ -14,27 +14,22 @@ from typing import Protocol
 from qwen_api import events as e
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.errors import Trouble, TryAgain
-from qwen_daemon.core.plan import Found
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.ports import Clock
 
 LOOK_S = 3600.0  # how often it is asked whether something is due
 
 
-class Reader(Protocol):
-    """Reads in the background."""
-
-    async def digest(self, repo: str, file: WantedFile, found: Found) -> str:
-        """Read the published file from the disk; its hash. Raises Troubles."""
-
-
 class Readings(Protocol):
-    """When each content was read last, across restarts; RFC 3339 UTC, so that text order is time order."""
+    """When each content was read last, across restarts; RFC 3339 UTC, so that text order is time order.
 
-    async def last_read(self, repo: str, etag: str) -> str | None:
+    By place and etag, as in ports.Ledger.
+    """
+
+    async def last_read(self, where: str, etag: str) -> str | None:
         """None if it never was."""
 
-    async def set_last_read(self, repo: str, etag: str, at: str) -> None:
+    async def set_last_read(self, where: str, etag: str, at: str) -> None:
         """It was read now, or is counted from now."""
 
 
@@ -42,6 +37,10 @@ class Kept(Protocol):
     """A model that may be scrubbed."""
 
     complete: bool
+
+    @property
+    def disk(self) -> Disk:
+        """Where it is kept."""
 
     @property
     def manifest(self) -> Manifest | None:
@@ -57,8 +56,6 @@ class Scrub:
 
     interval_s: float
     keepers: Callable[[], Mapping[str, Kept]]
-    disk: Disk
-    reader: Reader
     readings: Readings
     clock: Clock
     publish: Callable[[e.Event], int]
@@ -75,18 +72,20 @@ class Scrub:
 
     async def _model(self, key: str, keeper: Kept) -> None:
         manifest = keeper.manifest
-        files = {file.etag: file for file in manifest.files} if manifest is not None else {}
+        if manifest is None:
+            return
+        files = {(keeper.disk.where(manifest, file), file.etag): file for file in manifest.files}
         started_s, read, damaged = self.clock.monotonic_s(), [], 0
-        for file in files.values():
-            if manifest is None or not keeper.complete:
+        for (where, etag), file in files.items():
+            if not keeper.complete:
                 break
-            if not await self._is_due(manifest.repo, file):
+            if not await self._is_due(where, etag):
                 continue
-            if not await self._is_right(manifest, file):
+            if not await self._is_right(keeper.disk, manifest, file):
                 damaged += 1
                 keeper.wake("change")
             read.append(file)
-            await self.readings.set_last_read(manifest.repo, file.etag, self.clock.utc())
+            await self.readings.set_last_read(where, etag, self.clock.utc())
         if read:
             self.publish(
                 e.ModelScrubbed(
@@ -98,26 +97,25 @@ class Scrub:
                 )
             )
 
-    async def _is_due(self, repo: str, file: WantedFile) -> bool:
-        last = await self.readings.last_read(repo, file.etag)
+    async def _is_due(self, where: str, etag: str) -> bool:
+        last = await self.readings.last_read(where, etag)
         if last is None:  # it has just come, or this program has: either way somebody hashed it
-            await self.readings.set_last_read(repo, file.etag, self.clock.utc())
+            await self.readings.set_last_read(where, etag, self.clock.utc())
             return False
         return last <= self.clock.utc(-self.interval_s)
 
-    async def _is_right(self, manifest: Manifest, file: WantedFile) -> bool:
+    async def _is_right(self, disk: Disk, manifest: Manifest, file: WantedFile) -> bool:
         """True also of a file that is not as it was sealed, or changes meanwhile: its keeper hashes it anyway."""
-        repo = manifest.repo
-        found = (await self.disk.store.find(manifest.keep([file.path])))[file.path]
-        seal = (await self.disk.seals.seals(repo, [file.etag])).get(file.etag)
+        this = manifest.keep([file.path])
+        found, seal = (await disk.store.find(this))[file.path], (await disk.sealed(this)).get(file.path)
         if found.seal is None or found.seal != seal:
             return True
         try:
-            if await self.reader.digest(repo, file, found) == file.etag:
+            if await disk.reader.digest(manifest.repo, file, found) == file.etag:
                 return True
         except TryAgain:
             pass  # what the disk no longer gives back is as bad as what it gives back wrong
-        if (await self.disk.store.find(manifest.keep([file.path])))[file.path].seal != seal:
+        if (await disk.store.find(this))[file.path].seal != seal:
             return True
-        await self.disk.seals.seal(repo, file.etag, None)
+        await disk.seals.seal(disk.where(manifest, file), file.etag, None)
         return False

@@ -22,6 +22,7 @@ class Source:
     """Which bytes are wanted, and where they come from."""
 
     repo: str
+    where: str  # in the ledger, see ports.Ledger
     commit: str
     file: WantedFile
     origin: Origin

@@ -1,9 +1,10 @@
-"""Everything the engine's parts need of the outside, gathered once by the application, the same for every model."""
+"""Everything the engine's parts need of the outside, gathered once by the application, and where each model is kept."""
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 
 from qwen_api import events as e
 from qwen_api.manifest import Manifest
@@ -17,23 +18,54 @@ from qwen_daemon.ports import Clock, Desires, Listings, Structure
 
 
 @dataclass(frozen=True, kw_only=True)
-class World:
-    """The ports, the shared budgets, and the few functions that only the shell can bring."""
+class Place:
+    """Where a model is kept: the ports of its layout, the Hub cache's or that of its local_dir."""
 
-    endpoints: Endpoints
     disk: Disk
     listings: Listings
+    room: Room
+    structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
+    watched: Callable[[Manifest], Sequence[Path]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """The ports, the shared budgets, and the few functions that only the shell can bring, as one model sees them.
+
+    `place_of` gives a model's place by its key: the same object until the configuration moves the model.
+    """
+
+    endpoints: Endpoints
+    place: Place
     desires: Desires
     clock: Clock
     budget: Budget
     controls: Controls
-    room: Room
     publish: Callable[[e.Event], int]
     select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
-    structure: Callable[[ModelRef, Manifest], Awaitable[Structure]]
+    place_of: Callable[[str], Place]
     offline: bool
     look_again: Callable[[str], None] = lambda _repo: None  # its seals were renewed or broken by another model's round
 
     def supply(self, model: str) -> Supply:
         """What this model (by key) is asked of and fetched from."""
         return Supply(self.endpoints, model)
+
+    def at(self, key: str) -> World:
+        """The world as this model sees it."""
+        return replace(self, place=self.place_of(key))
+
+    @property
+    def disk(self) -> Disk:
+        """Of the model's place."""
+        return self.place.disk
+
+    @property
+    def listings(self) -> Listings:
+        """Of the model's place."""
+        return self.place.listings
+
+    @property
+    def room(self) -> Room:
+        """Of the model's place."""
+        return self.place.room

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable
 
 from qwen_daemon.core.digest import SpanDigester
 from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.ports import Part
 
-Wrote = Callable[[int, memoryview], Awaitable[None]]
+Wrote = Callable[[int, int], None]  # offset, count
 
 
 class Memory:
@@ -29,33 +29,21 @@ class Memory:
         return self._free.pop() if self._free else memoryview(bytearray(self._batch_bytes))
 
     def give(self, batch: memoryview) -> None:
-        """Nobody reads or writes it any more."""
+        """It is in the file."""
         self._free.append(batch)
 
 
 class _Batch:
-    """[0, given) was given to a write, [given, filled) waits for one, the rest is room."""
+    """[0, written) is in the file or on its way, [written, filled) waits, the rest is room."""
 
     def __init__(self, memory: memoryview) -> None:
         self.memory = memory
         self.filled = 0
-        self.readers = 0  # writes and hashes that still need it
-        self._given = 0
+        self.written = 0
 
     @property
     def is_full(self) -> bool:
         return self.filled == len(self.memory)
-
-    @property
-    def is_spent(self) -> bool:
-        return self._given == len(self.memory) and not self.readers
-
-    def give(self) -> memoryview:
-        """What waits, for a reader; may be nothing."""
-        piece = self.memory[self._given : self.filled]
-        self._given = self.filled
-        self.readers += bool(piece)
-        return piece
 
 
 class Writer:
@@ -124,28 +112,27 @@ class Writer:
                 self._behind = None
 
     async def _flush(self, *, partial: bool) -> None:
-        written: list[tuple[_Batch, int, memoryview]] = []
         async with self._busy:
             if self._broken is not None:
                 raise self._broken
-            batches = [*self._full, self._batch] if partial else list(self._full)
-            self._full.clear()
-            for batch in batches:
-                if piece := batch.give():
-                    written.append((batch, self._offset, piece))
-                    await self._write(piece)
-        for batch, start, piece in written:
-            await self._wrote(start, piece)
-            batch.readers -= 1
-            if batch.is_spent:
+            full, self._full = self._full, deque()
+            for batch in full:
+                await self._write(batch)
                 self._memory.give(batch.memory)
+            if partial:
+                await self._write(self._batch)
 
-    async def _write(self, piece: memoryview) -> None:
+    async def _write(self, batch: _Batch) -> None:
+        piece, batch.written = batch.memory[batch.written : batch.filled], batch.filled
+        if not piece:
+            return
         try:
             await self._part.write(self._offset, piece, self._digester.update)
         except Exception as error:
             self._broken = error
             raise
+        start = self._offset
         self._offset += len(piece)
         self.untaken_bytes += len(piece)
         self.unrecorded_bytes += len(piece)
+        self._wrote(start, len(piece))

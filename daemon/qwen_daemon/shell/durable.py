@@ -1,19 +1,32 @@
 """Writes that are complete or absent (write beside, fsync, rename, fsync the folder), and what a failed one means.
 
-Synchronous on purpose: callers run it in a thread. The order is that of LWN's "Ensuring data reaches disk": a rename
-is durable only when its folder was synced, and a new folder only when its parent was.
+Synchronous on purpose: callers run it in a thread (`in_thread`). The order is that of LWN's "Ensuring data reaches
+disk": a rename is durable only when its folder was synced, and a new folder only when its parent was.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import os
 import secrets
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+T = TypeVar("T")
+
+
+async def in_thread(work: Callable[..., T], *args: object) -> T:
+    """Do it in a thread; its OSError becomes the Trouble that it is."""
+    try:
+        return await asyncio.to_thread(work, *args)
+    except OSError as error:
+        raise translate(error) from error
 
 
 def make_folder(folder: Path, *, mode: int = 0o777) -> None:
@@ -36,6 +49,35 @@ def sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def sync_file(path: Path) -> None:
+    """Make the content of a regular file durable, whoever wrote it."""
+    handle = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def free_bytes(folder: Path) -> int:
+    """Room for this user on the file system that the folder is on, or will be on."""
+    return shutil.disk_usage(standing_folder(folder)).free
+
+
+def standing_folder(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    while not folder.exists():
+        folder = folder.parent
+    return folder
+
+
+def read(path: Path) -> bytes | None:
+    """The file's content, None if there is none."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
 def write_file(path: Path, content: bytes) -> None:
     """Replace `path` with `content`, atomically and durably."""
     make_folder(path.parent)
@@ -54,12 +96,8 @@ def write_file(path: Path, content: bytes) -> None:
 
 def write_if_other(path: Path, content: bytes) -> None:
     """`write_file`, unless the file has this content already."""
-    try:
-        if path.read_bytes() == content:
-            return
-    except (FileNotFoundError, NotADirectoryError):
-        pass  # written below
-    write_file(path, content)
+    if read(path) != content:
+        write_file(path, content)
 
 
 def replace_link(path: Path, target: str) -> None:

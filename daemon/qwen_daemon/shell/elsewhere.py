@@ -1,8 +1,9 @@
-"""The content that a model wants, lying elsewhere in the same cache: in other repositories' blobs or the shared store.
+"""The content that a model wants, lying elsewhere: in the cache's blobs, its shared store, plain snapshots, local_dirs.
 
 huggingface_hub's shared store is <cache>/blobs/<2 hex>/<xet hash>, to which a repository's blob may be a link: it is
-read through the link and never written to. Whose content is to be believed is core.twins' to say; here a file that is
-not proven is hashed before it is handed over.
+read through the link and never written to. Only blobs are hardlinked, and only to blobs: files that stand at their own
+path people edit in place, and would edit every other name's content with them. Whose content is to be believed is
+core.twins' to say; here a file that is not proven is hashed before it is handed over.
 """
 
 from __future__ import annotations
@@ -11,50 +12,81 @@ import asyncio
 import os
 import stat
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import structlog
 
 from qwen_api import places
 from qwen_api.events import AdoptedHow
-from qwen_api.manifest import WantedFile
+from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.seals import Seal
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.core.twins import SHARED_STORE, Refusal, Taken, Twin, is_same_file
 from qwen_daemon.shell import clone, durable
 from qwen_daemon.shell.digest import hash_file
-from qwen_daemon.shell.inside import real_inside, seal_inside, seal_of
-from qwen_daemon.shell.store import new_part_name
+from qwen_daemon.shell.inside import is_straight, plain_inside, real_inside, seal_of
+from qwen_daemon.shell.listed import ByEtag, Listed
+from qwen_daemon.shell.parts import new_part_name
 
 _MODELS = "models--"  # how huggingface_hub begins a model repository's folder
 log = structlog.get_logger(__name__)
 
 
-class OtherBlobs:
-    """ports.Twins over the cache directory `cache`."""
+class Own(Protocol):
+    """The layout that wants the content."""
 
-    def __init__(self, cache: Path) -> None:
+    def standing(self, manifest: Manifest, file: WantedFile) -> Path:
+        """The file that holds the content once it is published."""
+
+    def parts_folder(self, repo: str) -> Path:
+        """The folder for what is being written."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where the content may lie. `real()` is the path to read, None if nothing that counts is there."""
+
+    repo: str
+    where: str
+    path: Path
+    cache: Path | None  # None: a local_dir's
+    is_blob: bool
+
+    def real(self) -> Path | None:
+        if self.cache is None:
+            return self.path if is_straight(self.path) else None
+        if self.is_blob:
+            return real_inside(self.cache, self.repo, self.path)
+        return self.path if plain_inside(self.cache, self.repo, self.path) else None
+
+    def seal(self) -> Seal | None:
+        return seal_of(self.path) if self.real() is not None else None
+
+
+class Elsewhere:
+    """ports.Twins over the cache directory `cache` and the local_dirs that there are, with their repositories."""
+
+    def __init__(self, cache: Path, own: Own, local_dirs: Callable[[], Mapping[Path, str]] = dict) -> None:
         self._cache = cache
+        self._own = own
+        self._local_dirs = local_dirs
+        self._listed = Listed(cache)
 
-    async def find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
+    async def find(self, manifest: Manifest, file: WantedFile) -> tuple[Twin, ...]:
         """See ports.Twins."""
-        try:
-            return await asyncio.to_thread(self._find, repo, file)
-        except OSError as error:
-            raise durable.translate(error) from error
+        return await durable.in_thread(self._find, manifest, file)
 
-    async def present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
+    async def present(self, manifest: Manifest, files: Sequence[WantedFile]) -> frozenset[str]:
         """See ports.Twins."""
-        try:
-            return await asyncio.to_thread(self._present, repo, files)
-        except OSError as error:
-            raise durable.translate(error) from error
+        return await durable.in_thread(self._present, manifest, files)
 
     async def take(
         self,
-        repo: str,
+        manifest: Manifest,
         file: WantedFile,
         twin: Twin,
         *,
@@ -65,45 +97,63 @@ class OtherBlobs:
         """See ports.Twins. `progress` is called in the working thread with the bytes read so far."""
         stop = threading.Event()
         try:
-            return await asyncio.to_thread(self._take, repo, file, twin, is_proven, ways, progress, stop)
+            return await asyncio.to_thread(self._take, manifest, file, twin, is_proven, ways, progress, stop)
         except asyncio.CancelledError:
             stop.set()
             raise
 
-    def _present(self, repo: str, files: Sequence[WantedFile]) -> frozenset[str]:
-        others = self._repositories(repo)
+    def _present(self, manifest: Manifest, files: Sequence[WantedFile]) -> frozenset[str]:
+        repos, listed = self._repositories(), list(self._listed.plain_files(self._local_dirs()))
         return frozenset(
             file.etag
             for file in files
-            if any(os.path.lexists(self._path(other, file)) for other in self._with_store(others, file))
+            if any(os.path.lexists(place.path) for place in self._places(manifest, file, repos, listed))
         )
 
-    def _find(self, repo: str, file: WantedFile) -> tuple[Twin, ...]:
-        others = self._with_store(self._repositories(repo), file)
-        paths = {other: self._path(other, file) for other in others}
-        there = {other: path for other, path in paths.items() if os.path.lexists(path)}  # most are not: be quick
-        ours = seal_inside(self._cache, repo, self._path(repo, file)) if there else None
+    def _find(self, manifest: Manifest, file: WantedFile) -> tuple[Twin, ...]:
+        own = self._own.standing(manifest, file)
+        there = [place for place in self._all_places(manifest, file) if os.path.lexists(place.path)]
+        # A link to a blob, left where a file shall stand, does not make that blob ours.
+        is_ours = self._is_blob(manifest, file) or not own.is_symlink()
+        ours = seal_of(own) if there and is_ours else None
         found = []
-        for other, path in there.items():
-            seal = seal_inside(self._cache, other, path)
+        for place in there:
+            seal = place.seal()
             if seal is not None:
-                shared = ours is not None and ours.inode == seal.inode and path.samefile(self._path(repo, file))
-                found.append(Twin(repo=other, seal=seal, shared=shared))
+                shared = ours is not None and ours.inode == seal.inode and place.path.samefile(own)
+                found.append(Twin(repo=place.repo, where=place.where, seal=seal, shared=shared))
         return tuple(found)
 
-    def _repositories(self, repo: str) -> list[str]:
-        """Those of the cache besides `repo`."""
-        own = places.repo_dir(self._cache, repo).name
+    def _all_places(self, manifest: Manifest, file: WantedFile) -> list[_Place]:
+        listed = self._listed.plain_files(self._local_dirs())
+        return list(self._places(manifest, file, self._repositories(), list(listed)))
+
+    def _places(
+        self,
+        manifest: Manifest,
+        file: WantedFile,
+        repos: Sequence[str],
+        listed: Sequence[tuple[str, Path, ByEtag]],
+    ) -> Iterator[_Place]:
+        """Every place where the content may lie, but the one where ours stands."""
+        own = self._own.standing(manifest, file)
+        for repo in repos if not file.xet_hash else [*repos, SHARED_STORE]:
+            if (path := self._blob(repo, file)) != own:
+                yield _Place(repo=repo, where=repo, path=path, cache=self._cache, is_blob=True)
+        for repo, folder, paths in listed:
+            cache = self._cache if folder.is_relative_to(self._cache) else None
+            for path in (folder / name for name in paths.get(file.etag, ())):
+                if path != own and not (cache is not None and path.is_symlink()):  # then it is a blob's name
+                    yield _Place(repo=repo, where=str(path), path=path, cache=cache, is_blob=False)
+
+    def _repositories(self) -> list[str]:
         try:
             names = [found.name for found in self._cache.iterdir() if found.name.startswith(_MODELS)]
         except FileNotFoundError:
             names = []
-        return [name.removeprefix(_MODELS).replace("--", "/") for name in sorted(names) if name != own]
+        return [name.removeprefix(_MODELS).replace("--", "/") for name in sorted(names)]
 
-    def _with_store(self, repos: Sequence[str], file: WantedFile) -> Sequence[str]:
-        return [*repos, SHARED_STORE] if file.xet_hash else repos
-
-    def _path(self, repo: str, file: WantedFile) -> Path:
+    def _blob(self, repo: str, file: WantedFile) -> Path:
         if repo != SHARED_STORE:
             return places.repo_dir(self._cache, repo) / "blobs" / file.etag
         name = file.xet_hash or ""
@@ -111,7 +161,7 @@ class OtherBlobs:
 
     def _take(
         self,
-        repo: str,
+        manifest: Manifest,
         file: WantedFile,
         twin: Twin,
         is_proven: bool,
@@ -119,10 +169,13 @@ class OtherBlobs:
         progress: Callable[[int], None],
         stop: threading.Event,
     ) -> Taken | Refusal:
-        target = places.repo_dir(self._cache, repo) / "blobs" / new_part_name(file.etag)
-        path = real_inside(self._cache, twin.repo, self._path(twin.repo, file))
-        if path is None:
+        place = next((p for p in self._all_places(manifest, file) if p.where == twin.where), None)
+        path = place.real() if place is not None else None
+        if place is None or path is None:
             return "wrong"
+        if not (place.is_blob and self._is_blob(manifest, file)):
+            ways = [way for way in ways if way != "hardlink"]
+        target = self._own.parts_folder(manifest.repo) / new_part_name(file.etag)
         try:
             durable.make_folder(target.parent)
             with _opened(path) as source:
@@ -145,6 +198,9 @@ class OtherBlobs:
             raise
         target.unlink(missing_ok=True)  # the source changed meanwhile, or nobody waits any more
         return "wrong"
+
+    def _is_blob(self, manifest: Manifest, file: WantedFile) -> bool:
+        return self._own.standing(manifest, file) == self._blob(manifest.repo, file)
 
 
 def _take_open(

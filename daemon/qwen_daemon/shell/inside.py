@@ -30,6 +30,16 @@ def seal_inside(cache: Path, repo: str, path: Path) -> Seal | None:
     return seal_of(path) if real_inside(cache, repo, path) is not None else None
 
 
+def plain_inside(cache: Path, repo: str, path: Path) -> bool:
+    """True if something that is no link stands at `path`, really inside the cache."""
+    return os.path.lexists(path) and not path.is_symlink() and real_inside(cache, repo, path) is not None
+
+
+def is_straight(path: Path) -> bool:
+    """True if no part of the path is a link."""
+    return os.path.realpath(path) == str(path)
+
+
 def plain_seal(path: Path) -> Seal | None:
     """The seal of a regular file that is no link, in a folder that is known to be inside; None if it is anything else.
 

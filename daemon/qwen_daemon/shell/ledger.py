@@ -54,16 +54,17 @@ class SqliteLedger:
         await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
-    async def spans(self, repo: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+    async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """See ports.Ledger; rows with a wrong checksum, and those of another size, are left out."""
-        return await self._run(lambda: self._spans(_blob(repo, etag), size_bytes))
 
-    async def kept_bytes(self, repo: str, files: Sequence[WantedFile]) -> Mapping[str, int]:
+        return await self._run(lambda: self._spans(_blob(where, etag), size_bytes))
+
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
         """See ports.Ledger."""
 
         def read() -> dict[str, int]:
-            known = {file.etag: self._spans(_blob(repo, file.etag), file.size_bytes) for file in files}
-            return {etag: recorded_bytes(spans) for etag, (part, spans) in known.items() if part is not None}
+            known = {file.path: self._spans(_blob(where, file.etag), file.size_bytes) for where, file in contents}
+            return {path: recorded_bytes(spans) for path, (part, spans) in known.items() if part is not None}
 
         return await self._run(read)
 
@@ -76,20 +77,20 @@ class SqliteLedger:
         good = [Span(offset=s[1], length=s[2], digest=s[3]) for s in map(intact, rows) if s is not None]
         return row[2], keep_in_order(good, size_bytes)
 
-    async def record(self, repo: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+    async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            self._record(_blob(repo, etag), size_bytes, part, spans)
+            self._record(_blob(where, etag), size_bytes, part, spans)
 
         await self._write(write)
 
-    async def settle(self, repo: str, etag: str, size_bytes: int, seal: Seal) -> None:
+    async def settle(self, where: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
-            self._record(_blob(repo, etag), size_bytes, None, ())
-            self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+            self._record(_blob(where, etag), size_bytes, None, spans)
+            self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
 
@@ -101,17 +102,17 @@ class SqliteLedger:
         for span in spans:
             self._put("spans", blob, span.offset, span.length, span.digest)
 
-    async def forget(self, repo: str, etag: str, offsets: Sequence[int] | None = None) -> None:
+    async def forget(self, where: str, etag: str, offsets: Sequence[int] | None = None) -> None:
         """See ports.Ledger."""
 
         def write() -> None:
             if offsets is None:
-                self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(repo, etag),))
-                self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(repo, etag),))
+                self._conn.execute("DELETE FROM spans WHERE blob = ?", (_blob(where, etag),))
+                self._conn.execute("DELETE FROM parts WHERE blob = ?", (_blob(where, etag),))
             else:
                 self._conn.executemany(
                     "DELETE FROM spans WHERE blob = ? AND offset = ?",
-                    [(_blob(repo, etag), offset) for offset in offsets],
+                    [(_blob(where, etag), offset) for offset in offsets],
                 )
 
         await self._write(write)
@@ -124,45 +125,45 @@ class SqliteLedger:
 
         return await self._run(read)
 
-    async def seals(self, repo: str, etags: Sequence[str]) -> Mapping[str, Seal]:
+    async def seals(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Seal]:
         """See ports.Seals."""
 
-        def read() -> dict[str, Seal]:
-            rows = {etag: self._get("seals", "blob", "seal", _blob(repo, etag)) for etag in etags}
-            decoded = {etag: _decode(raw, Seal) for etag, raw in rows.items() if raw is not None}
-            return {etag: seal for etag, seal in decoded.items() if seal is not None}
+        def read() -> dict[tuple[str, str], Seal]:
+            rows = {key: self._get("seals", "blob", "seal", _blob(*key)) for key in keys}
+            decoded = {key: _decode(raw, Seal) for key, raw in rows.items() if raw is not None}
+            return {key: seal for key, seal in decoded.items() if seal is not None}
 
         return await self._run(read)
 
-    async def seal(self, repo: str, etag: str, seal: Seal | None) -> None:
+    async def seal(self, where: str, etag: str, seal: Seal | None) -> None:
         """See ports.Seals."""
 
         def write() -> None:
             if seal is None:
-                self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(repo, etag),))
+                self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(where, etag),))
             else:
-                self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+                self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
 
-    async def seal_all(self, repo: str, seals: Mapping[str, Seal]) -> None:
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
         """See ports.Seals."""
 
         def write() -> None:
-            for etag, seal in seals.items():
-                self._put("seals", _blob(repo, etag), msgspec.json.encode(seal))
+            for (where, etag), seal in seals.items():
+                self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
 
-    async def last_read(self, repo: str, etag: str) -> str | None:
+    async def last_read(self, where: str, etag: str) -> str | None:
         """See engine.scrub.Readings."""
-        return await self._run(lambda: self._get("readings", "blob", "at", _blob(repo, etag)))
+        return await self._run(lambda: self._get("readings", "blob", "at", _blob(where, etag)))
 
-    async def set_last_read(self, repo: str, etag: str, at: str) -> None:
+    async def set_last_read(self, where: str, etag: str, at: str) -> None:
         """See engine.scrub.Readings."""
 
         def write() -> None:
-            self._put("readings", _blob(repo, etag), at)
+            self._put("readings", _blob(where, etag), at)
 
         await self._write(write)
 
@@ -310,8 +311,9 @@ def _desired(db: sqlite3.Connection) -> dict[str, AddModel]:
     return {key: wanted for key, wanted in decoded.items() if wanted is not None}
 
 
-def _blob(repo: str, etag: str) -> str:
-    return f"{repo}/{etag}"
+def _blob(where: str, etag: str) -> str:
+    """One name for both: an etag has no slash, so no two keys have one name."""
+    return f"{where}/{etag}"
 
 
 def _decode(raw: bytes, kind: type[T]) -> T | None:

@@ -1,4 +1,4 @@
-"""The lock that huggingface_hub takes on a blob while it downloads it: `.locks/<repo folder>/<etag>.lock`, flock(2).
+"""The lock that huggingface_hub takes on a content while it downloads it: flock(2) on a file that the layout names.
 
 Taking it keeps `hf download` and the daemon from fetching the same 10 GB twice. It is a courtesy: on file systems
 where flock does nothing both still end right, because parts have unique names and publishing is one rename.
@@ -7,34 +7,31 @@ where flock does nothing both still end right, because parts have unique names a
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from qwen_api import places
+from qwen_api.manifest import WantedFile
 from qwen_daemon.shell import durable
 
 MODE = 0o664  # as huggingface_hub makes them: a group may share a cache
 
 
-class CacheLocks:
-    """ports.Locks over the cache's .locks folder."""
+class HubLocks:
+    """ports.Locks over the files that `path_of(repo, file)` names; it is called in a thread and may make folders."""
 
-    def __init__(self, cache: Path) -> None:
-        self._folder = cache / ".locks"
+    def __init__(self, path_of: Callable[[str, WantedFile], Path]) -> None:
+        self._path_of = path_of
 
-    def hold(self, repo: str, etag: str) -> AbstractAsyncContextManager[bool]:
+    def hold(self, repo: str, file: WantedFile) -> AbstractAsyncContextManager[bool]:
         """See ports.Locks."""
-        return self._hold(self._folder / places.repo_dir(Path(), repo).name / f"{etag}.lock")
+        return self._hold(repo, file)
 
     @asynccontextmanager
-    async def _hold(self, path: Path) -> AsyncIterator[bool]:
-        try:
-            await asyncio.to_thread(durable.make_folder, path.parent)
-        except OSError as error:
-            raise durable.translate(error) from error
+    async def _hold(self, repo: str, file: WantedFile) -> AsyncIterator[bool]:
+        path = await durable.in_thread(self._path, repo, file)
         # thread_local=False: it is taken and released by whichever worker threads come along.
         lock = FileLock(path, timeout=0, mode=MODE, thread_local=False)
         try:
@@ -48,3 +45,8 @@ class CacheLocks:
             yield True
         finally:
             lock.release()
+
+    def _path(self, repo: str, file: WantedFile) -> Path:
+        path = self._path_of(repo, file)
+        durable.make_folder(path.parent)
+        return path

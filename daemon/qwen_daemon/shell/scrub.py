@@ -12,6 +12,7 @@ import ctypes
 import os
 import platform
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -20,7 +21,6 @@ from qwen_api.manifest import WantedFile
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable
 from qwen_daemon.shell.digest import hash_through
-from qwen_daemon.shell.store import current_file
 
 NICEST = 19
 IOPRIO_SET = {"x86_64": 251, "aarch64": 30}  # the system call's number
@@ -29,27 +29,27 @@ FORGET_BYTES = 64 << 20  # what was read is dropped from the page cache so often
 
 
 class BackgroundReader:
-    """engine.scrub.Reader over the cache directory `cache`."""
+    """ports.Reader, for every layout the same thread; `at` gives that of one layout."""
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self) -> None:
         self._stop = threading.Event()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="scrub", initializer=_be_nice)
 
-    async def digest(self, repo: str, file: WantedFile, found: Found) -> str:
-        """See engine.scrub.Reader."""
-        try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._digest, repo, file, found)
-        except OSError as error:
-            raise durable.translate(error) from error
+    def at(self, current: Callable[[str, WantedFile, Found], Path]) -> LayoutReader:
+        """The reader of a layout, of which `current` says which path is the file that was found."""
+        return LayoutReader(self, current)
+
+    async def digest(self, path: Callable[[], Path], file: WantedFile) -> str:
+        """Hash what `path`, called in the thread, says."""
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._digest, path, file)
 
     def close(self) -> None:
         """End the thread, at its next read."""
         self._stop.set()
         self._thread.shutdown(cancel_futures=True)
 
-    def _digest(self, repo: str, file: WantedFile, found: Found) -> str:
-        with current_file(self._cache, repo, file, found).open("rb", buffering=0) as source:
+    def _digest(self, path: Callable[[], Path], file: WantedFile) -> str:
+        with path().open("rb", buffering=0) as source:
             handle, forgotten = source.fileno(), 0
             os.posix_fadvise(handle, 0, 0, os.POSIX_FADV_DONTNEED)  # what memory says proves nothing about the disk
 
@@ -60,6 +60,21 @@ class BackgroundReader:
                     forgotten = done_bytes
 
             return hash_through(source, file, progress, self._stop)[0]
+
+
+class LayoutReader:
+    """ports.Reader over one layout."""
+
+    def __init__(self, reader: BackgroundReader, current: Callable[[str, WantedFile, Found], Path]) -> None:
+        self._reader = reader
+        self._current = current
+
+    async def digest(self, repo: str, file: WantedFile, found: Found) -> str:
+        """See ports.Reader."""
+        try:
+            return await self._reader.digest(lambda: self._current(repo, file, found), file)
+        except OSError as error:
+            raise durable.translate(error) from error
 
 
 def _be_nice() -> None:

@@ -3,139 +3,83 @@
 Publishing order, so that a crash at any point leaves something true: trees/<commit>.json first; the part is synced,
 renamed over blobs/<etag>, its folder synced; then the relative link under snapshots/<commit>/; refs/<revision> last.
 Only a revision without a ref gets one at the start, as from `hf download`: `hf cache prune` removes what no ref names.
-Parts are called `.qwen-<etag>-<random>.part`, a name that neither `hf download` (*.incomplete) nor `hf cache prune`
-touches. A blob that is a link into the shared store is read and may be replaced as a link, never written through.
-What is on record about all this is the ledger's; what to do is the engine's.
+A blob that is a link into the shared store is read and may be replaced as a link, never written through.
+What is on record about all this is the ledger's; what to do is the engine's. A cache without links is plain_cache's.
 """
 
 from __future__ import annotations
 
-import asyncio
 import os
-import re
-import secrets
 import shutil
-import stat
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import TypeVar
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
-from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
+from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
-from qwen_daemon.core.spans import Span
-from qwen_daemon.shell import clone, durable
+from qwen_daemon.shell import durable, parts, way
 from qwen_daemon.shell.batch import Batch
-from qwen_daemon.shell.digest import digest_file
-from qwen_daemon.shell.inside import plain_seal, real_inside, seal_inside, seal_of
-from qwen_daemon.shell.part import PartFile
+from qwen_daemon.shell.durable import in_thread
+from qwen_daemon.shell.inside import plain_inside, plain_seal, real_inside, seal_inside, seal_of
+from qwen_daemon.shell.stored import StoredFiles
 
-PART_NAME = re.compile(r"\.qwen-([0-9a-f]{40}|[0-9a-f]{64})-[0-9a-f]{8}\.part")
-STRAY_AGE_S = 7 * 24 * 3600  # an unknown part this old belongs to nobody who still runs
-_CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the folder (bford.info/cachedir)
+CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the folder (bford.info/cachedir)
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
     b"# This file is a cache directory tag created by huggingface_hub.\n"
     b"# For information about cache directory tags, see:\n#\thttps://bford.info/cachedir/\n"
 )
 
-T = TypeVar("T")
 
-
-class HubCache:
-    """ports.Store, ports.Batches and ports.Blobs over the cache directory `cache`."""
+class HubCache(StoredFiles):
+    """ports.Store, ports.Batches, ports.Blobs and ports.Listings over the cache directory `cache`."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """See ports.Store."""
-        return await _in_thread(self._find, manifest)
+        return await in_thread(self._find, manifest)
 
     async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
         """See ports.Store."""
-        await _in_thread(self._begin, manifest, ref)
+        await in_thread(self._begin, manifest, ref)
 
-    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         """See ports.Store."""
-        blobs = self._blobs(repo)
-        known = PART_NAME.fullmatch(name or "")
-        if name is not None and (known is None or known[1] != file.etag):
-            name = None  # a ledger is a hint; a name of another shape is never opened
-        await _in_thread(durable.make_folder, blobs)
-        part = await PartFile.open(blobs / (name or new_part_name(file.etag)), file.size_bytes)
-        if name is None:
-            await _in_thread(durable.sync_folder, blobs)  # what is recorded must still have its name after a power cut
-        return part
-
-    async def publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
-        """See ports.Store."""
-        return await _in_thread(self._publish, manifest, file, part)
-
-    async def publish_all(
-        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
-    ) -> Sequence[Seal | Trouble]:
-        """See ports.Batches."""
-        batch = Batch(
-            blobs=self._blobs(manifest.repo),
-            snapshot=self.snapshot(manifest),
-            replace=_replace,
-            link=partial(self._link, manifest),
-            new_part=new_part_name,
-        )
-        return await _in_thread(batch.publish, contents)
+        return await in_thread(self._publish, manifest, file, part)
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         """See ports.Store."""
-        return await _in_thread(self._finish, manifest, ref)
-
-    async def digest(
-        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
-    ) -> tuple[str, tuple[Span, ...]]:
-        """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
-        try:
-            return await digest_file(current_file(self._cache, repo, file, found), file, progress)
-        except OSError as error:
-            raise durable.translate(error) from error
-
-    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for it, or no reading it; then the file is fetched whole."""
-        name = new_part_name(file.etag)
-        try:
-            await _in_thread(_copy, current_file(self._cache, repo, file, found), self._blobs(repo) / name)
-        except (MakeRoom, TryAgain):
-            return None
-        return name
+        return await in_thread(self._finish, manifest, ref)
 
     async def free_bytes(self) -> int:
         """See ports.Blobs."""
-        return await _in_thread(self._free_bytes)
+        return await in_thread(durable.free_bytes, self._cache)
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         """See ports.Blobs."""
-        return await _in_thread(self._remove, manifest, keep_etags)
-
-    async def drop_part(self, repo: str, name: str) -> None:
-        """Remove a part that nothing will resume."""
-        await _in_thread((self._blobs(repo) / name).unlink, True)
+        return await in_thread(self._remove, manifest, keep_etags)
 
     async def sweep(self, known_parts: frozenset[str]) -> list[str]:
-        """Remove parts that no ledger record names and nobody wrote to for STRAY_AGE_S; returns their names."""
-        return await _in_thread(self._sweep, known_parts)
+        """Remove parts that no ledger record names and nobody wrote to for a week; returns their names."""
+        return await in_thread(
+            lambda: parts.drop_strays(self._cache.glob(f"models--*/blobs/{parts.PARTS}"), known_parts)
+        )
 
     async def listed(self, repo: str, commit: str) -> bytes | None:
         """The bytes of trees/<commit>.json, if it is there."""
-        return await _in_thread(_read, places.tree_file(self._cache, repo, commit))
+        return await in_thread(durable.read, places.tree_file(self._cache, repo, commit))
 
     async def ref(self, ref: ModelRef) -> str | None:
         """The commit that refs/<revision> names, if it is there; a commit names itself."""
         if ref.is_pinned:
             return ref.revision
-        raw = await _in_thread(_read, places.ref_file(self._cache, ref.repo, ref.revision))
+        raw = await in_thread(durable.read, places.ref_file(self._cache, ref.repo, ref.revision))
         text = (raw or b"").decode(errors="replace").strip()
         return text if is_commit(text) else None
 
@@ -145,16 +89,40 @@ class HubCache:
 
     def watched(self, manifest: Manifest) -> tuple[Path, ...]:
         """The folders whose changes can concern this commit."""
-        return (self.snapshot(manifest), self._blobs(manifest.repo))
+        return (self.snapshot(manifest), self.parts_folder(manifest.repo))
 
-    def _blobs(self, repo: str) -> Path:
+    def where(self, manifest: Manifest, file: WantedFile) -> str:
+        """Under which name the ledger keeps a content of this layout: a blob is one file for all its paths."""
+        del file
+        return manifest.repo
+
+    def standing(self, manifest: Manifest, file: WantedFile) -> Path:
+        """The file that holds the content once it is published."""
+        return self.parts_folder(manifest.repo) / file.etag
+
+    def current(self, repo: str, file: WantedFile, found: Found) -> Path:
+        """The file that `find` found: the blob, else the plain file of the snapshot that has this seal."""
+        blob = self.parts_folder(repo) / file.etag
+        return blob if blob.exists() else self._plain(repo, file, found) or blob
+
+    def parts_folder(self, repo: str) -> Path:
+        """The folder for what is being written: blobs/."""
         return places.repo_dir(self._cache, repo) / "blobs"
+
+    def lock(self, repo: str, file: WantedFile) -> Path:
+        """The lock file that huggingface_hub takes while it downloads the content."""
+        return self._cache / ".locks" / places.repo_dir(Path(), repo).name / f"{file.etag}.lock"
+
+    def _plain(self, repo: str, file: WantedFile, found: Found) -> Path | None:
+        snapshots = places.repo_dir(self._cache, repo) / "snapshots"
+        plain = (snapshot / file.path for snapshot in (snapshots.iterdir() if snapshots.is_dir() else ()))
+        return next((path for path in plain if seal_of(path) == found.seal), None)
 
     def _named(self, manifest: Manifest, file: WantedFile) -> Path:
         return self.snapshot(manifest) / file.path
 
     def _find(self, manifest: Manifest) -> dict[str, Found]:
-        blobs = self._blobs(manifest.repo)
+        blobs = self.parts_folder(manifest.repo)
         is_inside = real_inside(self._cache, manifest.repo, blobs) is not None  # asked once, not for each plain blob
         return {file.path: self._find_one(manifest, file, blobs / file.etag, is_inside) for file in manifest.files}
 
@@ -166,86 +134,72 @@ class HubCache:
         if seal is not None:
             return Found(linked=_leads_to(named, blob, seal), seal=seal)
         # A plain file in the snapshot (HF_HUB_DISABLE_SYMLINKS) is its own blob; a link must lead to the blob.
-        is_plain = os.path.lexists(named) and not named.is_symlink()
-        seal = seal_inside(self._cache, manifest.repo, named) if is_plain else None
+        seal = seal_of(named) if plain_inside(self._cache, manifest.repo, named) else None
         return Found(linked=seal is not None, seal=seal)
 
     def _begin(self, manifest: Manifest, ref: ModelRef) -> None:
         durable.make_folder(self._cache)
         tag = self._cache / "CACHEDIR.TAG"
         if not tag.exists():
-            durable.write_file(tag, _CACHE_TAG)
+            durable.write_file(tag, CACHE_TAG)
         tree = places.tree_file(self._cache, manifest.repo, manifest.commit)
         durable.write_if_other(tree, write_tree(manifest))
         if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
             self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
-    def _publish(self, manifest: Manifest, file: WantedFile, part: str | None) -> Seal:
-        blobs = self._blobs(manifest.repo)
-        blob = blobs / file.etag
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        blobs = self.parts_folder(manifest.repo)
+        batch = Batch(
+            blobs=blobs,
+            snapshot=self.snapshot(manifest),
+            replace=lambda part, blob: way.put(Path(part), Path(blob), below=blobs),
+            link=partial(self._link, manifest),
+            new_part=parts.new_part_name,
+        )
+        return batch.publish(contents)
+
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        blobs = self.parts_folder(manifest.repo)
+        blob, named = blobs / file.etag, self._named(manifest, file)
+        if isinstance(part, bytes):
+            durable.make_folder(blobs)
+            part = parts.write_part(blobs, file.etag, part)
         if part is not None:
-            _replace(str(blobs / part), str(blob))
-            durable.sync_folder(blobs)
+            way.put(blobs / part, blob, below=blobs)
+        elif [each.etag for each in manifest.files].count(file.etag) > 1 and not os.path.lexists(blob):
+            self._make_blob(manifest.repo, named, blob)
         if blob.exists():
             self._link(manifest, file)
-        return take_seal(self._named(manifest, file))
+        return take_seal(named)
 
     def _link(self, manifest: Manifest, file: WantedFile) -> None:
         """The snapshot's name for a blob, durable."""
         named = self._named(manifest, file)
-        target = os.path.relpath(self._blobs(manifest.repo) / file.etag, named.parent)
+        target = os.path.relpath(self.parts_folder(manifest.repo) / file.etag, named.parent)
         if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
-            self._clear_way(named, self.snapshot(manifest))
+            way.clear(named, below=self.snapshot(manifest).parent)
             durable.replace_link(named, target)
             durable.sync_folder(named.parent)
 
-    def _clear_way(self, named: Path, snapshot: Path) -> None:
-        """A file or a link where a folder must be, or a folder where the file must be, is moved aside."""
-        for step in [*reversed(named.parents), named]:
-            if step != snapshot and snapshot not in step.parents:
-                continue
-            try:
-                mode = step.lstat().st_mode  # one look: another file's publishing may be making this folder right now
-            except (FileNotFoundError, NotADirectoryError):
-                continue
-            is_wrong = stat.S_ISDIR(mode) if step == named else not stat.S_ISDIR(mode)
-            if is_wrong:
-                _move_aside(step)
+    def _make_blob(self, repo: str, named: Path, blob: Path) -> None:
+        """Of a plain file whose content has several names: they can have one record only if they are one file."""
+        if plain_inside(self._cache, repo, named):
+            durable.make_folder(blob.parent)
+            with suppress(OSError):  # another file system, or one without hardlinks: then it stays as it is
+                os.link(named, blob)
+                durable.sync_folder(blob.parent)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
             self._point(ref, manifest.commit)
-        self._drop_spent_parts(manifest)
+        parts.drop_spent(self.parts_folder(manifest.repo), {file.etag for file in manifest.files})
         return self.snapshot(manifest)
 
     def _point(self, ref: ModelRef, commit: str) -> None:
         # 40 bytes, no newline: one would break huggingface_hub's reader.
         durable.write_if_other(places.ref_file(self._cache, ref.repo, ref.revision), commit.encode())
-
-    def _drop_spent_parts(self, manifest: Manifest) -> None:
-        """Parts of files that are all published: a SIGKILL left them before anything of them was on record."""
-        done = {file.etag for file in manifest.files}
-        for part in self._blobs(manifest.repo).glob(".qwen-*.part"):
-            known = PART_NAME.fullmatch(part.name)
-            if known is not None and known[1] in done:
-                part.unlink(missing_ok=True)
-
-    def _free_bytes(self) -> int:
-        folder = self._cache
-        while not folder.exists():
-            folder = folder.parent
-        return shutil.disk_usage(folder).free
-
-    def _sweep(self, known_parts: frozenset[str]) -> list[str]:
-        oldest_s = time.time() - STRAY_AGE_S
-        strays = [
-            part
-            for part in self._cache.glob("models--*/blobs/.qwen-*.part")
-            if part.name not in known_parts and part.stat().st_mtime < oldest_s
-        ]
-        for stray in strays:
-            stray.unlink(missing_ok=True)
-        return [stray.name for stray in strays]
 
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         # Also what earlier, wider patterns left in this snapshot.
@@ -254,15 +208,15 @@ class HubCache:
         used = _named_in(places.repo_dir(self._cache, manifest.repo) / "snapshots")
         freed = 0
         for etag in own - used - keep_etags:
-            blob = self._blobs(manifest.repo) / etag
+            blob = self.parts_folder(manifest.repo) / etag
             if blob.exists() and not blob.is_symlink():
                 freed += blob.stat().st_size
             blob.unlink(missing_ok=True)
-            for part in self._blobs(manifest.repo).glob(f".qwen-{etag}-*.part"):
+            for part in self.parts_folder(manifest.repo).glob(f".qwen-{etag}-*.part"):
                 freed += part.stat().st_size
                 part.unlink(missing_ok=True)
         for ref in (places.repo_dir(self._cache, manifest.repo) / "refs").rglob("*"):
-            if ref.is_file() and _read(ref) == manifest.commit.encode():
+            if ref.is_file() and durable.read(ref) == manifest.commit.encode():
                 ref.unlink()
         places.tree_file(self._cache, manifest.repo, manifest.commit).unlink(missing_ok=True)
         self._remove_if_empty(manifest.repo)
@@ -274,16 +228,6 @@ class HubCache:
         holds = [path for part in ("snapshots", "blobs") for path in (folder / part).rglob("*") if not path.is_dir()]
         if not holds and not folder.is_symlink():
             shutil.rmtree(folder, ignore_errors=True)
-
-
-def current_file(cache: Path, repo: str, file: WantedFile, found: Found) -> Path:
-    """The file that `find` found: the blob, else the plain file of the snapshot that has this seal."""
-    folder = places.repo_dir(cache, repo)
-    blob, snapshots = folder / "blobs" / file.etag, folder / "snapshots"
-    if blob.exists() or not snapshots.is_dir():
-        return blob
-    plain = (snapshot / file.path for snapshot in snapshots.iterdir())
-    return next((path for path in plain if seal_of(path) == found.seal), blob)
 
 
 def _leads_to(named: Path, blob: Path, seal: Seal) -> bool:
@@ -300,48 +244,3 @@ def _named_in(folder: Path) -> set[str]:
     """The blobs that links below the folder lead to; other links are nobody's."""
     names = {os.path.basename(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()}  # noqa: PTH115, PTH119
     return {name for name in names if is_etag(name)}
-
-
-async def _in_thread(work: Callable[..., T], *args: object) -> T:
-    try:
-        return await asyncio.to_thread(work, *args)
-    except OSError as error:
-        raise durable.translate(error) from error
-
-
-def new_part_name(etag: str) -> str:
-    """A name that no part has yet."""
-    return f".qwen-{etag}-{secrets.token_hex(4)}.part"
-
-
-def _replace(part: str, blob: str) -> None:
-    try:
-        os.replace(part, blob)  # noqa: PTH105 - shell.batch has no Paths
-    except IsADirectoryError:
-        _move_aside(Path(blob))
-        os.replace(part, blob)  # noqa: PTH105
-
-
-def _move_aside(path: Path) -> None:
-    path.rename(path.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
-
-
-def _read(path: Path) -> bytes | None:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError):
-        return None
-
-
-def _copy(source: Path, target: Path) -> None:
-    try:
-        with source.open("rb") as damaged:
-            if clone.clone(damaged.fileno(), source, target, ("reflink",)):  # never a hardlink: it will be written to
-                return
-        shutil.copyfile(source, target)
-        with target.open("rb") as copy:
-            os.fsync(copy.fileno())  # its good spans will count as durable
-        durable.sync_folder(target.parent)
-    except OSError as error:
-        target.unlink(missing_ok=True)
-        raise durable.translate(error) from error

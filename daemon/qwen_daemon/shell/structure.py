@@ -7,39 +7,40 @@ that does not exist, is broken on the Hub itself. qwen_api.report does the judgi
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
+from contextlib import suppress
 
-from qwen_api import places
 from qwen_api.causes import CAUSES
 from qwen_api.inventory import look
-from qwen_api.manifest import Manifest
+from qwen_api.manifest import BadManifest, Manifest, read_tree
 from qwen_api.models import ModelRef
 from qwen_api.report import make_report
-from qwen_api.snapshots import listing_beside
-from qwen_daemon.ports import Structure
+from qwen_daemon.ports import Listings, Structure
 
 
 class SnapshotStructure:
-    """The engine's `structure` over a cache."""
+    """The engine's `structure` over a layout."""
 
-    def __init__(self, cache: Path) -> None:
-        self._cache = cache
+    def __init__(self, listings: Listings) -> None:
+        self._listings = listings
 
     async def __call__(self, ref: ModelRef, manifest: Manifest) -> Structure:
         """Look at the commit's snapshot. Files that the patterns leave out are nobody's problem."""
-        return await asyncio.to_thread(self._look, ref, manifest)
+        raw = await self._listings.listed(manifest.repo, manifest.commit)
+        return await asyncio.to_thread(self._look, ref, manifest, raw or b"")
 
-    def _look(self, ref: ModelRef, manifest: Manifest) -> Structure:
-        folder = places.snapshot_dir(self._cache, manifest.repo, manifest.commit)
+    def _look(self, ref: ModelRef, manifest: Manifest, raw: bytes) -> Structure:
+        whole = manifest
+        with suppress(BadManifest):
+            whole = read_tree(manifest.repo, manifest.commit, raw)
+        folder = self._listings.snapshot(manifest)
         # Every file was just verified: one that only looks odd (a .json that is none) is as its author wanted it.
         hashes = {file.path: file.etag for file in manifest.files}
-        whole = listing_beside(folder)  # what the patterns leave out is in the repository all the same
         report = make_report(
             ref=ref,
             inventory=look(folder),
             manifest=manifest,
             hashes=hashes,
-            listed=whole.by_path() if whole else (),
+            listed=whole.by_path(),  # what the patterns leave out is in the repository all the same
             folder=str(folder),
         )
         problem = "; ".join(f"{p.path or p.component}: {CAUSES[p.cause]}" for p in report.findings[:3])

@@ -1,0 +1,67 @@
+"""The Hub cache without symbolic links, as huggingface_hub 2.4 fills it under HF_HUB_DISABLE_SYMLINKS.
+
+There the snapshot's files are plain files, and blobs/ holds nothing but what is being written: huggingface_hub moves a
+new blob into the snapshot, and copies an older one. Each file is verified and sealed by itself; a blob that is there
+from before is a source like any other (shell.elsewhere).
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.seals import Seal, take_seal
+from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.plan import Found
+from qwen_daemon.shell import durable, parts, way
+from qwen_daemon.shell.inside import plain_inside, seal_of
+from qwen_daemon.shell.store import HubCache
+from qwen_daemon.shell.stored import StoredFiles
+
+
+class PlainCache(HubCache):
+    """ports.Store, ports.Blobs and ports.Listings over the cache directory `cache`, whose snapshots hold the files."""
+
+    def where(self, manifest: Manifest, file: WantedFile) -> str:
+        """See HubCache.where: here each path is a file of its own."""
+        return str(self.standing(manifest, file))
+
+    def standing(self, manifest: Manifest, file: WantedFile) -> Path:
+        """See HubCache.standing."""
+        return self.snapshot(manifest) / file.path
+
+    def current(self, repo: str, file: WantedFile, found: Found) -> Path:
+        """See HubCache.current. Raises FileNotFoundError."""
+        path = self._plain(repo, file, found)
+        if path is None:
+            raise FileNotFoundError(2, "the file changed since it was looked at", file.path)
+        return path
+
+    def _find(self, manifest: Manifest) -> dict[str, Found]:
+        found = {}
+        for file in manifest.files:
+            named = self.standing(manifest, file)
+            seal = seal_of(named) if plain_inside(self._cache, manifest.repo, named) else None
+            found[file.path] = Found(linked=seal is not None, seal=seal)
+        return found
+
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        named, blobs = self.standing(manifest, file), self.parts_folder(manifest.repo)
+        if isinstance(part, bytes):
+            durable.make_folder(blobs)
+            part = parts.write_part(blobs, file.etag, part)
+        if part is not None:
+            way.put(blobs / part, named, below=self.snapshot(manifest).parent)
+        return take_seal(named)
+
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        return StoredFiles._publish_all(self, manifest, contents)  # the cache's way makes links
+
+    def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
+        freed = sum(path.lstat().st_size for path in self.snapshot(manifest).rglob("*") if path.is_file())
+        shutil.rmtree(self.snapshot(manifest), ignore_errors=True)
+        return freed + super()._remove(manifest, keep_etags)

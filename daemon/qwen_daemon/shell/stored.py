@@ -1,0 +1,84 @@
+"""What every layout does alike once it is known where its files and its parts are: reading, and beginning new ones."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.seals import Seal
+from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
+from qwen_daemon.core.plan import Found
+from qwen_daemon.core.spans import Span
+from qwen_daemon.shell import durable, parts
+from qwen_daemon.shell.digest import digest_file
+from qwen_daemon.shell.durable import in_thread
+from qwen_daemon.shell.part import PartFile
+
+
+class StoredFiles(ABC):
+    """The half of ports.Store and ports.Blobs that does not depend on the layout."""
+
+    @abstractmethod
+    def current(self, repo: str, file: WantedFile, found: Found) -> Path:
+        """The file that `find` found. Raises OSError if there is none by now."""
+
+    @abstractmethod
+    def parts_folder(self, repo: str) -> Path:
+        """The folder for what is being written, on the same file system as what is published."""
+
+    @abstractmethod
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        """See ports.Store.publish. Raises Troubles and OSError."""
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """See ports.Batches."""
+        return await in_thread(self._publish_all, manifest, contents)
+
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """One by one, but in one thread; a layout that can wait for the disk once for all of them does."""
+        return [self._published(manifest, file, content) for file, content in contents]
+
+    def _published(self, manifest: Manifest, file: WantedFile, content: bytes) -> Seal | Trouble:
+        try:
+            return self._publish(manifest, file, content)
+        except OSError as error:
+            return durable.translate(error)
+        except Trouble as trouble:
+            return trouble
+
+    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
+        """See ports.Store."""
+        folder = await in_thread(self.parts_folder, repo)
+        await in_thread(durable.make_folder, folder)
+        return await parts.open_part(folder, file, name)
+
+    async def drop_part(self, repo: str, name: str) -> None:
+        """See ports.Blobs."""
+        await in_thread(lambda: (self.parts_folder(repo) / name).unlink(missing_ok=True))
+
+    async def digest(
+        self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
+    ) -> tuple[str, tuple[Span, ...]]:
+        """See ports.Blobs. `progress` is called in the hashing thread with the bytes hashed so far."""
+        path = await in_thread(self.current, repo, file, found)
+        try:
+            return await digest_file(path, file, progress)
+        except OSError as error:
+            raise durable.translate(error) from error
+
+    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
+        """See ports.Blobs. None if there is no room for it, or no reading it; then the file is fetched whole."""
+
+        def copy() -> str:
+            return parts.copy_to_part(self.current(repo, file, found), self.parts_folder(repo), file.etag)
+
+        try:
+            return await in_thread(copy)
+        except (MakeRoom, TryAgain):
+            return None
