@@ -19,9 +19,11 @@ from qwen_api.seals import Seal
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.tuning import Tuning
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.download import Download, Transfer, Tuning
+from qwen_daemon.engine.download import Download
 from qwen_daemon.engine.stream import Source
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.ports import Body, Reading
 from tests.fakes.virtual_time import VirtualLoop, run_virtually
 
