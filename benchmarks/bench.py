@@ -30,6 +30,7 @@ from benchmarks.wire import Served, account
 from qwen_daemon.config import Network
 
 SEED = 2511
+MEMORY = Path("/dev/shm")
 DISK_RESERVE = "[disk]\nreserve_bytes = 0\n"
 Say = Callable[[str], None]
 
@@ -53,6 +54,7 @@ class Bench:
         self._models.mkdir(parents=True, exist_ok=True)
         self._sockets = Path(tempfile.mkdtemp(prefix="qwen-"))  # short: a socket's path has at most 107 bytes
         self._stack.callback(shutil.rmtree, self._sockets, ignore_errors=True)
+        self._stack.callback(shutil.rmtree, MEMORY / self._sockets.name, ignore_errors=True)
         self._front = self._stack.enter_context(Front())
         return self
 
@@ -73,8 +75,9 @@ class Bench:
                 self._say(f"{variant.name}: left out (nginx or every client is missing)")
                 continue
             needed = 2 * sum(size_bytes for _, size_bytes in variant.files)
-            if shutil.disk_usage(self._folder).free < needed:
-                self._say(f"{variant.name}: left out (it needs {needed / 1e9:.0f} GB free in {self._folder})")
+            short = [folder for folder in {self._folder, self._where(variant)} if _free_bytes(folder) < needed]
+            if short:
+                self._say(f"{variant.name}: left out (it needs {needed / 1e9:.0f} GB free in {short[0]})")
                 continue
             model = content.make(self._models, variant.model, variant.files, seed=SEED)
             self._front.publish(model)
@@ -125,7 +128,7 @@ class Bench:
         return found
 
     def _job(self, variant: Variant, model: Model, source: Source) -> Job:
-        work = self._folder / "runs" / "now"
+        work = self._where(variant) / "runs" / "now"
         shutil.rmtree(work, ignore_errors=True)
         (work / "target").mkdir(parents=True)
         return Job(
@@ -140,12 +143,20 @@ class Bench:
             bin_folders=self._bins,
         )
 
+    def _where(self, variant: Variant) -> Path:
+        """Where clients write."""
+        return MEMORY / self._sockets.name if variant.in_memory else self._folder
+
     def _next_run(self, source: Source) -> int:
         """A number of its own for what asks from now on."""
         self._runs += 1
         source.origin.begin(self._runs)
         self._front.direct(source.base, self._runs)
         return self._runs
+
+
+def _free_bytes(folder: Path) -> int:
+    return shutil.disk_usage(folder if folder.exists() else folder.parent).free
 
 
 def _joined(

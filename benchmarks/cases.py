@@ -31,12 +31,16 @@ EVERYONE = (
     "aria2c -x8 --checksum",
     "curl",
     "curl, openssl",
+    "durable copy",
 )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Variant:
-    """One comparison. `ideal_s` is the wall time that nothing can beat, if it is known; `config` is ours (TOML)."""
+    """One comparison. `ideal_s` is the wall time that nothing can beat, if it is known; `config` is ours (TOML).
+
+    `in_memory`: what is fetched goes to a memory file system, so that the disk's speed decides nothing.
+    """
 
     name: str
     model: str
@@ -46,6 +50,7 @@ class Variant:
     scenario: Scenario = "fetch"
     ideal_s: float | None = None
     config: str = ""
+    in_memory: bool = False
     limit_s: float = 600.0
 
 
@@ -98,10 +103,18 @@ def _total(files: Files) -> int:
 def _unthrottled(scale: float) -> Sequence[Variant]:
     one, many = one_file(scale), pipeline(scale)
     return (
+        Variant(
+            name="2 GiB file, http, to memory", model="one", files=one, origin="nginx", clients=EVERYONE,
+            in_memory=True,
+        ),
+        Variant(
+            name="2 GiB file, TLS, to memory", model="one", files=one, origin="nginx-tls", clients=EVERYONE,
+            in_memory=True,
+        ),
         Variant(name="2 GiB file, http", model="one", files=one, origin="nginx", clients=EVERYONE),
         Variant(name="2 GiB file, TLS", model="one", files=one, origin="nginx-tls", clients=EVERYONE),
         Variant(name="35 files, http", model="pipeline", files=many, origin="nginx", clients=EVERYONE),
-    )
+    )  # fmt: skip
 
 
 def _line_bound(scale: float) -> Sequence[Variant]:

@@ -23,11 +23,13 @@ from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.segments import Segments, holes_between
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
+from qwen_daemon.core.tuning import Tuning
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.download import Download, Transfer, Tuning
+from qwen_daemon.engine.download import Download
 from qwen_daemon.engine.frontier import Frontier
 from qwen_daemon.engine.stream import Source
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.ports import Body, Reading
 from tests.fakes.model_folder import COMMIT, REPO
 

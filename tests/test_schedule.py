@@ -19,9 +19,11 @@ from qwen_api.seals import Seal
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.pace import Pace
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.tuning import Tuning
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.download import Download, Transfer, Tuning
+from qwen_daemon.engine.download import Download
 from qwen_daemon.engine.stream import Source
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.ports import Body, Reading
 from tests.fakes.virtual_time import VirtualLoop, run_virtually
 
@@ -145,7 +147,7 @@ async def fetch(cdn: Cdn, sizes: Sequence[int], connections: int = 16) -> float:
     async def one(number: int, size_bytes: int) -> None:
         sha256 = hashlib.sha256(bytes(size_bytes)).hexdigest()
         file = WantedFile(path=f"{number}.bin", size_bytes=size_bytes, sha256=sha256, git_sha1="")
-        source = Source(repo="org/repo", commit="0" * 40, file=file, origin=cdn)
+        source = Source(repo="org/repo", where="org/repo", commit="0" * 40, file=file, origin=cdn)
         transfer = Transfer(pace=Pace(started_s=0))
         download = Download(source, ZeroPart(), NoBook(), LoopClock(), transfer, budget, tuning=SCALED)
         assert await download.run((), lambda _kept: None) == sha256

@@ -8,8 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Ranges, Segments, holes_between, lease_bytes
+from qwen_daemon.core.segments import Lease, Ranges, Segments, holes_between, lease_bytes
+from qwen_daemon.core.tuning import Tuning
 
+SEGMENT_BYTES = Tuning().segment_bytes
 UNIT = SEGMENT_BYTES // 4
 SIZE = 23 * UNIT + 17
 WINDOW = 9 * UNIT
@@ -20,7 +22,7 @@ class Streams(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.segments = Segments([(0, SIZE)])
+        self.segments = Segments([(0, SIZE)], SEGMENT_BYTES)
         self.got = Ranges()
         self.given_bytes = 0
         self.hashed = 0
@@ -123,7 +125,7 @@ def test_holes_are_what_the_spans_leave(marks: set[int], size: int) -> None:
 
 def test_leases_end_with_segments() -> None:
     """So that the ledger's spans are whole ones; the file's end is where it is."""
-    segments = Segments([(5, 3 * SEGMENT_BYTES + 9)])
+    segments = Segments([(5, 3 * SEGMENT_BYTES + 9)], SEGMENT_BYTES)
     first = segments.take(2 * SEGMENT_BYTES, 1 << 40)
     rest = segments.take(1 << 40, 1 << 40)
     assert first and rest and (first.start, first.end) == (5, 2 * SEGMENT_BYTES)
@@ -134,7 +136,8 @@ def test_leases_end_with_segments() -> None:
 def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, window: int) -> None:
     """Within their bounds; no round of equal leases is begun that one more segment in each would have spared."""
     least, most = 2 * SEGMENT_BYTES, 16 * SEGMENT_BYTES
-    lease = lease_bytes(left_bytes, streams, at_least=least, at_most=most, window_bytes=1 << window)
+    tuning = Tuning(lease_min_bytes=least, lease_max_bytes=most, window_bytes=1 << window)
+    lease = lease_bytes(left_bytes, streams, tuning)
     assert least <= lease <= most
     cap = max(least, min(most, min(1 << window, max(left_bytes, 1 << window >> 1)) // streams))
     assert -(-left_bytes // (streams * lease)) <= -(-left_bytes // (streams * cap))
@@ -142,6 +145,4 @@ def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, win
 
 def test_the_last_round_is_not_a_short_one() -> None:
     """5 GB over 16 connections: two rounds of 160 MiB instead of one of 256 MiB and one of 42 MiB."""
-    mib = 1 << 20
-    lease = lease_bytes(5 * 10**9, 16, at_least=32 * mib, at_most=256 * mib, window_bytes=4 << 30)
-    assert lease == 160 * mib
+    assert lease_bytes(5 * 10**9, 16, Tuning()) == 160 << 20

@@ -12,7 +12,8 @@ from bisect import bisect_right, insort
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-SEGMENT_BYTES = 16 << 20  # leases begin and end at multiples of it where they can: the ledger's spans are as long
+from qwen_daemon.core.tuning import Tuning
+
 STEAL_ALIGN_BYTES = 1 << 20  # a write never straddles the border of two leases in one page
 
 
@@ -75,7 +76,7 @@ class Ranges:
 class Segments:
     """The state of one file's fetch. `holes` are the stretches that have to come over the network."""
 
-    def __init__(self, holes: Iterable[tuple[int, int]], segment_bytes: int = SEGMENT_BYTES) -> None:
+    def __init__(self, holes: Iterable[tuple[int, int]], segment_bytes: int) -> None:
         self._segment_bytes = segment_bytes
         self._free = Ranges(holes)
         self._written = Ranges()
@@ -162,16 +163,15 @@ class Segments:
         return lease
 
 
-def lease_bytes(
-    left_bytes: int, streams: int, *, at_least: int, at_most: int, window_bytes: int, segment_bytes: int = SEGMENT_BYTES
-) -> int:
+def lease_bytes(left_bytes: int, streams: int, tuning: Tuning) -> int:
     """How much each of `streams` connections should take, so that the last ones end together.
 
-    As few rounds as `at_most` and the window allow, all of the same size: each round costs every connection a first
-    byte's wait, and a short last round leaves most of them with nothing to do. In whole segments.
+    As few rounds as the longest lease and the window allow, all of the same size: each round costs every connection a
+    first byte's wait, and a short last round leaves most of them with nothing to do. In whole segments.
     """
-    window_bytes = min(window_bytes, max(left_bytes, window_bytes // 2))  # near the end the hash must not be far behind
-    at_most = max(at_least, min(at_most, _up(window_bytes / streams, segment_bytes)))
+    at_least, segment_bytes = tuning.lease_min_bytes, tuning.segment_bytes
+    window_bytes = min(tuning.window_bytes, max(left_bytes, tuning.window_bytes // 2))  # soon the hash must be near
+    at_most = max(at_least, min(tuning.lease_max_bytes, _up(window_bytes / streams, segment_bytes)))
     rounds = math.ceil(left_bytes / (streams * at_most))
     return min(at_most, max(at_least, _up(left_bytes / (streams * max(1, rounds)), segment_bytes)))
 

@@ -7,6 +7,7 @@ Shares and times are those that other downloaders settled on: a worker is cut be
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from statistics import median
 
 GRACE_S = 5.0  # a young connection is still speeding up
@@ -39,6 +40,41 @@ def steal_keeps(left_bytes: int, rate_bps: float, typical_bps: float, first_byte
     alone_s = left_bytes / rate_bps
     together_s = (first_byte_s + left_bytes / typical_bps) / (1 + rate_bps / typical_bps)
     return int(together_s * rate_bps) if alone_s - together_s >= STEAL_GAIN_S else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Victim:
+    """Which lease to steal from, and how much of what it has left it keeps."""
+
+    number: int
+    keep_bytes: int
+
+
+def pick_victim(
+    leases: Sequence[tuple[int, float | None]],
+    others_bps: Sequence[float],
+    remembered_bps: float,
+    first_byte_s: float,
+    *,
+    at_least: int,
+) -> Victim | None:
+    """The one that would be done last, if stealing from it pays; None otherwise.
+
+    `leases` are (bytes left, rate or None if it is too early to say); `others_bps` is what connections of other files
+    give, `remembered_bps` what earlier ones gave. While nothing is known, half of what has `at_least` left is taken.
+    """
+    if not leases:
+        return None
+    known = [rate for _, rate in leases if rate] + [rate for rate in others_bps if rate]
+    typical_bps = median(known) if known else remembered_bps
+    if not typical_bps:
+        number = max(range(len(leases)), key=lambda number: leases[number][0])
+        left_bytes = leases[number][0]
+        return Victim(number=number, keep_bytes=left_bytes // 2) if left_bytes >= at_least else None
+    rates_bps = [typical_bps if rate is None else max(rate, 1.0) for _, rate in leases]
+    number = max(range(len(leases)), key=lambda number: leases[number][0] / rates_bps[number])
+    keep_bytes = steal_keeps(leases[number][0], rates_bps[number], typical_bps, first_byte_s)
+    return None if keep_bytes is None else Victim(number=number, keep_bytes=keep_bytes)
 
 
 def streams_under(rate_limit_bps: int | None) -> int:

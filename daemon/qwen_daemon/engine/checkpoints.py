@@ -15,7 +15,6 @@ from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.writer import Writer
 from qwen_daemon.ports import Clock, Part
 
-CHECKPOINT_BYTES = 64 << 20  # what a SIGKILL can cost per connection, and for one that has just ended
 CHECKPOINT_S = 2.0
 FIRST_CHECKPOINT_S = 0.25  # doubled up to CHECKPOINT_S: whoever is killed again and again still gets on
 

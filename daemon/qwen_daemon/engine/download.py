@@ -10,60 +10,31 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from statistics import median
 
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.growth import Growth
-from qwen_daemon.core.pace import Pace
-from qwen_daemon.core.segments import SEGMENT_BYTES, Lease, Segments, holes_between, lease_bytes
+from qwen_daemon.core.segments import Lease, Segments, holes_between, lease_bytes
 from qwen_daemon.core.slowness import (
     FIRST_BYTE_S,
     is_slow,
     pays_to_add,
-    steal_keeps,
+    pick_victim,
     streams_under,
 )
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.engine.budget import DEFAULT_RANK, Rank
 from qwen_daemon.engine.cancel import beside, finish
-from qwen_daemon.engine.checkpoints import CHECKPOINT_BYTES, Checkpoints
+from qwen_daemon.engine.checkpoints import Checkpoints
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.frontier import Frontier
 from qwen_daemon.engine.stream import Limit, NoLimit, Source, Stream
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.engine.writer import Memory, Writer
 from qwen_daemon.ports import Clock, Ledger, Part
 
 PROVEN_S = 1.0  # after its first byte a connection has shown what it can do, however slow it is
 LOOK_S = 1.0  # how often the connections are compared with each other
-
-
-@dataclass(frozen=True, kw_only=True)
-class Tuning:
-    """Sizes that decide when another connection pays; benchmarks/ shows what they cost and bring."""
-
-    segment_bytes: int = SEGMENT_BYTES
-    batch_bytes: int = 1 << 20  # one write and one hash call per batch; 64 KiB batches cost four times the CPU
-    window_bytes: int = 4 << 30  # ahead of the hash, half of it near the end: it catches up with 2 GiB in a second
-    lease_min_bytes: int = 32 << 20  # less does not outlast the first byte's wait
-    lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
-    eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
-    proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
-    step_bytes: int = 8 << 20  # hashed at once while more is to come: a hop to a thread costs a tenth of it
-    checkpoint_bytes: int = CHECKPOINT_BYTES
-
-
-@dataclass
-class Transfer:
-    """What one file's try has done so far, for those who watch it."""
-
-    pace: Pace
-    position: int = 0  # bytes on disk that count: re-read or written
-    durable_bytes: int = 0
-    received_bytes: int = 0
-    kept_bytes: int = 0  # of earlier tries, re-read and still good
-    streams: int = 0  # connections open now
-    is_held: Callable[[], bool] = bool  # True while the speed limit, and nothing else, keeps bytes from coming
 
 
 class Download:
@@ -78,7 +49,7 @@ class Download:
         transfer: Transfer,
         connections: Connections,
         limit: Limit = NoLimit(),  # noqa: B008 - it has no state
-        tuning: Tuning = Tuning(),
+        tuning: Tuning = DEFAULT_TUNING,
         rank: Rank = DEFAULT_RANK,
     ) -> None:
         self._source = source
@@ -92,7 +63,7 @@ class Download:
         self._limit = limit
         self._tuning = tuning
         self._rank = rank
-        self._segments = Segments(())
+        self._segments = Segments((), tuning.segment_bytes)
         self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
         self._growth = Growth(is_large=False)
@@ -181,33 +152,21 @@ class Download:
             return self._file.size_bytes
         if self._streams_limit() == 1:
             return tuning.lease_max_bytes  # also under a low speed limit: it may be lifted long before the end
-        return lease_bytes(
-            self._segments.left_bytes,
-            max(self.streams + 1, self._connections.share(self)),
-            at_least=tuning.lease_min_bytes,
-            at_most=tuning.lease_max_bytes,
-            window_bytes=tuning.window_bytes,
-            segment_bytes=tuning.segment_bytes,
-        )
+        streams = max(self.streams + 1, self._connections.share(self))
+        return lease_bytes(self._segments.left_bytes, streams, tuning)
 
     def _victim(self) -> tuple[Lease, int] | None:
         """The lease that would be done last, and how much of it its own connection should keep, if stealing pays."""
         rates = {id(stream.lease): stream.rate_bps() for stream in self._streams.values()}
-        if not self._segments.leases:
-            return None  # the last connections have what they were for, and are about to end
-        known = [rate for rate in rates.values() if rate] + self._connections.others_bps(self)
-        typical_bps = median(known) if known else self._connections.remembered_bps
-        if not typical_bps:  # nothing has come yet: halves are as good a guess as any
-            lease = max(self._segments.leases, key=lambda lease: lease.left_bytes)
-            return (lease, lease.left_bytes // 2) if lease.left_bytes >= 2 * self._tuning.lease_min_bytes else None
-
-        def rate_bps(lease: Lease) -> float:
-            rate = rates.get(id(lease))
-            return typical_bps if rate is None else max(rate, 1.0)
-
-        lease = max(self._segments.leases, key=lambda lease: lease.left_bytes / rate_bps(lease))
-        keep_bytes = steal_keeps(lease.left_bytes, rate_bps(lease), typical_bps, self._first_byte_s)
-        return None if keep_bytes is None else (lease, keep_bytes)
+        leases = self._segments.leases
+        found = pick_victim(
+            [(lease.left_bytes, rates.get(id(lease))) for lease in leases],
+            self._connections.others_bps(self),
+            self._connections.remembered_bps,
+            self._first_byte_s,
+            at_least=2 * self._tuning.lease_min_bytes,
+        )
+        return None if found is None else (leases[found.number], found.keep_bytes)
 
     # The connections.
 

@@ -12,8 +12,8 @@ from qwen_daemon.core.digest import new_hash
 from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.engine.download import Transfer
 from qwen_daemon.engine.stream import Limit, Source
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.ports import Clock
 
 INLINE_BYTES = 128 << 10  # hashed in less time than a thread needs to wake up

@@ -14,10 +14,22 @@ from qwen_api import events as e
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_CUT_S, STALL_NOTICE_S, Pace
-from qwen_daemon.engine.download import Transfer
 from qwen_daemon.ports import Clock
 
 TICK_S = 0.5
+
+
+@dataclass
+class Transfer:
+    """What one file's try has done so far, for those who watch it."""
+
+    pace: Pace
+    position: int = 0  # bytes on disk that count: re-read or written
+    durable_bytes: int = 0
+    received_bytes: int = 0
+    kept_bytes: int = 0  # of earlier tries, re-read and still good
+    streams: int = 0  # connections open now
+    is_held: Callable[[], bool] = bool  # True while the speed limit, and nothing else, keeps bytes from coming
 
 
 @dataclass
