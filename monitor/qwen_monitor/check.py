@@ -23,6 +23,7 @@ from qwen_api.inventory import (
     listing_beside,
     look,
 )
+from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_api.report import Report, make_report
@@ -75,7 +76,7 @@ def check(wish: Wish, console: Console) -> tuple[Report, Advice, Hashed | None]:
     if manifest is not None:
         manifest = keep_wanted(manifest, wish.include, wish.exclude)
     elif wish.include or wish.exclude:
-        console.hint("no listing is known, so --include and --exclude are not applied")
+        console.hint(_("no listing is known, so --include and --exclude are not applied"))
     inventory = look(subject.folder)
 
     def judged(hashes: Mapping[str, str]) -> Report:
@@ -131,7 +132,7 @@ def _find_subject(wish: Wish, console: Console) -> Subject:
         return Subject(folder=found.folder, commit=found.commit, manifest=found.manifest)
     if found is not None:
         if found.listing_error:
-            console.hint(f"the cached listing cannot be used: {safe(found.listing_error)}")
+            console.hint(_("the cached listing cannot be used: {why}", why=safe(found.listing_error)))
         pinned = ModelRef(repo=wish.ref.repo, revision=found.commit)
         return Subject(folder=found.folder, commit=found.commit, manifest=_ask(pinned, wish, console, is_here=True))
     manifest = _ask(wish.ref, wish, console, is_here=False)
@@ -144,7 +145,12 @@ def _find_subject(wish: Wish, console: Console) -> Subject:
 def _find_folder(wish: Wish, folder: Path, console: Console) -> Subject:
     """A folder given by its path. `--model` says what it should be; else its own bookkeeping or its path may."""
     if not folder.is_dir() and not (wish.is_local_dir and not folder.exists()):
-        raise Refusal("E_NOT_FOUND", f"{folder} is not a folder", "there is nothing at this path", "check the path")
+        raise Refusal(
+            "E_NOT_FOUND",
+            _("{folder} is not a folder", folder=folder),
+            _("there is nothing at this path"),
+            _("check the path"),
+        )
     parts = snapshot_parts(folder)
     if wish.ref is not None and wish.is_local_dir:
         manifest = _listing_of_local_dir(wish.ref, folder) or _ask(wish.ref, wish, console, is_here=folder.is_dir())
@@ -173,7 +179,7 @@ def _ask(ref: ModelRef, wish: Wish, console: Console, *, is_here: bool) -> Manif
         if error.code in _FINAL and not is_here:
             raise
         why = f" ({safe(error.why)})" if error.why else ""
-        console.hint(f"no listing from the Hub: {safe(error.what)}{why}")
+        console.hint(_("no listing from the Hub: {what}{why}", what=safe(error.what), why=why))
         return None
 
 
@@ -184,19 +190,22 @@ def _odd(report: Report) -> list[str]:
 
 def say_waiting(env: Mapping[str, str], console: Console) -> None:
     """The Hub takes its time over the list of files."""
-    console.hint(f"waiting for the list of files from {safe(places.endpoint(env), glyphs=console.err_glyphs)} ...")
+    endpoint = safe(places.endpoint(env), glyphs=console.err_glyphs)
+    console.hint(_("waiting for the list of files from {endpoint} ...", endpoint=endpoint))
 
 
 def _say_how_found(found: Snapshot, console: Console) -> None:
     if found.found_by == "newest":
-        console.hint(f"the cache does not say which commit is main; the newest snapshot is {found.commit[:8]}")
+        console.hint(
+            _("the cache does not say which commit is main; the newest snapshot is {commit}", commit=found.commit[:8])
+        )
 
 
 def _hashes(
     manifest: Manifest | None, inventory: Inventory, console: Console
 ) -> tuple[Mapping[str, str], Hashed | None]:
     if manifest is None:
-        console.hint("no listing is known, so there are no hashes to compare with")
+        console.hint(_("no listing is known, so there are no hashes to compare with"))
         return {}, None
     found = inventory.by_path()
     return hash_all(

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from qwen_api.client import Client, Disconnected, Follower, Line, find_socket
 from qwen_api.events import Live, ModelComplete, ModelStateChanged, ModelVerified
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_monitor import exits
 from qwen_monitor.console import Console
@@ -18,6 +19,7 @@ from qwen_monitor.display import safe
 from qwen_monitor.event_text import event_text
 from qwen_monitor.exits import Refusal
 from qwen_monitor.progress import Progress
+from qwen_monitor.sentences import of_daemon
 
 
 def verify(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
@@ -29,7 +31,7 @@ def verify(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> in
     if console.as_json:
         console.json(accepted)
     else:
-        console.hint(f"{ref} is being verified (watch: qwenctl verify --wait {ref}, or qwen-monitor {ref})")
+        console.hint(_("{ref} is being verified (watch: qwenctl verify --wait {ref}, or qwen-monitor {ref})", ref=ref))
     return exits.OK
 
 
@@ -40,7 +42,7 @@ def _watched(socket: Path, arguments: argparse.Namespace, ref: ModelRef, console
     try:
         for line in follower:
             if isinstance(line, Disconnected):
-                raise Refusal(line.code, "the daemon is gone", line.why, line.fix)
+                raise Refusal(line.code, _("the daemon is gone"), line.why, line.fix)
             if isinstance(line, Live):
                 asked_seq = Client(socket).verify(ref.key, full=not arguments.quick).seq
                 continue
@@ -59,7 +61,8 @@ def _watched(socket: Path, arguments: argparse.Namespace, ref: ModelRef, console
 
 def _has_ended(line: Line | Disconnected, ref: ModelRef) -> bool:
     if isinstance(line, ModelStateChanged) and line.state == "failed":
-        raise Refusal(line.code or "E_INCOMPLETE", f"{ref} needs a person", line.detail)
+        code = line.code or "E_INCOMPLETE"
+        raise Refusal(code, _("{ref} needs a person", ref=ref), *of_daemon(code, line.detail, ""))
     return isinstance(line, ModelComplete)
 
 
@@ -70,4 +73,5 @@ def _tell(verified: ModelVerified | None, ref: ModelRef, console: Console) -> No
         console.json({"complete": True, "model": ref.repo, "verified": numbers})
         return
     said = event_text(verified, console.glyphs) if verified else None
-    console.data([f"{safe(str(ref), glyphs=console.glyphs)} is complete: {said.detail if said else 'nothing to hash'}"])
+    what = said.detail if said else _("nothing to hash")
+    console.data([_("{ref} is complete: {what}", ref=safe(str(ref), glyphs=console.glyphs), what=what)])

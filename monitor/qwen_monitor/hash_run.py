@@ -17,6 +17,7 @@ from typing import Literal
 import msgspec
 
 from qwen_api.inventory import hash_file
+from qwen_api.language import _, ngettext
 from qwen_monitor.console import Console
 from qwen_monitor.display import bytes_text, duration_text, pair_text, percent_text, rate_text
 
@@ -46,7 +47,14 @@ class Hashed(msgspec.Struct, frozen=True, kw_only=True):
     def text(self) -> str:
         """`hashed 35 files, 57.7 GB in 0:36, 1.6 GB/s`."""
         spent = duration_text(self.duration_s)
-        return f"hashed {self.files} files, {bytes_text(self.size_bytes)} in {spent}, {rate_text(self.rate_bps)}"
+        return ngettext(
+            "hashed {count} file, {size} in {time}, {rate}",
+            "hashed {count} files, {size} in {time}, {rate}",
+            self.files,
+            size=bytes_text(self.size_bytes),
+            time=spent,
+            rate=rate_text(self.rate_bps),
+        )
 
 
 def hash_all(jobs: Sequence[HashJob], console: Console) -> tuple[Mapping[str, str], Hashed]:
@@ -116,8 +124,13 @@ class _Run:
         rate = self._done_bytes / spent_s
         left_s = (self._size_bytes - self._done_bytes) / rate if rate else float("inf")
         done = f"{percent_text(self._done_bytes, self._size_bytes)} {pair_text(self._done_bytes, self._size_bytes)}"
-        files = f"{done_files}/{self._files} files"
-        text = f"hashing {done}, {files}, {rate_text(rate)}, {duration_text(left_s)} left"
+        text = _(
+            "hashing {done}, {files}, {rate}, {time} left",
+            done=done,
+            files=ngettext("{done}/{count} file", "{done}/{count} files", self._files, done=done_files),
+            rate=rate_text(rate),
+            time=duration_text(left_s),
+        )
         if self._console.is_terminal:
             self._console.progress(text)
         elif now_s - self._said_s >= LINE_EVERY_S:
