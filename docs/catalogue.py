@@ -24,10 +24,7 @@ Plural-Forms: nplurals=3; plural=(n%10==1 && n%100!=11 ? 0 : n%10>=2 && n%10<=4 
 """
 FORMS = 3  # of a Russian plural: 1 файл, 2 файла, 5 файлов
 
-# How many arguments of each function are messages, and whether a context stands before them.
-_FUNCTIONS = {"_": (1, False), "N_": (1, False), "ngettext": (2, False), "pgettext": (1, True)}
-
-Key = tuple[str, str]  # (context, msgid)
+_FUNCTIONS = {"_": 1, "N_": 2, "ngettext": 2}  # how many arguments of each are messages at most
 
 
 @dataclass(frozen=True)
@@ -35,16 +32,10 @@ class Entry:
     """One message: `texts` has one translation, or one for each plural form; "" where there is none."""
 
     msgid: str
-    context: str = ""
     plural: str = ""
     texts: tuple[str, ...] = ()
     places: tuple[str, ...] = ()
     is_fuzzy: bool = False
-
-    @property
-    def key(self) -> Key:
-        """What tells it from others."""
-        return self.context, self.msgid
 
 
 @dataclass
@@ -53,22 +44,22 @@ class _Block:
     is_fuzzy: bool = False
 
 
-def extract() -> dict[Key, Entry]:
+def extract() -> dict[str, Entry]:
     """Every marked string of the sources, with the files that use it."""
-    found: dict[Key, Entry] = {}
+    found: dict[str, Entry] = {}
     for path in _source_files():
         place = str(path.relative_to(ROOT))
         for entry in _marked(ast.parse(path.read_text(encoding="utf-8")), place):
-            before = found.get(entry.key, entry)
+            before = found.get(entry.msgid, entry)
             places = dict.fromkeys((*before.places, place))
-            found[entry.key] = replace(entry, plural=entry.plural or before.plural, places=tuple(places))
+            found[entry.msgid] = replace(entry, plural=entry.plural or before.plural, places=tuple(places))
     return found
 
 
-def read_po(text: str) -> dict[Key, Entry]:
+def read_po(text: str) -> dict[str, Entry]:
     """The messages of a .po file, without its header."""
     entries = (_entry(block) for block in _blocks(text.splitlines()))
-    return {entry.key: entry for entry in entries if entry.msgid}
+    return {entry.msgid: entry for entry in entries if entry.msgid}
 
 
 def write_po(entries: Iterable[Entry]) -> str:
@@ -83,8 +74,7 @@ def compile_mo(entries: Iterable[Entry]) -> bytes:
     pairs = {b"": HEADER.encode()}
     for entry in entries:
         if all(entry.texts) and entry.texts and not entry.is_fuzzy:
-            name = f"{entry.context}\x04{entry.msgid}" if entry.context else entry.msgid
-            key = f"{name}\0{entry.plural}" if entry.plural else name
+            key = f"{entry.msgid}\0{entry.plural}" if entry.plural else entry.msgid
             pairs[key.encode()] = "\0".join(entry.texts).encode()
     keys = sorted(pairs)
     tables, strings = b"", b""
@@ -100,8 +90,8 @@ def merged() -> list[Entry]:
     """What the sources mark, with the translations that the .po has."""
     known = read_po(PO.read_text(encoding="utf-8")) if PO.exists() else {}
     entries = []
-    for key, entry in extract().items():
-        old = known.get(key)
+    for msgid, entry in extract().items():
+        old = known.get(msgid)
         is_same = old is not None and bool(old.plural) == bool(entry.plural)
         blank = ("",) * (FORMS if entry.plural else 1)
         entries.append(
@@ -131,11 +121,10 @@ def _marked(tree: ast.Module, place: str) -> Iterator[Entry]:
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
     for call in sorted(calls, key=lambda node: (node.lineno, node.col_offset)):
         assert isinstance(call.func, ast.Name)
-        count, has_context = _FUNCTIONS.get(call.func.id, (0, False))
-        words = [a.value for a in call.args if isinstance(a, ast.Constant) and isinstance(a.value, str)]
-        if count and len(words) >= count + has_context:
-            context = words.pop(0) if has_context else ""
-            yield Entry(msgid=words[0], context=context, plural=words[1] if count == 2 else "", places=(place,))
+        texts = call.args[: _FUNCTIONS.get(call.func.id, 0)]
+        words = [a.value for a in texts if isinstance(a, ast.Constant) and isinstance(a.value, str)]
+        if words:
+            yield Entry(msgid=words[0], plural=words[1] if len(words) > 1 else "", places=(place,))
 
 
 def _blocks(lines: Iterable[str]) -> Iterator[_Block]:
@@ -158,7 +147,6 @@ def _entry(block: _Block) -> Entry:
     texts = tuple(fields[name] for name in sorted(fields) if name.startswith("msgstr"))
     return Entry(
         msgid=fields["msgid"],
-        context=fields.get("msgctxt", ""),
         plural=fields.get("msgid_plural", ""),
         texts=texts,
         is_fuzzy=block.is_fuzzy,
@@ -168,7 +156,6 @@ def _entry(block: _Block) -> Entry:
 def _written(entry: Entry) -> str:
     lines = [f"#: {' '.join(entry.places)}"]
     lines += ["#, fuzzy"] if entry.is_fuzzy else []
-    lines += [f"msgctxt {_quoted(entry.context)}"] if entry.context else []
     lines.append(f"msgid {_many(entry.msgid)}")
     if entry.plural:
         lines.append(f"msgid_plural {_many(entry.plural)}")

@@ -58,12 +58,6 @@ def _(message: str, **facts: object) -> str:
     return text.format(**facts) if facts else text
 
 
-def pgettext(context: str, message: str, **facts: object) -> str:
-    """As `_`, for a word that is translated differently in different places."""
-    text = _catalogue.pgettext(context, message) if _catalogue else message
-    return text.format(**facts) if facts else text
-
-
 def ngettext(one: str, many: str, count: int, **facts: object) -> str:
     """As `_`, in the form that goes with `count`, which `{count}` stands for."""
     english = one if count == 1 else many

@@ -59,6 +59,8 @@ _EXITS: dict[str, int] = {
     "E_DAEMON_DOWN": EXIT_NO_DAEMON,
     "E_SOCKET_DENIED": EXIT_NO_DAEMON,
     "E_WAIT_TIMEOUT": EXIT_TIMEOUT,
+    "E_CANNOT_RUN": EXIT_CANNOT_RUN,
+    "E_NO_COMMAND": EXIT_NO_COMMAND,
 }
 
 _NAMES_SHOWN = 5  # of a list of files in one message; all of them are in --json

@@ -201,7 +201,8 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('qwen-daemon')}")
+    version = f"%(prog)s {importlib.metadata.version('qwen-daemon')}"
+    parser.add_argument("--version", action="version", version=version, help=_("show the version and exit"))
     parser.add_argument("model", nargs="?", metavar="MODEL", help=_("show only this model"))
     parser.add_argument("--socket", type=Path, metavar="PATH", help=_("the daemon's control socket"))
     form = parser.add_argument_group(_("form (chosen by itself when the output is no terminal)"))

@@ -18,7 +18,7 @@ EXAMPLES = N_("""\
 examples:
   qwenctl check qwen-image-edit                   is it complete; if not, why
   qwenctl check ./my-folder --verify full         a plain folder, every byte
-  qwenctl download qwen-image-edit                fetch or resume what is missing
+  qwenctl download qwen-image-edit                fetch what is missing
   qwenctl status --json | jq '.models[].missing'  what is not there yet
   qwenctl wait qwen-image-edit && start-my-app    start when it is verified
 
@@ -331,13 +331,13 @@ _COMMANDS: dict[str, tuple[str, str, _Build]] = {
         _model_or_files,
     ),
     "limit": (
-        N_("limit the speed, of all models or of one, until the daemon ends; shows the limits if none is given"),
+        N_("limit the speed of all models or of one; alone: show the limits"),
         "  qwenctl limit 20MB/s\n  qwenctl limit qwen-image-edit 500k\n  qwenctl limit off\n"
         "  qwenctl limit --max-connections 4",
         _limit,
     ),
     "prio": (
-        N_("begin a model's files before or after those of others, or some of its files first"),
+        N_("begin a model's files before or after others', or some of its files first"),
         "  qwenctl prio qwen-image-edit 10\n  qwenctl prio qwen-image-edit 5 --file 'vae/*'",
         _prio,
     ),

@@ -81,7 +81,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     (
         "Spc",
         N_("File"),
-        N_("choose a file with up and down; stop or go on fetching it"),
+        N_("choose with up, down; stop or go on fetching"),
         "qwenctl pause MODEL --file F",
     ),
     ("<>", N_("First"), N_("begin the chosen file later, or sooner"), "qwenctl prio MODEL N --file F"),
