@@ -43,6 +43,7 @@ from tests.test_rows import status_of
 ROOT = Path(__file__).parent.parent
 NOW = datetime(2026, 11, 23, 14, 25, 50, tzinfo=UTC)
 DETAIL = "27.6 GB more on /srv/hf"
+MODULES = ("qwen_monitor.control", "qwen_monitor", "qwen_loader")
 catalogue = runpy.run_path(str(ROOT / "docs" / "catalogue.py"))
 USED = catalogue["extract"]()
 KNOWN = catalogue["read_po"](catalogue["PO"].read_text(encoding="utf-8"))
@@ -309,14 +310,14 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize("lang", LANGUAGES)
 def test_help_fits_80_columns_and_has_no_word_of_the_other_language(lang: str) -> None:
     """argparse's own words included."""
-    pages = [command(module, "--help", QWEN_LANG=lang).stdout for module in ("qwen_monitor.control", "qwen_monitor")]
+    pages = [command(module, "--help", QWEN_LANG=lang).stdout for module in MODULES]
     os.environ["COLUMNS"] = "80"
     speak(lang)
     pages += [parser.format_help() for parser in _parser()[1].values()]
     assert len(pages) > 15
     for page in pages:
         assert [line for line in page.splitlines() if len(line) > 80] == []
-        english = ("usage:", "options:", "positional arguments", "exit codes", "examples:", "show ")
+        english = ("usage:", "options:", "positional arguments", "exit codes", "examples:", "show t")
         assert any(word in page for word in english) == (lang == "en"), page
 
 
@@ -338,6 +339,14 @@ def test_mistakes_on_the_command_line_are_told_in_russian() -> None:
     assert "не хватает аргументов: MODEL" in missing
     choice = command("qwen_monitor.control", "check", "--verify", "no", QWEN_LANG="ru").stderr
     assert "недопустимое значение: 'no'" in choice
+
+
+def test_the_loaders_errors_are_told_by_their_code(tmp_path: Path) -> None:
+    """Three lines, the code as it is, and the exit code of every language."""
+    gone = ("--socket", str(tmp_path / "none.sock"), "--cache-dir", str(tmp_path))
+    run = command("qwen_loader", "org/name", "--timeout", "0", *gone, QWEN_LANG="ru")
+    assert "ошибка[E_DAEMON_DOWN]: org/name: не готово" in run.stderr and "  что делать: " in run.stderr
+    assert run.returncode == 69
 
 
 def test_json_is_the_same_in_every_language(tmp_path: Path) -> None:
