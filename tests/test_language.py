@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import dataclasses
 import os
 import re
@@ -80,6 +81,31 @@ def test_translations_have_the_same_placeholders_and_edges() -> None:
         for text in entry.texts:
             assert placeholders(text) == placeholders(entry.plural or entry.msgid), text
             assert edges(text) == edges(entry.msgid), text
+
+
+def test_what_people_are_told_is_marked() -> None:
+    """Help, hints and refusals of the clients are never bare strings: an unmarked one would stay English unnoticed."""
+    bare = []
+    for path in (*(ROOT / "monitor").rglob("*.py"), ROOT / "loader/qwen_loader/arguments.py"):
+        for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
+            bare += [f"{path.name}:{text.lineno}" for text in told(call) if is_sentence(text)]
+    assert bare == []
+
+
+def told(call: ast.Call) -> list[ast.expr]:
+    """The arguments of `call` that people read."""
+    name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
+    arguments = {"hint": call.args, "Refusal": call.args[1:], "UsageError": call.args}.get(name, [])
+    named = ("help", "description", "epilog", "text") if name != "Row" else ()
+    return [*arguments, *(keyword.value for keyword in call.keywords if keyword.arg in named)]
+
+
+def is_sentence(node: ast.expr) -> bool:
+    """True for a string with words of ours in it, but for a command to type."""
+    parts = node.values if isinstance(node, ast.JoinedStr) else [node]
+    texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
+    text = "".join(texts)
+    return bool(re.search(r"[a-z]{2,} |[a-z] [a-z]{2,}", text)) and not text.startswith("qwenctl ")
 
 
 def test_the_compiled_catalogue_is_current() -> None:
