@@ -367,6 +367,13 @@ def test_mistakes_on_the_command_line_are_told_in_russian() -> None:
     assert "недопустимое значение: 'no'" in choice
 
 
+def test_a_choice_of_language_is_not_inherited() -> None:
+    """What qwen-loader becomes, and every other child, has the environment that it would have had."""
+    before = dict(os.environ)
+    speak("ru")
+    assert dict(os.environ) == before
+
+
 def test_the_loaders_errors_are_told_by_their_code(tmp_path: Path) -> None:
     """Three lines, the code as it is, and the exit code of every language."""
     gone = ("--socket", str(tmp_path / "none.sock"), "--cache-dir", str(tmp_path))

@@ -8,7 +8,6 @@ locale/ru/LC_MESSAGES/qwen-daemon.po, is kept by docs/catalogue.py.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,22 +104,24 @@ def choose(argv: Sequence[str], env: Mapping[str, str], encoding: str | None = "
 
 def speak(language: str) -> None:
     """Use `language` from here on, argparse's own words included; English if there is no catalogue of it."""
+    import argparse  # which every command has, and the daemon's engine need not
+
     global _catalogue
-    _catalogue = None
-    if language == "en":
-        return
+    _catalogue = None if language == "en" else _read(language)
+    # Through gettext's own way, the environment, every child would inherit the choice.
+    argparse._ = _  # type: ignore[attr-defined]  # the names under which it imports gettext's functions
+    argparse.ngettext = ngettext  # type: ignore[attr-defined]
+
+
+def _read(language: str) -> GNUTranslations | None:
     import gettext
 
     try:
         found = gettext.translation(DOMAIN, LOCALE, [language])
     except OSError:
-        return
+        return None
     assert isinstance(found, gettext.GNUTranslations), "gettext.translation gives nothing else"
-    _catalogue = found
-    # argparse asks gettext's current domain, and that asks the environment.
-    os.environ["LANGUAGE"] = language
-    gettext.bindtextdomain(DOMAIN, LOCALE)
-    gettext.textdomain(DOMAIN)
+    return found
 
 
 def _known(name: str) -> str:
