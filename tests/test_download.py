@@ -309,7 +309,7 @@ async def test_a_place_that_takes_bytes_and_never_gives_them_back_condemns_the_p
     """Written anew and still unreadable: StartOver, so that the next try takes another part."""
     disk = Disk(written=bytearray(CONTENT), durable=CONTENT, unreadable={100}, has_spare_sectors=False)
     span = Span(offset=0, length=200, digest=span_digest(CONTENT[:200]))
-    segments = Segments(holes_between([(0, 200)], SIZE))
+    segments = Segments(holes_between([(0, 200)], SIZE), segment_bytes=64)
     damaged: list[Span] = []
     frontier = Frontier(FILE, disk, segments, [span], damaged.append, step_bytes=1)
     await frontier.step()
