@@ -55,7 +55,7 @@ install-user: python-ok  ## the daemon, monitor and commands as a service of thi
 	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH:"
 	@echo "  export PATH=\"$(USER_VENV)/bin:\$$PATH\"        (in ~/.profile to keep it)"
 
-docs: $(VENV)/.test  ## write what is generated: docs/events.md
+docs: $(VENV)/.test  ## write what is generated: docs/events.md, docs/reliability.md
 	$(BIN)/python docs/generate.py
 
 clean:  ## remove what make made here

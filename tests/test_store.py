@@ -108,6 +108,7 @@ async def test_a_cache_that_others_filled_is_found(cache: Path) -> None:
     assert all(found.linked for found in (await store.find(manifest)).values())
 
 
+@pytest.mark.fault("C4")
 async def test_a_blob_in_the_shared_store_is_read_and_never_written_through(cache: Path) -> None:
     """blobs/<etag> may be a link to <cache>/blobs/xx/<xet>: it counts; repairing replaces the link, not its target."""
     store, manifest = HubCache(cache), await fill(HubCache(cache))
@@ -127,6 +128,7 @@ async def test_a_blob_in_the_shared_store_is_read_and_never_written_through(cach
     assert shared.exists()
 
 
+@pytest.mark.fault("C2")
 async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_path: Path) -> None:
     """A blob, a snapshot's folder, the snapshot itself: not believed, and replaced; nothing outside changes."""
     outside = tmp_path / "outside"
@@ -188,6 +190,7 @@ async def test_files_published_at_the_same_time_into_a_new_folder_do_not_take_it
     assert list(cache.rglob(".qwen-*")) == []
 
 
+@pytest.mark.fault("H50", "C2")
 @every_layout
 async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path, layout: Layout) -> None:
     """A name from a damaged ledger opens nothing else; a link in a part's place is refused."""
@@ -226,6 +229,7 @@ async def test_writes_that_wait_go_together_and_fail_alone(cache: Path) -> None:
     await part.close()
 
 
+@pytest.mark.fault("H13")
 @every_layout
 async def test_a_part_takes_bytes_anywhere(cache: Path, layout: Layout) -> None:
     """Writes at offsets, reads back, and gives less at its end."""
@@ -242,6 +246,7 @@ async def test_a_part_takes_bytes_anywhere(cache: Path, layout: Layout) -> None:
     await again.close()
 
 
+@pytest.mark.fault("C9")
 async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
     """Old and unknown goes; young, or known to the ledger, stays; huggingface_hub's own files are none of ours."""
     store, file = HubCache(cache), listing(FILES).files[0]
@@ -258,6 +263,7 @@ async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
     assert {path.name for path in blobs.iterdir()} == {*names[1:], f"{file.etag}.0123.incomplete"}
 
 
+@pytest.mark.fault("D16")
 @every_layout
 async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path, layout: Layout) -> None:
     """Foreign exceptions do not leave the store: a file that vanished, a place that is a file."""
@@ -289,6 +295,7 @@ async def test_the_lock_is_huggingface_hubs(cache: Path, layout: Layout) -> None
         assert again
 
 
+@pytest.mark.fault("C9")
 @every_layout
 async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cache: Path, layout: Layout) -> None:
     """A SIGKILL leaves parts of which nothing is on record; those of other files, and other programs', stay."""
