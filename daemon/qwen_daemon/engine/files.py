@@ -22,7 +22,7 @@ from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.cancel import finish
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
-from qwen_daemon.engine.download import Download
+from qwen_daemon.engine.download import Download, Tuning
 from qwen_daemon.engine.small import fetch_small, is_small
 from qwen_daemon.engine.stream import Source
 from qwen_daemon.engine.transfers import Transfers
@@ -46,6 +46,7 @@ class Files:
     publish: Callable[[e.Event], int]
     verified: Callable[[WantedFile], None]
     adoption: Adoption
+    tuning: Tuning = Tuning()
 
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
@@ -161,7 +162,8 @@ class Files:
                             transfer,
                             self.budget.connections,
                             self.controls.limiter,
-                            rank=rank,
+                            self.tuning,
+                            rank,
                         )
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:

@@ -1,0 +1,193 @@
+"""The whole engine in a simulated world, seed after seed: whatever goes wrong, the end is right, and nothing twice.
+
+A failure names its seed. To see it again:
+
+    pytest "tests/test_simulation.py::test_a_seed" --seed 4711
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pytest
+
+from qwen_api import events as e
+from qwen_api.commands import AddModel
+from qwen_api.manifest import Manifest
+from qwen_api.models import ModelRef
+from qwen_daemon.core.backoff import round_delay_s
+from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.engine.connections import Connections
+from qwen_daemon.engine.controls import Controls, Limits
+from qwen_daemon.engine.disk import Budget, Contents, Disk
+from qwen_daemon.engine.download import Tuning
+from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
+from qwen_daemon.engine.room import Room
+from qwen_daemon.engine.round import Round
+from qwen_daemon.engine.world import World
+from qwen_daemon.ports import Structure
+from tests.fakes.simulated import (
+    Chaos,
+    NoTwins,
+    Platter,
+    Process,
+    SimClock,
+    SimLedger,
+    SimSource,
+    SimStore,
+    manifest_of,
+    run_simulated,
+)
+
+KIB, MIB = 1 << 10, 1 << 20
+ROUNDS_MAX = 100
+REF = ModelRef(repo="org/one")
+COMMIT = "c" * 40
+FILES: Mapping[str, bytes] = {
+    "config.json": b"{}",
+    "empty.txt": b"",
+    "again/model.safetensors": random.Random(1).randbytes(MIB + 70 * KIB + 1),
+    "model.safetensors": random.Random(1).randbytes(MIB + 70 * KIB + 1),
+    "other.safetensors": random.Random(2).randbytes(MIB + 300 * KIB),
+}
+MANIFEST = manifest_of(FILES, REF.repo, COMMIT)
+CONTENTS = {file.etag: FILES[file.path] for file in MANIFEST.files}
+TUNING = Tuning(  # the same decisions as for files of gigabytes
+    segment_bytes=64 * KIB,
+    batch_bytes=32 * KIB,
+    window_bytes=800 * KIB,
+    lease_min_bytes=64 * KIB,
+    lease_max_bytes=256 * KIB,
+    eager_bytes=256 * KIB,
+    proven_bytes=32 * KIB,
+    checkpoint_bytes=256 * KIB,
+)
+EVENTS = ("refuse", "later", "spent", "stall", "cut", "short", "lie", "write", "feed", "sync", "ledger", "lock")
+SEEDS_PER_TEST = 50
+
+
+@dataclass
+class Life:
+    """One process, from its start to its end by itself or by force."""
+
+    world: World
+    process: Process
+
+    async def run(self) -> None:
+        """Rounds until the model is complete, as engine.keeper has them."""
+        last: Manifest | None = None
+        for failed in range(1, ROUNDS_MAX):
+            go = Round(
+                world=self.world,
+                ref=REF,
+                wanted=AddModel(model=REF.repo),
+                reason="start",
+                distrust=False,
+                hurry=asyncio.Event(),
+                quiet=False,
+            )
+            try:
+                outcome = await go.run(last)
+            except MakeRoom:
+                self.process.platter.room_bytes += MIB  # somebody makes room
+            else:
+                if outcome.complete:
+                    return
+                assert not outcome.needs_human, outcome
+            last = go.manifest
+            await asyncio.sleep(round_delay_s(failed))
+        raise AssertionError("it does not end")
+
+
+def begin(platter: Platter, chaos: Chaos, clock: SimClock, *, liar: bool, mirror: bool, ranges: bool) -> Life:
+    process = Process(platter, chaos)
+    store, ledger = SimStore(process), SimLedger(process)
+
+    def publish(_event: e.Event) -> int:
+        return 0
+
+    async def structure(_ref: ModelRef, _manifest: Manifest) -> Structure:
+        return Structure(problem="", has_code=False, has_pickle=False)
+
+    hub = SimSource(process, is_liar=False, has_ranges=True)
+    lan = SimSource(process, is_liar=liar, has_ranges=ranges)
+    all_endpoints = [Endpoint(name="hub", url="https://hub", is_mirror=False, hub=hub, origin=hub)]
+    if mirror:
+        all_endpoints.insert(0, Endpoint(name="lan", url="http://lan", is_mirror=True, hub=lan, origin=lan))
+    endpoints = Endpoints(clock, publish)
+    endpoints.configure(all_endpoints, Order(names=tuple(endpoint.name for endpoint in all_endpoints)))
+    connections = Connections(5)
+    controls = Controls(clock, publish, Limits(max_files=2, max_connections=5), connections.resize)
+    budget = Budget(
+        files=controls.files,
+        connections=connections,
+        hashes=asyncio.Semaphore(2),
+        contents=Contents(controls.files.reorder),
+    )
+    disk = Disk(store=store, blobs=store, ledger=ledger, seals=ledger, locks=store, twins=NoTwins())
+    world = World(
+        endpoints=endpoints,
+        disk=disk,
+        listings=store,
+        desires=ledger,
+        clock=clock,
+        budget=budget,
+        controls=controls,
+        room=Room(store, "/", 0, publish),
+        publish=publish,
+        select=lambda manifest, _include, _exclude: manifest,
+        structure=structure,
+        offline=False,
+        tuning=TUNING,
+    )
+    return Life(world=world, process=process)
+
+
+async def story(clock: SimClock) -> None:
+    """Some lives that end by force, and a last one that may end by itself."""
+    dice = clock.random
+    many = dice.choice((0.0, 0.01, 0.05, 0.3))
+    rates = {event: many * dice.random() for event in EVENTS}
+    chaos = Chaos(clock, rates, left=dice.choice((5, 30, 200)))
+    size_bytes = sum(map(len, CONTENTS.values()))
+    platter = Platter(MANIFEST, CONTENTS, room_bytes=dice.choice((size_bytes, 4 * size_bytes, MIB)))
+    mirror, liar, ranges = dice.random() < 0.5, dice.random() < 0.3, dice.random() < 0.7
+    for _ in range(dice.choice((0, 1, 1, 2, 5))):
+        life = begin(platter, chaos, clock, liar=liar, mirror=mirror, ranges=ranges)
+        task = asyncio.create_task(life.run())
+        await asyncio.wait([task], timeout=dice.choice((0.5, 3, 30)) * dice.random())
+        how = dice.choice(("stop", "kill", "kill", "power"))
+        life.process.is_alive = how == "stop"
+        if not task.done():
+            task.cancel()
+        ended = (await asyncio.gather(task, return_exceptions=True))[0]
+        if isinstance(ended, Exception) and life.process.is_alive:
+            raise ended
+        life.process.is_alive = False
+        if how == "power":
+            platter.cut_power(dice)
+        platter.rot(dice)
+    last = begin(platter, chaos, clock, liar=liar, mirror=mirror, ranges=ranges)
+    await last.run()
+    assert {path: platter.blobs[etag] for path, etag in platter.links.items()} == FILES
+    assert (platter.ref, platter.parts) == (COMMIT, {}) and platter.ready is not None
+    assert asyncio.all_tasks() == {asyncio.current_task()}, "something is left running"
+
+
+def check(seed: int) -> None:
+    try:
+        run_simulated(story, seed)
+    except BaseException as error:
+        error.add_note(f'seed {seed}; again: pytest "tests/test_simulation.py::test_a_seed" --seed {seed}')
+        raise
+
+
+@pytest.mark.fault("K11", "K1", "D10", "D11", "D15", "D20", "H24", "H25", "H36", "H38")
+@pytest.mark.parametrize("first", range(0, 1000, SEEDS_PER_TEST))
+def test_whatever_goes_wrong_the_end_is_right(first: int) -> None:
+    """A thousand worlds."""
+    for seed in range(first, first + SEEDS_PER_TEST):
+        check(seed)
