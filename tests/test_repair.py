@@ -107,6 +107,7 @@ def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: P
         assert list(tmp_path.rglob(".qwen-*.part")) == []
 
 
+@pytest.mark.fault("C2")
 @every_layout
 def test_a_link_that_leads_out_is_replaced_and_never_written_through(
     hub: SimHub, tmp_path: Path, layout: Layout

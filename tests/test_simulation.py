@@ -20,18 +20,18 @@ from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
 from qwen_daemon.core.backoff import round_delay_s
 from qwen_daemon.core.errors import MakeRoom
+from qwen_daemon.core.tuning import Tuning
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.controls import Controls, Limits
 from qwen_daemon.engine.disk import Budget, Contents, Disk
-from qwen_daemon.engine.download import Tuning
 from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
 from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.round import Round
-from qwen_daemon.engine.world import World
+from qwen_daemon.engine.world import Place, World
 from qwen_daemon.ports import Structure
 from tests.fakes.simulated import (
+    Alone,
     Chaos,
-    NoTwins,
     Platter,
     Process,
     SimClock,
@@ -63,6 +63,7 @@ TUNING = Tuning(  # the same decisions as for files of gigabytes
     lease_max_bytes=256 * KIB,
     eager_bytes=256 * KIB,
     proven_bytes=32 * KIB,
+    step_bytes=128 * KIB,
     checkpoint_bytes=256 * KIB,
 )
 EVENTS = ("refuse", "later", "spent", "stall", "cut", "short", "lie", "write", "feed", "sync", "ledger", "lock")
@@ -127,19 +128,33 @@ def begin(platter: Platter, chaos: Chaos, clock: SimClock, *, liar: bool, mirror
         hashes=asyncio.Semaphore(2),
         contents=Contents(controls.files.reorder),
     )
-    disk = Disk(store=store, blobs=store, ledger=ledger, seals=ledger, locks=store, twins=NoTwins())
-    world = World(
-        endpoints=endpoints,
+    disk = Disk(
+        store=store,
+        blobs=store,
+        ledger=ledger,
+        seals=ledger,
+        locks=store,
+        twins=Alone(),
+        reader=Alone(),
+        where=lambda manifest, _file: manifest.repo,
+    )
+    place = Place(
         disk=disk,
         listings=store,
+        room=Room(store, "/", 0, publish),
+        structure=structure,
+        watched=lambda _manifest: (),
+    )
+    world = World(
+        endpoints=endpoints,
+        place=place,
+        place_of=lambda _key: place,
         desires=ledger,
         clock=clock,
         budget=budget,
         controls=controls,
-        room=Room(store, "/", 0, publish),
         publish=publish,
         select=lambda manifest, _include, _exclude: manifest,
-        structure=structure,
         offline=False,
         tuning=TUNING,
     )

@@ -155,6 +155,7 @@ async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_pat
     assert [path.name for path in outside.iterdir()] == [file.etag]
 
 
+@pytest.mark.fault("C10")
 @every_layout
 async def test_what_stands_in_the_way_is_moved_aside(cache: Path, layout: Layout) -> None:
     """A folder where a file must be, a file where a folder must be; what was in them is kept."""
@@ -351,6 +352,7 @@ async def test_what_was_said_of_other_content_goes_before_the_new_file_comes(cac
     assert not (await store.find(manifest))["README.md"].linked
 
 
+@pytest.mark.fault("C2")
 async def test_links_inside_a_folder_are_not_followed(cache: Path, tmp_path: Path) -> None:
     """Of a file, a folder, the records, out of the folder or within it: nothing is read, written or removed there."""
     outside = tmp_path / "outside"
@@ -367,6 +369,7 @@ async def test_links_inside_a_folder_are_not_followed(cache: Path, tmp_path: Pat
         shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
 
 
+@pytest.mark.fault("C2")
 async def test_a_folder_that_became_a_link_is_left_alone(cache: Path, tmp_path: Path) -> None:
     """Somebody moved it; where to is for the configuration to say."""
     store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
@@ -377,6 +380,7 @@ async def test_a_folder_that_became_a_link_is_left_alone(cache: Path, tmp_path: 
         await store.publish(manifest, manifest.files[0], b"x")
 
 
+@pytest.mark.fault("H49")
 async def test_a_repository_may_not_bring_a_folders_records(cache: Path) -> None:
     """Names below .cache/huggingface are ours and huggingface_hub's."""
     with pytest.raises(AskHuman, match="records"):

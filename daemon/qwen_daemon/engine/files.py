@@ -16,13 +16,14 @@ from qwen_daemon.core.digest import algorithm_of
 from qwen_daemon.core.errors import StartOver, Trouble, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.cancel import finish
 from qwen_daemon.engine.controls import ModelControls
 from qwen_daemon.engine.disk import Budget, Disk
-from qwen_daemon.engine.download import Download, Tuning
+from qwen_daemon.engine.download import Download
 from qwen_daemon.engine.small import fetch_small, is_small
 from qwen_daemon.engine.stream import Source
 from qwen_daemon.engine.transfers import Transfers
@@ -46,7 +47,7 @@ class Files:
     publish: Callable[[e.Event], int]
     verified: Callable[[WantedFile], None]
     adoption: Adoption
-    tuning: Tuning = Tuning()
+    tuning: Tuning = DEFAULT_TUNING
 
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
