@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from huggingface_hub import scan_cache_dir
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
@@ -262,6 +263,24 @@ async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
         os.utime(blobs / name, (0, 0))
     assert await store.sweep(frozenset(names[1:2])) == names[:1]
     assert {path.name for path in blobs.iterdir()} == {*names[1:], f"{file.etag}.0123.incomplete"}
+
+
+@pytest.mark.fault("C9", "K2")
+async def test_what_a_kill_cut_short_does_not_stay(cache: Path) -> None:
+    """A file half-way to its name in refs/ makes `hf cache ls` call the whole repository corrupted."""
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    snapshot = store.snapshot(manifest)
+    left = [folder / ".qwen-0123abcd.tmp" for folder in (cache, repo_dir(cache) / "refs", repo_dir(cache) / "trees")]
+    for path in left:
+        path.touch()
+    link = snapshot / "vae" / ".qwen-0123abcd.tmp"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("nowhere")
+    assert scan_cache_dir(cache).warnings
+    await store.sweep(frozenset())
+    await store.finish(manifest, REF)
+    assert not any(path.exists() for path in left) and not link.is_symlink()
+    assert scan_cache_dir(cache).warnings == []
 
 
 @pytest.mark.fault("D16")

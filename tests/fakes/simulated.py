@@ -28,6 +28,7 @@ from qwen_daemon.ports import Body, Part, Reading
 from tests.fakes.virtual_time import VirtualLoop
 
 PAGE_BYTES = 4096
+PIECE_BYTES = 1 << 18  # that come at once, at most
 
 
 class Inline(ThreadPoolExecutor):
@@ -499,7 +500,7 @@ class SimBody:
             raise TryAgain("E_CUT_SHORT")
         if chaos.strikes("short"):
             return 0
-        count = min(len(room), self._end - self._at, chaos.clock.random.randint(1, 1 << 17))
+        count = min(len(room), self._end - self._at, chaos.clock.random.randint(1, PIECE_BYTES))
         room[:count] = self._content[self._at : self._at + count]
         # Its first byte: the rest of the room may have been another connection's since it was given.
         if count and self._process.is_alive:
