@@ -9,12 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from concurrent.futures import Executor, Future, ThreadPoolExecutor
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from qwen_api.manifest import Manifest, WantedFile, make_manifest
 from qwen_api.models import ModelRef
@@ -30,27 +29,29 @@ from tests.fakes.virtual_time import VirtualLoop
 PAGE_BYTES = 4096
 PIECE_BYTES = 1 << 18  # that come at once, at most
 
+T = TypeVar("T")
 
-class Inline(ThreadPoolExecutor):
-    """asyncio.to_thread without threads: at once, so that nothing depends on their order."""
 
-    def submit(self, work: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        """See Executor."""
-        done: Future[Any] = Future()
+class InlineLoop(VirtualLoop):
+    """Virtual time, and asyncio.to_thread without threads: at once, so that nothing depends on their order."""
+
+    def run_in_executor(  # type: ignore[override]  # typeshed's has a ParamSpec of its own
+        self, executor: Any, work: Callable[..., Any], *args: Any
+    ) -> asyncio.Future[Any]:
+        """See asyncio."""
+        done = self.create_future()
         try:
-            done.set_result(work(*args, **kwargs))
+            done.set_result(work(*args))
         except Exception as error:
             done.set_exception(error)
         return done
 
 
-def run_simulated(work: Callable[[SimClock], Any], seed: int) -> Any:
+def run_simulated(work: Callable[[SimClock], Coroutine[Any, Any, T]], seed: int) -> T:
     """asyncio.run in virtual time, with dice of that seed."""
-    with asyncio.Runner(loop_factory=VirtualLoop) as runner:
+    with asyncio.Runner(loop_factory=InlineLoop) as runner:
         loop = runner.get_loop()
-        assert isinstance(loop, VirtualLoop)
-        executor: Executor = Inline(1)
-        loop.set_default_executor(executor)  # type: ignore[arg-type]  # typeshed wants the very class
+        assert isinstance(loop, InlineLoop)
         return runner.run(work(SimClock(loop, random.Random(seed))))
 
 
