@@ -18,19 +18,22 @@ from pathlib import Path
 import aiohttp
 import pytest
 
+from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import AskHuman, TryAgain
 from qwen_daemon.shell.fetch import HttpOrigin
+from tests.fakes.bodies import read_out
+from tests.fakes.hub import SparseContent
 from tests.test_range_faults import CONFIG, CONTENT, FILE, LOOPS, MIB, REPO, TOKEN, fetch, run
 
 START, END = 5 * MIB, 10 * MIB
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
 
 
-def head(start: int, end: int, more: str = "") -> bytes:
+def head(start: int, end: int, total: int = len(CONTENT)) -> bytes:
     """Of a proper answer."""
     return (
         f"HTTP/1.1 206 Partial Content\r\nContent-Length: {end - start}\r\n"
-        f"Content-Range: bytes {start}-{end - 1}/{len(CONTENT)}\r\n{more}\r\n"
+        f"Content-Range: bytes {start}-{end - 1}/{total}\r\n\r\n"
     ).encode()
 
 
@@ -266,5 +269,27 @@ def test_what_came_before_a_silence_is_given(loop: str) -> None:
         async with serving(answer) as (endpoint, heads), origin_at(endpoint) as origin:
             assert await fetch(origin, START, END) == (CONTENT[START:END], ["E_STALLED"])
             assert f"bytes={START + 1020}-" in heads[1]
+
+    run(loop, work())
+
+
+@pytest.mark.fault("H48")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_offsets_above_four_gigabytes_are_exact(loop: str) -> None:
+    """Around 2^32 and at the end of a file of 60 GB: the bytes of there, in a bounded range."""
+    huge = SparseContent(size=60_000_000_000, seed=3)
+    wanted = WantedFile(path=FILE.path, size_bytes=huge.size, git_sha1=FILE.git_sha1, sha256=FILE.sha256)
+
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, start: int) -> None:
+        writer.write(head(start, start + 5 * MIB, huge.size) + huge.read(start, start + 5 * MIB))
+        await writer.drain()
+
+    async def work() -> None:
+        async with serving(answer) as (endpoint, _), origin_at(endpoint) as origin:
+            for start in ((1 << 32) - 5, huge.size - 5 * MIB):
+                came = bytearray()
+                async with origin.read(REPO.id, REPO.sha, wanted, start, start + 5 * MIB) as body:
+                    assert await read_out(body, came) == 5 * MIB
+                assert came == huge.read(start, start + 5 * MIB)
 
     run(loop, work())
