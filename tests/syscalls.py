@@ -47,6 +47,10 @@ class Job:
         self.hub.throttle.bytes_per_s = BYTES_PER_S
         self.daemon = Running(self.root, endpoint=self.hub.endpoint)
 
+    def start(self) -> subprocess.Popen[bytes]:
+        """The job, going."""
+        return self.daemon.popen("--config", str(self.daemon.config_file), "--once", REPO)
+
     def run(self) -> int:
         """To its end; returns the exit code."""
         return self.daemon.run("--config", str(self.daemon.config_file), "--once", REPO)
