@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import resource
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -83,3 +84,25 @@ def test_a_cache_that_is_deleted_comes_back_where_it_was(tmp_path: Path) -> None
             assert {path.name for path in tmp_path.iterdir()} <= {
                 "config.toml", "hf", "notify", "run", "state", "stderr", "stdout", "home", "config",
             }  # fmt: skip
+
+
+@pytest.mark.fault("K12", "H24")
+def test_a_machine_that_slept_goes_on(tmp_path: Path) -> None:
+    """Stopped in mid-file; when it wakes its connections are gone and its addresses spent: it goes on by itself."""
+    hub = SimHub(SimRepo(id=REPO, files=FILES))
+    daemon = Running(tmp_path, endpoint="http://127.0.0.1:9", models=[REPO])
+    try:
+        with ThreadedSimHub(hub):
+            daemon.env["HF_ENDPOINT"] = hub.endpoint
+            gate = hub.gate(WEIGHTS, 3 * MIB)
+            daemon.start()
+            gate.wait_reached()
+            daemon.signal(signal.SIGSTOP)
+        with ThreadedSimHub(hub):
+            hub.open_gates()
+            hub.expire_urls()
+            daemon.signal(signal.SIGCONT)
+            assert is_right(daemon.wait_complete(KEY))
+            assert daemon.seen(e.FileFailed) == [] and "Traceback" not in daemon.stderr
+    finally:
+        daemon.kill()
