@@ -133,6 +133,7 @@ def begin(platter: Platter, chaos: Chaos, clock: SimClock, *, liar: bool, mirror
     )
     disk = Disk(
         store=store,
+        batches=store,
         blobs=store,
         ledger=ledger,
         seals=ledger,

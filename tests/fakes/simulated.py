@@ -19,9 +19,9 @@ from qwen_api.manifest import Manifest, WantedFile, make_manifest
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash, span_digest
-from qwen_daemon.core.errors import MakeRoom, ResolveAgain, TryAgain, TryLater
+from qwen_daemon.core.errors import MakeRoom, ResolveAgain, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found
-from qwen_daemon.core.spans import Span, keep_in_order
+from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.core.twins import Refusal, Taken, Twin
 from qwen_daemon.ports import Body, Part, Reading
 from tests.fakes.virtual_time import VirtualLoop
@@ -235,7 +235,7 @@ class SimPart:
 
 
 class SimStore:
-    """ports.Store, ports.Blobs, ports.Locks and ports.Listings."""
+    """ports.Store, ports.Batches, ports.Blobs, ports.Locks and ports.Listings."""
 
     def __init__(self, process: Process) -> None:
         self._process = process
@@ -279,6 +279,18 @@ class SimStore:
         assert platter.tree is not None, "named before it was listed"
         platter.links[file.path] = etag
         return platter.seal(etag)
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """See ports.Batches. Some of them may be published when it is killed."""
+        return [await self._unless_refused(manifest, file, content) for file, content in contents]
+
+    async def _unless_refused(self, manifest: Manifest, file: WantedFile, content: bytes) -> Seal | Trouble:
+        try:
+            return await self.publish(manifest, file, content)
+        except Trouble as trouble:
+            return trouble
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         """See ports.Store. Complete means complete."""
@@ -370,6 +382,11 @@ class SimLedger:
         known = self._platter.spans.get(etag, {}).values()
         return self._platter.part_of.get(etag), keep_in_order(known, size_bytes)
 
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
+        """See ports.Ledger."""
+        found = {file.path: await self.spans(where, file.etag, file.size_bytes) for where, file in contents}
+        return {path: recorded_bytes(spans) for path, (part, spans) in found.items() if part is not None}
+
     async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """See ports.Ledger. What is recorded is durable."""
         await self._process.touch()
@@ -410,6 +427,11 @@ class SimLedger:
         self._platter.seals.pop(etag, None)
         if seal is not None:
             self._platter.seals[etag] = seal
+
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
+        """See ports.Seals."""
+        await self._process.touch()
+        self._platter.seals.update({etag: seal for (_, etag), seal in seals.items()})
 
     async def desired(self) -> dict[str, Any]:
         """See ports.Desires."""
