@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import resource
-import shutil
 import signal
 from pathlib import Path
 
@@ -25,6 +24,11 @@ FILES = {
 
 def is_right(complete: e.ModelComplete) -> bool:
     return all((Path(complete.path) / path).read_bytes() == content for path, content in FILES.items())
+
+
+def vanish(daemon: Running, to: str) -> None:
+    """All of the repository at once, as `rm -r` would if nobody wrote meanwhile."""
+    (daemon.cache / "models--org--one").rename(daemon.root / to)
 
 
 @pytest.mark.fault("D19", "D23")
@@ -72,17 +76,17 @@ def test_a_cache_that_is_deleted_comes_back_where_it_was(tmp_path: Path) -> None
         gate = hub.gate(WEIGHTS, 3 * MIB)
         with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
             gate.wait_reached()
-            shutil.rmtree(daemon.cache / "models--org--one")
+            vanish(daemon, "once")
             gate.open()
             daemon.wait_event(e.FileRetry)
             daemon.client.retry(KEY)
             assert is_right(daemon.wait_complete(KEY))
             mark = daemon.mark
-            shutil.rmtree(daemon.cache / "models--org--one")
+            vanish(daemon, "again")
             daemon.client.retry(KEY)
             assert is_right(daemon.wait_complete(KEY, after=mark))
             assert {path.name for path in tmp_path.iterdir()} <= {
-                "config.toml", "hf", "notify", "run", "state", "stderr", "stdout", "home", "config",
+                "config.toml", "hf", "notify", "run", "state", "stderr", "stdout", "home", "config", "once", "again",
             }  # fmt: skip
 
 
