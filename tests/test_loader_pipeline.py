@@ -15,7 +15,8 @@ import pytest
 
 from demo import tiny_pipeline
 from qwen_api import events as e
-from qwen_loader.pipeline import DIFFUSERS_MIN, LoadFailed, load_pipeline, version_numbers
+from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers
+from qwen_loader.pipeline import load_pipeline
 from qwen_loader.ready import ReadyModel
 from qwen_loader.stored import BadHeader, pick_variant, stored_dtype, weight_files
 from tests.fakes.daemon import FakeDaemon

@@ -6,7 +6,8 @@ For programs: `wait_ready` (or `await wait_ready_async`), then `load_pipeline` o
 
 from qwen_loader.gate import Policy, Waiting
 from qwen_loader.hook import wait_ready, wait_ready_async
-from qwen_loader.pipeline import LoadFailed, edit, load_pipeline
+from qwen_loader.libraries import LoadFailed
+from qwen_loader.pipeline import edit, load_pipeline
 from qwen_loader.presence import Presence
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout
 

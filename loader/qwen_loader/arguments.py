@@ -14,7 +14,9 @@ from qwen_api.durations import parse_duration_s
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
 from qwen_loader.gate import Policy
-from qwen_loader.pipeline import STEPS_MIN, Device, Dtype
+from qwen_loader.libraries import Device, Dtype
+from qwen_loader.pipeline import STEPS_MIN
+from qwen_loader.placement import AskedPlacement
 
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -50,6 +52,8 @@ class Asked:
     ref: ModelRef
     device: Device
     dtype: Dtype
+    placement: AskedPlacement
+    early: bool
     timeout_s: float | None
     fallback: Literal["hub", "none"]
     edit: Edit | None
@@ -78,6 +82,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
             raise UsageError(f"--{name} is for qwen-loader's own loading, and COMMAND takes its place")
     if command and given.fallback == "hub":
         raise UsageError("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files")
+    if given.device == "cpu" and given.placement not in ("auto", "cpu"):
+        raise UsageError(f"--placement {given.placement} needs a GPU, and --device cpu forbids it")
     try:
         ref = parse_model(given.model, revision=given.revision)
     except BadModelName as error:
@@ -86,6 +92,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         ref=ref,
         device=given.device,
         dtype=given.dtype,
+        placement=given.placement,
+        early=given.early,
         timeout_s=given.timeout,
         fallback=given.fallback,
         edit=_read_edit(given),
@@ -134,6 +142,18 @@ def _parser() -> argparse.ArgumentParser:
     loading = parser.add_argument_group("loading")
     loading.add_argument("--device", choices=get_args(Device), default="auto", help="default: cuda if there is one")
     loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help="default: as stored")
+    loading.add_argument(
+        "--placement",
+        choices=get_args(AskedPlacement),
+        default="auto",
+        help="where weights go; default: on the GPU if they fit, else moved there in turns",
+    )
+    loading.add_argument(
+        "--no-early",
+        dest="early",
+        action="store_false",
+        help="load nothing before the whole model is complete (default: each component as it comes)",
+    )
     loading.add_argument(
         "--fallback",
         choices=("hub", "none"),

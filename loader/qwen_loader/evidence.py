@@ -32,6 +32,7 @@ class Examined(NamedTuple):
 
     candidate: Candidate
     proofs: dict[str, Proof]
+    seals: dict[str, Seal]  # what each proven file looked like when it was proven
     strays: tuple[str, ...]
     listing: Manifest | None
 
@@ -50,6 +51,11 @@ class HashMemory:
         """The hash of `path`, if it was hashed and is untouched since."""
         known = self._found.get(path)
         return known[1] if known is not None and seal_matches(path, known[0]) else None
+
+    def seal(self, path: Path) -> Seal | None:
+        """What `path` looked like when it was hashed."""
+        known = self._found.get(path)
+        return known[0] if known is not None else None
 
 
 def read_ready_files(env: Mapping[str, str], key: str, *more: Path) -> list[Ready]:
@@ -91,11 +97,16 @@ def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) 
     listed = listing.by_path() if listing is not None else {}
     seals = _seals_of(candidate, readies)
     proofs = {path: _prove(folder / path, seals.get(path), listed.get(path), memory) for path in candidate.files}
+    taken = {
+        path: seals[path] if proof is Proof.SEALED else memory.seal(folder / path)
+        for path, proof in proofs.items()
+        if proof in (Proof.SEALED, Proof.HASHED)
+    }
     known = set(candidate.files)
     strays = tuple(file.path for file in here.files if file.path not in known)
     if _index_names_code(here):
         candidate = msgspec.structs.replace(candidate, has_code=True)
-    return Examined(candidate, proofs, strays, listing)
+    return Examined(candidate, proofs, {path: seal for path, seal in taken.items() if seal}, strays, listing)
 
 
 def hash_listed(

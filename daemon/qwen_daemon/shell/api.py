@@ -9,6 +9,7 @@ Here are the questions; the stream is api_stream's, the commands are api_orders'
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -17,7 +18,7 @@ from qwen_api import commands
 from qwen_api import events as e
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.seals import Seal
-from qwen_api.status import FileStatus, ModelStatus, encode_status
+from qwen_api.status import ModelStatus, encode_status
 from qwen_daemon.core.errors import UnknownModel
 from qwen_daemon.shell.api_orders import Commands, Orders
 from qwen_daemon.shell.api_stream import EventStream, Stream
@@ -29,14 +30,11 @@ LOADERS_MAX = 64
 LOADER_NAME_MAX = 64
 
 
-class FilesAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /v1/models/{id}/files."""
+class Holdings(NamedTuple):
+    """What is on the disk of one model: the snapshot's folder ("" while the commit is not known), and the seals."""
 
-    model: str
-    commit: str
-    path: str
-    files: tuple[FileStatus, ...]
-    seals: dict[str, Seal]
+    folder: str
+    seals: Mapping[str, Seal]
 
 
 class Api:
@@ -47,14 +45,14 @@ class Api:
         bus: Stream,
         engine: Commands,
         version: commands.Version,
-        seals: Callable[[str], Awaitable[Mapping[str, Seal]]],
+        holdings: Callable[[str], Awaitable[Holdings]],
     ) -> None:
         self._bus = bus
         self._engine = engine
         self._stream = EventStream(bus, self._key)
         self._orders = Orders(bus, engine, self._key)
         self._version = version
-        self._seals = seals
+        self._holdings = holdings
 
     def application(self, *, control: bool) -> web.Application:
         """The routes of one of the two sockets."""
@@ -87,12 +85,14 @@ class Api:
 
     async def _files(self, request: web.Request) -> web.Response:
         model = self._status_of(self._key(request.match_info["id"]))
-        answer = FilesAnswer(
+        folder, seals = await self._holdings(model.model)
+        answer = commands.ModelFiles(
             model=model.model,
             commit=model.commit,
             path=model.path,
             files=tuple(model.files.values()),
-            seals=dict(await self._seals(model.model)),
+            seals=dict(seals),
+            folder=folder,
         )
         return json_answer(msgspec.json.encode(answer))
 
