@@ -92,6 +92,7 @@ def test_questions_are_answered_to_curl(daemon: Running) -> None:
             assert json.loads(body)
     files = json.loads(curl(daemon, f"/v1/models/{KEY}/files")[2])
     assert set(files["seals"]) == {file["path"] for file in files["files"]} == set(FILES)
+    assert files["folder"] == files["path"] != ""
     assert {stat.S_IMODE(path.stat().st_mode) for path in daemon.control.parent.glob("*.sock")} == {0o660}
 
 
