@@ -92,6 +92,8 @@ class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """PUT /v1/loaders/{name}: a loader's own state.
 
     `components`, if there are any, is the order in which it loads them; they are fetched in that order from then on.
+    A `pid` other than 0 (the daemon takes the kernel's word for the number) says that this process stays: when it ends
+    without a last word, the loader has failed.
     """
 
     state: LoaderState

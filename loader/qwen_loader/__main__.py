@@ -22,7 +22,7 @@ from qwen_api.commands import LoaderReport
 from qwen_api.snapshots import snapshot_parts
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
-from qwen_loader.arrival import Later, Ordered
+from qwen_loader.arrival import Later, Ordered, report_of, text_of
 from qwen_loader.assembly import Dropped, Loaded, Placed
 from qwen_loader.gate import Waiting
 from qwen_loader.job import Failure, InMemory, Job, Loading, News, Outcome
@@ -30,6 +30,7 @@ from qwen_loader.libraries import LoadFailed
 from qwen_loader.presence import Presence
 from qwen_loader.ready import NotReady, ReadyModel
 from qwen_loader.ticker import Ticker
+from qwen_loader.updates import Updates
 
 ENDING_S = 2.0  # how long the waiting thread may take to end after a signal; loading is not waited for
 
@@ -55,7 +56,7 @@ class _Attendant:
         self._asked = asked
         self._presence = presence
         # SimpleQueue.put is reentrant: the one thing a signal handler may safely call.
-        self._inbox: SimpleQueue[News | signal.Signals] = SimpleQueue()
+        self._inbox: SimpleQueue[News | ReadyModel | signal.Signals] = SimpleQueue()
         self._job = Job(asked, self._inbox.put)
         self._thread = threading.Thread(target=self._job.run, name="job", daemon=True)
         self._components: tuple[str, ...] = ()
@@ -72,27 +73,19 @@ class _Attendant:
             match self._next():
                 case signal.Signals() as received:
                     return self._interrupted(received)
-                case Waiting() as waiting:
-                    doing = "checking" if waiting.phase == "hashing" else "waiting"
-                    self._ticker.tell(f"{doing}: {waiting.text}", about=waiting.why, fix=waiting.fix)
-                case Loading() as loading:
-                    self._begin(loading)
+                case Waiting() | Loaded() as moving:
+                    fix = moving.fix if isinstance(moving, Waiting) else ""
+                    about = moving.why if isinstance(moving, Waiting) else f"loading {moving.component}"
+                    self._ticker.tell(text_of(moving), about=about, fix=fix)
+                    self._report(report_of(moving))
                 case Ordered() as ordered:
                     self._components = ordered.components
-                    self._report(LoaderReport(state="waiting"))
-                case Loaded() as loaded:
-                    line = f"loading: {loaded.component}, {words.size_text(loaded.loaded_bytes)}"
-                    self._ticker.tell(words.printable(line), about=f"loading {loaded.component}")
-                    self._report(
-                        LoaderReport(state="loading", component=loaded.component, loaded_bytes=loaded.loaded_bytes)
-                    )
-                case Placed() as placed:
-                    _print(words.printable(f"placement: {placed.plan.why}"))
-                case Later() as later:
-                    _print(words.printable(f"later: {later.component} could not be loaded early: {later.why}"))
-                case Dropped() as dropped:
-                    _print(words.printable(f"freed: {words.names_text(dropped.components)}: {dropped.why}"))
-                    self._report(LoaderReport(state="waiting"))
+                    self._report(report_of(ordered))
+                case Placed() | Later() | Dropped() as step:
+                    _print(text_of(step))
+                    self._report(report_of(step))
+                case Loading() as loading:
+                    self._begin(loading)
                 case InMemory() as in_memory:
                     self._say_ready(in_memory)
                 case Failure() as failure:
@@ -100,15 +93,16 @@ class _Attendant:
                 case Outcome() as outcome:
                     return self._done(outcome)
 
-    def _next(self) -> News | signal.Signals:
+    def _next(self) -> News | ReadyModel | signal.Signals:
         while True:
             try:
                 return self._inbox.get(timeout=self._ticker.due_in_s())
             except Empty:
                 self._ticker.print_due()
 
-    def _report(self, report: LoaderReport) -> None:
-        self._presence.say(msgspec.structs.replace(report, components=self._components))
+    def _report(self, report: LoaderReport | None) -> None:
+        if report is not None:
+            self._presence.say(msgspec.structs.replace(report, components=self._components))
 
     # Each kind of news.
 
@@ -132,9 +126,22 @@ class _Attendant:
         if not self._asked.keep:
             return words.EXIT_OK
         _print("ready: holding the pipeline until a signal")
-        while not isinstance(self._inbox.get(), signal.Signals):
-            pass
-        return words.EXIT_OK
+        with Updates(
+            self._asked.ref,
+            outcome.ready.commit,
+            self._inbox.put,
+            socket=self._asked.socket,
+            policy=self._asked.policy,
+            cache_dir=self._asked.cache_dir,
+        ):
+            while True:
+                match self._inbox.get():
+                    case signal.Signals():
+                        return words.EXIT_OK
+                    case ReadyModel() as newer:
+                        _print(f"update: commit {newer.commit} of {self._asked.ref} is complete: {newer.path}")
+                        if self._asked.until_update:
+                            return words.EXIT_OK
 
     def _failed(self, error: BaseException) -> int:
         code, why, fix = "E_INTERNAL", f"{type(error).__name__}: {error}", "run it again with --debug and report it"

@@ -63,6 +63,7 @@ class Asked:
     json: bool
     name: str
     keep: bool
+    until_update: bool
     debug: bool
     command: tuple[str, ...]
 
@@ -77,8 +78,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
     given = _parser().parse_args(own)
     if separator and not command:
         raise UsageError("nothing stands behind '--'")
-    for name in ("edit", "json", "keep"):
-        if command and getattr(given, name):
+    for name in ("edit", "json", "keep", "until-update"):
+        if command and getattr(given, name.replace("-", "_")):
             raise UsageError(f"--{name} is for qwen-loader's own loading, and COMMAND takes its place")
     if command and given.fallback == "hub":
         raise UsageError("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files")
@@ -102,7 +103,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         socket=given.socket,
         json=given.json,
         name=given.name or f"qwen-loader-{os.getpid()}",
-        keep=given.keep,
+        keep=given.keep or given.until_update,
+        until_update=given.until_update,
         debug=given.debug,
         command=tuple(command),
     )
@@ -161,6 +163,9 @@ def _parser() -> argparse.ArgumentParser:
         help="hub: when the daemon gives up, let diffusers fetch the model itself, unverified (default: none)",
     )
     loading.add_argument("--keep", action="store_true", help="hold the pipeline until a signal")
+    loading.add_argument(
+        "--until-update", action="store_true", help="hold it until a newer commit is complete too, then exit with 0"
+    )
     editing = parser.add_argument_group("editing one picture")
     editing.add_argument("--edit", metavar="IN.png", type=Path, help="the picture")
     editing.add_argument("--prompt", metavar="TEXT", help="what to do with it")

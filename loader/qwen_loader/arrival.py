@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from qwen_api.client import find_socket
+from qwen_api.commands import LoaderReport
 from qwen_api.models import ModelRef
-from qwen_loader.assembly import Assembly, Step, Wishes
+from qwen_loader import words
+from qwen_loader.assembly import Assembly, Dropped, Loaded, Placed, Step, Wishes
 from qwen_loader.gate import Policy, Waiting
 from qwen_loader.overlap import Overlap
 from qwen_loader.ready import NotReady, ReadyModel
@@ -40,6 +42,36 @@ class Later:
 
 
 News: TypeAlias = Waiting | Step | Ordered | Later
+
+
+def report_of(news: News) -> LoaderReport | None:
+    """What the daemon, and so the monitor, is told of this; None for what is of no interest there."""
+    match news:
+        case Ordered():
+            return LoaderReport(state="waiting", components=news.components)
+        case Loaded():
+            return LoaderReport(state="loading", component=news.component, loaded_bytes=news.loaded_bytes)
+        case Dropped():
+            return LoaderReport(state="waiting", detail=news.why)
+        case _:
+            return None
+
+
+def text_of(news: News) -> str:
+    """One line for people, safe to print."""
+    match news:
+        case Waiting():
+            return f"{'checking' if news.phase == 'hashing' else 'waiting'}: {news.text}"
+        case Ordered():
+            return words.printable(f"order: {', '.join(news.components)}")
+        case Loaded():
+            return words.printable(f"loading: {news.component}, {words.size_text(news.loaded_bytes)}")
+        case Placed():
+            return words.printable(f"placement: {news.plan.why}")
+        case Later():
+            return words.printable(f"later: {news.component} could not be loaded early: {news.why}")
+        case Dropped():
+            return words.printable(f"freed: {words.names_text(news.components)}: {news.why}")
 
 
 class Arrival:

@@ -15,13 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from qwen_api.causes import CAUSES
 from qwen_api.indexes import BadIndex, NamedComponent, PipelineIndex, read_model_index
-from qwen_api.inventory import look
-from qwen_api.report import make_report
 from qwen_api.seals import Seal, seal_matches
 from qwen_loader import words
 from qwen_loader.components import Terms, counting, load_component
+from qwen_loader.faults import fault_text, find_faults
 from qwen_loader.libraries import Device, Dtype, LoadFailed, import_libraries, silence_bars, translating
 from qwen_loader.memory import read_machine
 from qwen_loader.placement import AskedPlacement, Machine, NoRoom, Plan, plan_placement
@@ -29,6 +27,7 @@ from qwen_loader.ready import ReadyModel
 from qwen_loader.stored import BadHeader, loaded_bytes, pick_variant, stored_dtype, sum_by_component, weight_paths
 
 MODEL_INDEX = "model_index.json"
+MENDING = "qwenctl download MODEL, or with a daemon: qwenctl verify MODEL"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,16 +283,9 @@ def _read_index(folder: Path) -> PipelineIndex:
 
 def _refuse_unsound(folder: Path, component: str | None = None) -> None:
     """LoadFailed for what the libraries would hide or misname, told by its cause, before torch is imported."""
-    found = [
-        problem
-        for problem in make_report(ref=None, inventory=look(folder)).findings
-        if component is None or problem.component == component
-    ]
+    found = find_faults(folder, component=component)
     if found:
-        first, more = found[0], len(found) - 1
-        detail = f" ({first.detail})" if first.detail else ""
+        more = f"; and {words.files_text(len(found) - 1, 'more')}" if len(found) > 1 else ""
         raise LoadFailed(
-            first.code,
-            f"{first.path}: {CAUSES[first.cause]}{detail}" + (f"; and {more} more" if more else ""),
-            f"see all with: qwenctl check {folder}; mend with: qwenctl verify MODEL",
+            found[0].code, fault_text(found[0]) + more, f"see all with: qwenctl check {folder}; mend with: {MENDING}"
         )

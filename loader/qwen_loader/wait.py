@@ -268,10 +268,11 @@ class Wait:
         return all(self._memory.get(folder / file.path) is not None for file in wanted)
 
     def _damaged(self, candidate: Candidate, paths: tuple[str, ...]) -> None:
-        why = f"{words.files_text(len(paths), 'damaged or missing')} on the disk"
+        cause = evidence.cause_of(candidate, paths, self._memory)
+        why = f"{words.files_text(len(paths), 'damaged or missing')} on the disk" + (f": {cause}" if cause else "")
         damage = Waiting(code="E_CORRUPT", why=why, missing=paths, fix=f"qwenctl verify {self._ref}")
         if candidate.source != "daemon":
-            self._tell(msgspec.structs.replace(damage, phase="alone"))
+            self._tell(msgspec.structs.replace(damage, phase="alone", fix=f"qwenctl download {self._ref}"))
             return
         self._verify_tries += 1
         broken = Broken(code="E_CORRUPT", why=why, fix=damage.fix, findings=paths)
@@ -306,7 +307,7 @@ def _alone_text(waiting: Waiting, lost: Disconnected | None) -> Waiting:
     if lost is None:
         return waiting
     code = lost.code if waiting.code == "E_DAEMON_DOWN" else waiting.code
-    return msgspec.structs.replace(waiting, code=code, why=f"{lost.why}; {waiting.why}", fix=lost.fix)
+    return msgspec.structs.replace(waiting, code=code, why=f"{lost.why}; {waiting.why}", fix=waiting.fix or lost.fix)
 
 
 def _ready(candidate: Candidate, seals: dict[str, Seal]) -> ReadyModel:

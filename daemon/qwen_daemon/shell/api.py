@@ -119,10 +119,10 @@ class Api:
         if len(name) > LOADER_NAME_MAX or not name.isprintable():
             raise Refusal(400, "E_USAGE", "bad loader name", "at most 64 printable characters", "use another name")
         known = self._bus.status.loaders
-        if name not in known and sum(item.state != "gone" for item in known.values()) >= LOADERS_MAX:
+        if name not in known and sum(not item.is_over for item in known.values()) >= LOADERS_MAX:
             raise Refusal(503, "E_BUSY", "too many loaders", f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
-        facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid))
+        facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid if report.pid else 0))
         if report.components:
             self._engine.order_components(self._key(report.model), report.components)
         return accepted(self._bus.publish(e.LoaderChanged(name=name, **facts)), report.model)
