@@ -6,7 +6,8 @@ loader of their own on `ReadyModel.path`. Importing this package imports neither
 
 from qwen_loader.arrival import text_of
 from qwen_loader.gate import Policy, Waiting
-from qwen_loader.hook import loaded, wait_ready, wait_ready_async
+from qwen_loader.hold import loaded, loaded_async
+from qwen_loader.hook import wait_ready, wait_ready_async
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.pipeline import edit, load_pipeline
 from qwen_loader.presence import Presence
@@ -24,6 +25,7 @@ __all__ = [
     "edit",
     "load_pipeline",
     "loaded",
+    "loaded_async",
     "text_of",
     "wait_ready",
     "wait_ready_async",
