@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from qwen_api.indexes import BadIndex, NamedComponent, PipelineIndex, read_model_index
+from qwen_api.manifest import component_of
 from qwen_api.seals import Seal, seal_matches
 from qwen_loader import words
 from qwen_loader.components import Terms, counting, load_component
@@ -113,17 +114,19 @@ class Assembly:
         expected = sum_by_component(sizes, weight_paths(sizes, variant))
         if weights:  # what is not here yet has no header to read: it is taken to grow or shrink as this component does
             expected = {part: size * here_bytes // max(1, expected[name]) for part, size in expected.items()}
-        own_seals = {path: seals[path] for path in own if path in seals}
-        self._load(named, self._terms(expected, dtype, variant), own_seals, here_bytes)
+        self._load(named, self._terms(expected, dtype, variant), _seals_of(name, seals), here_bytes)
         if not all(seal_matches(folder / path, seal) for path, seal in self._held_seals(name).items()):
             self._drop((name,), "its files were touched while it was loaded")
 
     def finish(self, ready: ReadyModel) -> Any:
         """The pipeline of the complete model `ready`; nothing is held here afterwards. Raises LoadFailed."""
         try:
-            return self._finish(ready)
-        finally:
-            self._held.clear()
+            pipeline = self._finish(ready)
+        except BaseException:
+            self.free("it could not be loaded as a whole")
+            raise
+        self._held.clear()
+        return pipeline
 
     def free(self, why: str) -> None:
         """Let go of everything that is loaded, and give the memory back."""
@@ -149,8 +152,8 @@ class Assembly:
         self._folder = folder
         for named in sorted(index.components, key=lambda c: (-in_memory.get(c.name, 0), c.name)):
             if named.name not in self._held:
-                seals = {path: seal for path, seal in ready.seals.items() if path.startswith(f"{named.name}/")}
-                self._load(named, terms, seals, in_memory.get(named.name, 0))
+                own_seals = _seals_of(named.name, ready.seals)
+                self._load(named, terms, own_seals, in_memory.get(named.name, 0))
         pipeline = self._assemble(folder, terms)
         touched = [path for path, seal in ready.seals.items() if not seal_matches(folder / path, seal)]
         if touched:
@@ -164,7 +167,7 @@ class Assembly:
     def _keep_what_holds(self, folder: Path, seals: Mapping[str, Seal], terms: Terms) -> None:
         if folder != self._folder:
             self._drop(tuple(self._held), "another commit was completed")
-        touched = [n for n, held in self._held.items() if any(seals.get(p) != s for p, s in held.seals.items())]
+        touched = [name for name, held in self._held.items() if held.seals != _seals_of(name, seals)]
         self._drop(tuple(touched), "its files were touched after it was loaded: it is loaded again")
         other = [name for name, held in self._held.items() if held.terms not in (None, terms)]
         self._drop(tuple(other), f"the whole model is loaded as {terms.dtype} on {terms.device}: it is loaded again")
@@ -254,10 +257,14 @@ def give_back() -> None:
         torch.cuda.empty_cache()
 
 
+def _seals_of(component: str, seals: Mapping[str, Seal]) -> dict[str, Seal]:
+    return {path: seal for path, seal in seals.items() if component_of(path) == component}
+
+
 def _grouped(weights: list[str]) -> list[tuple[str, list[str]]]:
     groups: dict[str, list[str]] = {}
     for path in weights:
-        groups.setdefault(path.partition("/")[0], []).append(path)
+        groups.setdefault(component_of(path), []).append(path)
     return list(groups.items())
 
 

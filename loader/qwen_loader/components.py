@@ -40,8 +40,10 @@ def load_component(folder: Path, named: NamedComponent, terms: Terms) -> Any | N
     if found is None or not hasattr(found, "from_pretrained"):
         return None
     options: dict[str, object] = {"local_files_only": True}
-    if inspect.isclass(found) and issubclass(found, torch.nn.Module):
-        options |= {"use_safetensors": True, "low_cpu_mem_usage": True, **_dtype_option(found, torch, terms)}
+    if str(found.__module__).startswith("transformers.models.auto."):  # they look for code first
+        options |= {"trust_remote_code": False}
+    if named.class_name.startswith("AutoModel") or (inspect.isclass(found) and issubclass(found, torch.nn.Module)):
+        options |= {"use_safetensors": True, "low_cpu_mem_usage": True, **_dtype_option(named, torch, terms)}
         options |= {"variant": terms.variant} if _has_variant(where, terms.variant) else {}
         # With a map each tensor is made on the device and filled from the file; without one, all of them are made in
         # RAM first. In RAM itself they stay the file's own pages.
@@ -62,11 +64,9 @@ def _class_of(named: NamedComponent) -> Any | None:
     return getattr(library, named.class_name, None)
 
 
-def _dtype_option(found: Any, torch: Any, terms: Terms) -> dict[str, object]:
+def _dtype_option(named: NamedComponent, torch: Any, terms: Terms) -> dict[str, object]:
     """transformers says `dtype` and warns of the other; diffusers' models say `torch_dtype`."""
-    import transformers
-
-    name = "dtype" if issubclass(found, transformers.PreTrainedModel) else "torch_dtype"
+    name = "dtype" if named.library == "transformers" else "torch_dtype"
     return {name: getattr(torch, terms.dtype)}
 
 
