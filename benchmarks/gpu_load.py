@@ -75,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     size_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
     runs = [
         _contest(name, folder, is_cold=is_cold, rehearse=options.rehearse)
-        for name in CONTESTANTS
-        for is_cold in (True, False)
+        for name in options.only or CONTESTANTS
+        for is_cold in ((False,) if options.rehearse else (True, False))
     ]
     about = {
         "device": "cpu (rehearsal)" if options.rehearse else torch.cuda.get_device_name(),
@@ -242,6 +242,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_load", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dir", type=Path, default=Path("var/gpu-load"), help="for the model (default: %(default)s)")
     parser.add_argument("--rehearse", action="store_true", help="22 MB on the CPU; the numbers mean nothing")
+    parser.add_argument("--only", choices=CONTESTANTS, action="append", help="this contestant; may be repeated")
     parser.add_argument("--run", choices=CONTESTANTS, help=argparse.SUPPRESS)
     return parser
 
