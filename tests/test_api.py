@@ -270,6 +270,7 @@ def test_a_stop_says_goodbye_and_a_start_is_another_epoch(hub: SimHub, tmp_path:
     """Streams end after daemon.stopping; sockets vanish; the next process has an epoch of its own."""
     with Running(tmp_path, endpoint=hub.endpoint) as daemon:
         first = daemon.client.version().epoch
+        daemon.wait_event(e.DaemonStarted)  # the ear is there
         daemon.signal(signal.SIGTERM)
         daemon.wait_event(e.DaemonStopping)
         assert daemon.stop() == 0

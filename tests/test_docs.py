@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import runpy
 from pathlib import Path
@@ -10,9 +11,13 @@ import msgspec
 import pytest
 
 from qwen_api import events
+from qwen_api.errors import ERRORS
+from qwen_loader import words
+from qwen_monitor import exits
 from tests import readme
 
 DOCS = Path(__file__).parent.parent / "docs"
+SOURCES = ("daemon", "monitor", "loader")
 
 
 def test_events_documentation_is_current() -> None:
@@ -21,6 +26,33 @@ def test_events_documentation_is_current() -> None:
     assert generate["markdown"]() == (DOCS / "events.md").read_text()
     written = msgspec.json.decode((DOCS / "events.schema.json").read_bytes())
     assert msgspec.json.decode(msgspec.json.encode(generate["schema"]())) == written
+
+
+def test_errors_documentation_is_current() -> None:
+    """docs/errors.md is what docs/generate.py gives now; `make docs` writes it."""
+    generate = runpy.run_path(str(DOCS / "generate.py"))
+    assert generate["errors_markdown"]() == (DOCS / "errors.md").read_text()
+
+
+def test_every_error_code_is_documented() -> None:
+    """A code that the sources give is in docs/errors.md, and a code that stands there is given by some source."""
+    tables = {"errors.py", "exits.py", "words.py"}
+    sources = [p for root in SOURCES for p in (DOCS.parent / root).rglob("*.py") if p.name not in tables]
+    given = {
+        node.value
+        for path in sources
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and re.fullmatch(r"E_[A-Z_]+", node.value)
+    }
+    documented = set(re.findall(r"^\| `(E_[A-Z_]+)` ", (DOCS / "errors.md").read_text(), re.M))
+    assert given - documented == set()
+    assert documented - given == set()
+    assert documented == set(ERRORS)
+
+
+def test_every_exit_code_belongs_to_a_documented_error() -> None:
+    """The two tables of exit codes name no code that does not exist."""
+    assert set(exits._BY_CODE) | set(words._EXITS) | set(words.FIXES) <= set(ERRORS)
 
 
 def test_every_event_is_documented() -> None:

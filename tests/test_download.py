@@ -19,13 +19,15 @@ from hypothesis import strategies as st
 from qwen_api.manifest import WantedFile
 from qwen_api.seals import Seal
 from qwen_daemon.core.digest import Bytes, span_digest
-from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
+from qwen_daemon.core.errors import MakeRoom, StartOver, Trouble, TryAgain
 from qwen_daemon.core.pace import Pace
+from qwen_daemon.core.segments import Segments, holes_between
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.core.tuning import Tuning
 from qwen_daemon.engine.cancel import beside, finish
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.download import Download
+from qwen_daemon.engine.frontier import Frontier
 from qwen_daemon.engine.stream import Source
 from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.ports import Body, Reading
@@ -77,6 +79,8 @@ class Disk:
     durable: bytes = b""
     room_bytes: int = 1 << 30
     syncs_left: int = 1 << 30
+    unreadable: set[int] = field(default_factory=set)
+    has_spare_sectors: bool = True  # what is written over an unreadable place can be read again
 
     async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
         await asyncio.sleep(0)
@@ -84,9 +88,13 @@ class Disk:
             raise MakeRoom("E_DISK_FULL")
         self.written.extend(bytes(max(0, offset + len(data) - len(self.written))))
         self.written[offset : offset + len(data)] = data
+        if self.has_spare_sectors:
+            self.unreadable -= set(range(offset, offset + len(data)))
         written(data)
 
     async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        if not self.unreadable.isdisjoint(range(offset, offset + length)):
+            raise TryAgain("E_DISK_IO")
         data = bytes(self.written[offset : offset + length])
         for at in range(0, len(data), 700):
             take(data[at : at + 700])
@@ -279,6 +287,38 @@ async def test_damage_costs_the_damaged_spans_only(broken_at: int, flips: set[in
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
     assert kept == recorded_bytes(recorded) - recorded_bytes(damaged)
     assert sum(end - start for start, end in again.given) == SIZE - kept
+
+
+@given(st.integers(1, SIZE - 1), st.integers(0, SIZE - 1), st.integers(50, 3000))
+async def test_what_cannot_be_read_again_is_fetched_again(broken_at: int, bad: int, piece_bytes: int) -> None:
+    """A recorded span that the disk no longer gives back costs that span, not the try."""
+    disk = Disk()
+    book = Book(disk)
+    await one_try(Line(piece_bytes=piece_bytes, breaks_after=broken_at), disk, book)
+    recorded = (await book.spans(REPO, "", SIZE))[1]
+    lost = [span for span in recorded if span.offset <= bad < span.end]
+    disk.unreadable = {bad} if lost else set()
+    again = Line(piece_bytes=piece_bytes)
+    digest, kept = await one_try(again, disk, book)
+    assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
+    assert kept == recorded_bytes(recorded) - recorded_bytes(lost)
+    assert sum(end - start for start, end in again.given) == SIZE - kept
+
+
+async def test_a_place_that_takes_bytes_and_never_gives_them_back_condemns_the_part() -> None:
+    """Written anew and still unreadable: StartOver, so that the next try takes another part."""
+    disk = Disk(written=bytearray(CONTENT), durable=CONTENT, unreadable={100}, has_spare_sectors=False)
+    span = Span(offset=0, length=200, digest=span_digest(CONTENT[:200]))
+    segments = Segments(holes_between([(0, 200)], SIZE), MANY.segment_bytes)
+    damaged: list[Span] = []
+    frontier = Frontier(FILE, disk, segments, [span], damaged.append, step_bytes=1)
+    await frontier.step()
+    assert damaged == [span]
+    segments.need(0, 200)
+    segments.take(200, SIZE)
+    segments.wrote(0, 200)
+    with pytest.raises(StartOver):
+        await frontier.step()
 
 
 @given(st.integers(0, SIZE - 1), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))

@@ -362,7 +362,7 @@ def test_dry_run_lists_what_would_be_fetched(run: Run, cache: Path) -> None:
     text, found = run("download", MODEL, "--dry-run"), run("download", MODEL, "--dry-run", "--json")
 
     assert (text.returncode, found.returncode) == (0, 0)
-    assert "Will download 1 files (out of 32) totalling 704 B" in text.stdout
+    assert "Will download 1 file (out of 32) totalling 704 B" in text.stdout
     plan = json.loads(found.stdout)
     assert (plan["fetch_files"], plan["fetch_bytes"]) == (1, 704)
     assert [f["path"] for f in plan["files"] if f["fetch"]] == [SHARD]

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qwen_api import events as e
+from qwen_api.errors import ERRORS
 from qwen_api.models import ModelRef
 from qwen_api.status import DiskStatus, FileStatus, LoaderStatus, ModelStatus, Status, fold
 from qwen_monitor.display import (
@@ -31,7 +32,7 @@ from qwen_monitor.display import (
 from qwen_monitor.event_text import EventText, event_text
 from qwen_monitor.pace import Pace
 from qwen_monitor.rows import Link, Scene, Size, draw
-from qwen_monitor.sentences import REASONS, error_text, reason
+from qwen_monitor.sentences import error_text, reason
 from qwen_monitor.summary import farewell, model_line
 from qwen_monitor.view import KEYS, Leave, Order, Say, View, files_shown, press
 from tests.fakes import download
@@ -435,7 +436,7 @@ def test_every_event_but_progress_has_a_line() -> None:
 def test_an_error_is_told_in_three_lines() -> None:
     """What, why and fix; the table speaks where the caller has nothing better."""
     assert error_text("E_DAEMON_DOWN", "cannot reach it", "nobody listens") == (
-        "error[E_DAEMON_DOWN]: cannot reach it\n  why: nobody listens\n  fix: " + REASONS["E_DAEMON_DOWN"][1]
+        "error[E_DAEMON_DOWN]: cannot reach it\n  why: nobody listens\n  fix: " + ERRORS["E_DAEMON_DOWN"][1]
     )
 
 

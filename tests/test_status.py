@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_api import events as e
-from qwen_api.status import ModelStatus, Status, decode_status, encode_status, fold
+from qwen_api.status import ModelStatus, Status, decode_status, encode_status, fold, fold_all
 
 KEYS, PATHS = ("org--a", "org--b"), ("w", "text/w", "vae/config.json")
 TEXT = st.sampled_from(("", "E_X", "2026-11-23T14:00:00.000Z"))
@@ -82,6 +82,13 @@ def test_a_reader_who_came_late_knows_the_same(story: list[e.Event], data: st.Da
     cut = data.draw(st.integers(0, len(story)))
     snapshot = decode_status(encode_status(told(story[:cut])))
     assert told(story[cut:], snapshot) == told(story)
+
+
+@given(stories)
+def test_many_events_at_once_fold_as_one_by_one(story: list[e.Event]) -> None:
+    """Whoever folds a run of events together comes to the same status."""
+    stamped = [msgspec.structs.replace(event, seq=number) for number, event in enumerate(story, 1)]
+    assert fold_all(Status(), stamped) == told(story)
 
 
 @given(stories)

@@ -267,8 +267,7 @@ async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path, layout: Layou
     store.standing(manifest, file).unlink()
     with pytest.raises(TryAgain):
         await store.digest(REPO, file, found, lambda _: None)
-    with pytest.raises(TryAgain):
-        await store.copy_for_repair(REPO, file, found)
+    assert await store.copy_for_repair(REPO, file, found) is None
     (cache / "file").touch()
     broken = layout.store(cache / "file")
     with pytest.raises((TryAgain, AskHuman)):
@@ -303,6 +302,21 @@ async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cach
     foreign.touch()
     await store.finish(manifest, REF)
     assert {path.name for path in parts.glob("*.part")} == {other.name} and foreign.exists()
+
+
+async def test_a_part_that_somebody_removed_is_missed_at_the_next_sync(cache: Path) -> None:
+    """Its bytes are durable and nobody can ever name them: told at the checkpoint, not when it is published."""
+    store, (file, *_) = HubCache(cache), listing(FILES).files
+    part = await store.open_part(REPO, file, None)
+    try:
+        await part.write(0, b"bytes", no_digest)
+        await part.sync()
+        (repo_dir(cache) / "blobs" / part.name).unlink()
+        with pytest.raises(TryAgain) as gone:
+            await part.sync()
+        assert gone.value.code == "E_PART_GONE"
+    finally:
+        await part.close()
 
 
 # A local_dir's own

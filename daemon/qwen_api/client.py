@@ -32,6 +32,7 @@ from qwen_api.events import (
     Unknown,
     decode_line,
 )
+from qwen_api.language import _
 from qwen_api.status import Status, decode_status, fold
 
 ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a cold disk may take seconds
@@ -92,13 +93,17 @@ def find_socket(env: Mapping[str, str], given: Path | None = None) -> Path:
     if any(len(os.fsencode(p)) > SOCKET_PATH_BYTES_MAX for p in candidates):
         raise DaemonUnreachable(
             "E_DAEMON_DOWN",
-            f"no daemon answers (tried {tried}), and a Unix socket's path has at most {SOCKET_PATH_BYTES_MAX} bytes",
-            "give the daemon a shorter one with --socket PATH, and the clients QWEN_DAEMON_SOCKET=PATH",
+            _(
+                "no daemon answers (tried {tried}), and a Unix socket's path has at most {most} bytes",
+                tried=tried,
+                most=SOCKET_PATH_BYTES_MAX,
+            ),
+            _("give the daemon a shorter one with --socket PATH, and the clients QWEN_DAEMON_SOCKET=PATH"),
         )
     raise DaemonUnreachable(
         "E_DAEMON_DOWN",
-        f"no daemon answers (tried {tried})",
-        "start it with: systemctl start qwen-daemon (system), systemctl --user start qwen-daemon, or: qwen-daemon",
+        _("no daemon answers (tried {tried})", tried=tried),
+        _("start it with: systemctl start qwen-daemon (system), systemctl --user start qwen-daemon, or: qwen-daemon"),
     )
 
 
@@ -241,7 +246,7 @@ class Follower:
                 for line in self._stream():
                     retry_in_s = RETRY_FIRST_S
                     yield line
-                lost = DaemonUnreachable("E_DAEMON_DOWN", "the daemon closed the stream", "it may be restarting")
+                lost = DaemonUnreachable("E_DAEMON_DOWN", _("the daemon closed the stream"), _("it may be restarting"))
             except DaemonUnreachable as error:
                 lost = error
             self.connected = False
@@ -342,18 +347,19 @@ def _problem(status: int, raw: bytes) -> commands.Problem:
 def _unreachable(path: Path, error: Exception) -> DaemonUnreachable:
     if isinstance(error, PermissionError):
         return _denied(path)
-    return DaemonUnreachable("E_DAEMON_DOWN", f"no daemon answers on {path} ({error})", "is it running?")
+    why = _("no daemon answers on {path} ({error})", path=path, error=error)
+    return DaemonUnreachable("E_DAEMON_DOWN", why, _("is it running?"))
 
 
 def _denied(path: Path) -> DaemonUnreachable:
     if path.parent != places.SYSTEM_RUNTIME_DIR:
         return DaemonUnreachable(
             "E_SOCKET_DENIED",
-            f"you may not open {path}",
-            "it is another user's daemon: be that user, or start your own",
+            _("you may not open {path}", path=path),
+            _("it is another user's daemon: be that user, or start your own"),
         )
     return DaemonUnreachable(
         "E_SOCKET_DENIED",
-        f"you may not open {path}",
-        "join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again",
+        _("you may not open {path}", path=path),
+        _("join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again"),
     )

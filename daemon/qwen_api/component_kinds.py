@@ -10,6 +10,8 @@ from collections.abc import Collection
 from pathlib import PurePosixPath
 from typing import Literal, NamedTuple
 
+from qwen_api.language import _
+
 Kind = Literal[
     "model", "onnx", "scheduler", "guider", "tokenizer", "processor", "image_processor", "video_processor",
     "pipeline", "custom",
@@ -158,4 +160,4 @@ def is_read_if_present(name: str) -> bool:
 def _one_of(names: tuple[str, ...], present: Collection[str]) -> tuple[Needed, ...]:
     name = next((n for n in names if n in present), names[0])
     others = ", ".join(n for n in names if n != name)
-    return (Needed(name, "config_missing", f"or {others}"),)
+    return (Needed(name, "config_missing", _("or {others}", others=others)),)

@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 import msgspec
 
 from qwen_api.headers import Header, read_header
+from qwen_api.language import _, whole
 
 TEXT_BYTES_MAX = 64 << 20  # the largest JSON text that is read: a tokenizer.json is 11-35 MB, an index under 10 MB
 PEEK_BYTES = 1024  # an LFS pointer is at most 1024 bytes (git-lfs docs/spec.md)
@@ -40,7 +41,7 @@ def look_into(path: Path, name: str, size_bytes: int, *, keep_text: bool = False
     """Look into the file at `path`, known in the repository as `name`. Raises OSError if it cannot be read."""
     suffix = PurePosixPath(name).suffix.lower()
     if size_bytes == 0:
-        return Content(cause="empty", detail="0 bytes") if suffix in WEIGHT_SUFFIXES | {".json"} else Content()
+        return Content(cause="empty", detail=_("0 bytes")) if suffix in WEIGHT_SUFFIXES | {".json"} else Content()
     if suffix in WEIGHT_SUFFIXES or suffix == ".json":
         return _impostor(path) or _look_by_suffix(path, suffix, size_bytes, keep_text=keep_text)
     if size_bytes <= PEEK_BYTES and _read(path, PEEK_BYTES).startswith(_LFS):
@@ -56,7 +57,7 @@ def _impostor(path: Path) -> Content | None:
     head = _read(path, PEEK_BYTES)
     if head.startswith(_LFS):
         return _POINTER
-    return Content(cause="html_page", detail="begins with an HTML tag") if _HTML.match(head) else None
+    return Content(cause="html_page", detail=_("begins with an HTML tag")) if _HTML.match(head) else None
 
 
 def _look_by_suffix(path: Path, suffix: str, size_bytes: int, *, keep_text: bool) -> Content:
@@ -67,20 +68,20 @@ def _look_by_suffix(path: Path, suffix: str, size_bytes: int, *, keep_text: bool
         return _look_at_json(path, size_bytes, keep_text=keep_text)
     head = _read(path, PEEK_BYTES)
     if not head.strip(b"\0") and suffix in _NEVER_BEGINS_WITH_ZEROS:
-        return Content(cause="zero_filled_header", detail=f"the first {len(head)} bytes are all zero")
+        return Content(cause="zero_filled_header", detail=_("the first {count} bytes are all zero", count=len(head)))
     if suffix == ".gguf" and head[:4] != b"GGUF":
-        return Content(cause="bad_header", detail="does not begin with GGUF")
+        return Content(cause="bad_header", detail=_("does not begin with GGUF"))
     if suffix in PICKLE_SUFFIXES and head[:4] == b"PK\x03\x04" and b"PK\x05\x06" not in _tail(path, size_bytes):
-        return Content(cause="truncated", detail="a zip archive without its end record")
+        return Content(cause="truncated", detail=_("a zip archive without its end record"))
     return Content()
 
 
 def _look_at_json(path: Path, size_bytes: int, *, keep_text: bool) -> Content:
     if size_bytes > TEXT_BYTES_MAX:
-        return Content(detail=f"larger than {TEXT_BYTES_MAX} bytes, not read")
+        return Content(detail=_("larger than {count} bytes, not read", count=whole(TEXT_BYTES_MAX)))
     text = _read(path, TEXT_BYTES_MAX)
     if not text.strip(b"\0"):
-        return Content(cause="zero_filled", detail=f"{size_bytes} zero bytes")
+        return Content(cause="zero_filled", detail=_("{count} zero bytes", count=whole(size_bytes)))
     error = json_error(text)
     return Content(
         cause="bad_json" if error else "",
@@ -107,8 +108,8 @@ def _look_at_merges(path: Path, size_bytes: int) -> Content:
     if last.startswith(b"#") or len(last.split(b" ")) == 2:
         return Content()
     if not last.strip(b"\0"):
-        return Content(cause="zero_filled", detail="the last line is all zeros")
-    return Content(cause="truncated", detail=f"the last line is {last[:80]!r}, not a pair")
+        return Content(cause="zero_filled", detail=_("the last line is all zeros"))
+    return Content(cause="truncated", detail=_("the last line is {line!r}, not a pair", line=last[:80]))
 
 
 def _tail(path: Path, size_bytes: int) -> bytes:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from qwen_api.language import _
+
 DURATION_MAX_S = 30 * 86_400.0  # threading's own limit is far above; a longer wait is a typing error
 
 _DURATION = re.compile(r"(?:(?P<d>\d+)d)?(?:(?P<h>\d+)h)?(?:(?P<m>\d+)m)?(?:(?P<s>\d+(?:\.\d+)?)s?)?", re.ASCII)
@@ -15,5 +17,5 @@ def parse_duration_s(text: str) -> float:
     found = _DURATION.fullmatch(text.strip())
     seconds = sum(float(n) * _UNIT_S[unit] for unit, n in found.groupdict().items() if n) if found else 0.0
     if not found or not text.strip() or seconds > DURATION_MAX_S:
-        raise ValueError(f"{text!r} is not a duration up to 30 days such as 90, 45s, 30m or 1h30m")
+        raise ValueError(_("{text!r} is not a duration up to 30 days such as 90, 45s, 30m or 1h30m", text=text))
     return seconds

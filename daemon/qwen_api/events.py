@@ -192,6 +192,26 @@ class ModelScrubbed(_ModelEvent, frozen=True, kw_only=True, tag="model.scrubbed"
     duration_s: float = 0.0
 
 
+class ModelVerifying(_ModelEvent, frozen=True, kw_only=True, tag="model.verifying"):
+    """Progress, not a fact: of `files` that are being hashed so many are done. A complete model stays complete."""
+
+    files: int
+    size_bytes: int
+    done_files: int = 0
+    done_bytes: int = 0
+    rate_bps: int = 0
+
+
+class ModelVerified(_ModelEvent, frozen=True, kw_only=True, tag="model.verified"):
+    """Files that were here have been hashed: how many, how fast, and how many are `damaged` and are repaired next."""
+
+    files: int
+    size_bytes: int
+    damaged: int = 0
+    duration_s: float = 0.0
+    rate_bps: int = 0
+
+
 class ComponentComplete(_ModelEvent, frozen=True, kw_only=True, tag="component.complete"):
     """Every wanted file of one component ("" is the root) is verified; a loader may load it."""
 
@@ -274,7 +294,10 @@ class FileVerified(_FileEvent, frozen=True, kw_only=True, tag="file.verified"):
 
 
 class FileCorrupt(_FileEvent, frozen=True, kw_only=True, tag="file.corrupt"):
-    """The content is not the Hub's. `where`: disk (a published file) or network (a finished download)."""
+    """The content is not the Hub's. `where`: disk (a published file) or network (a finished download).
+
+    `found` is empty if the disk could not read it.
+    """
 
     where: Literal["disk", "network"]
     expected: str
@@ -369,6 +392,8 @@ Event: TypeAlias = (
     | ModelMoved
     | ModelChanged
     | ModelScrubbed
+    | ModelVerifying
+    | ModelVerified
     | ComponentComplete
     | FileStarted
     | FileSource
@@ -449,7 +474,7 @@ _encoder = msgspec.json.Encoder()
 
 def is_durable(event: Event) -> bool:
     """True for facts that a reader must see or be told it missed; False for progress that a later one replaces."""
-    return not isinstance(event, FileProgress)
+    return not isinstance(event, FileProgress | ModelVerifying)
 
 
 def type_of(event: Event | Frame) -> str:

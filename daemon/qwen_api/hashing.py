@@ -46,6 +46,7 @@ def hash_file(
     buffer = bytearray(CHUNK_BYTES)
     view = memoryview(buffer)
     with path.open("rb", buffering=0) as file:
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_SEQUENTIAL)  # the kernel reads ahead twice as far
         while True:
             if stop is not None and stop():
                 raise Stopped(str(path))

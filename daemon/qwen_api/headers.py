@@ -14,6 +14,8 @@ from pathlib import Path
 
 import msgspec
 
+from qwen_api.language import _, whole
+
 HEADER_BYTES_MAX = 100_000_000  # safetensors' own limit (MAX_HEADER_SIZE)
 LENGTH_BYTES = 8
 
@@ -60,17 +62,21 @@ class _Tensor(msgspec.Struct, frozen=True):
 def read_header(path: Path, size_bytes: int) -> Header:
     """Read the header of the file at `path`, which stat(2) says has `size_bytes`. Raises OSError."""
     if size_bytes == 0:
-        return Header(cause="empty", detail="0 bytes")
+        return Header(cause="empty", detail=_("0 bytes"))
     if size_bytes < LENGTH_BYTES:
-        return Header(cause="truncated", detail=f"{size_bytes} bytes cannot hold a header")
+        return Header(cause="truncated", detail=_("{count} bytes cannot hold a header", count=size_bytes))
     with path.open("rb") as file:
         length = int(struct.unpack("<Q", file.read(LENGTH_BYTES))[0])
         if length == 0:
-            return Header(cause="zero_filled_header", detail="the header's length is 0")
+            return Header(cause="zero_filled_header", detail=_("the header's length is 0"))
         if length > HEADER_BYTES_MAX:
-            return Header(cause="bad_header", detail=f"the header's length would be {length} bytes")
+            return Header(
+                cause="bad_header", detail=_("the header's length would be {count} bytes", count=whole(length))
+            )
         if LENGTH_BYTES + length > size_bytes:
-            return Header(cause="truncated", detail=f"the header alone needs {LENGTH_BYTES + length} bytes")
+            return Header(
+                cause="truncated", detail=_("the header alone needs {count} bytes", count=whole(LENGTH_BYTES + length))
+            )
         raw = file.read(length)
     return parse_header(raw, size_bytes)
 
@@ -78,7 +84,9 @@ def read_header(path: Path, size_bytes: int) -> Header:
 def parse_header(raw: bytes, size_bytes: int) -> Header:
     """Judge the header's JSON against the size of the whole file. Pure."""
     if not raw.strip(b"\0"):
-        return Header(cause="zero_filled_header", detail=f"the header's {len(raw)} bytes are all zero")
+        return Header(
+            cause="zero_filled_header", detail=_("the header's {count} bytes are all zero", count=whole(len(raw)))
+        )
     try:
         tensors = _decode(raw)
         data_bytes = _data_bytes(tensors)
@@ -106,17 +114,28 @@ def _data_bytes(tensors: dict[str, _Tensor]) -> int:
     for name, tensor in sorted(tensors.items(), key=lambda item: item[1].data_offsets):
         begin, next_end = tensor.data_offsets
         if begin != end or next_end < begin:
-            raise _BadHeader(f"the offsets of {name!r} are [{begin}, {next_end}] after {end}")
+            raise _BadHeader(
+                _(
+                    "the offsets of {name!r} are [{begin}, {end}] after {last}",
+                    name=name,
+                    begin=begin,
+                    end=next_end,
+                    last=end,
+                )
+            )
         bits = _BITS.get(tensor.dtype)
         if bits is not None and (next_end - begin) * 8 != prod(tensor.shape) * bits:
-            raise _BadHeader(f"{name!r} has {next_end - begin} bytes, which its shape and dtype contradict")
+            raise _BadHeader(
+                _("{name!r} has {count} bytes, which its shape and dtype contradict", name=name, count=next_end - begin)
+            )
         end = next_end
     return end
 
 
 def _compare(end_bytes: int, size_bytes: int) -> tuple[str, str]:
     if size_bytes < end_bytes:
-        return "truncated", f"{size_bytes} of {end_bytes} bytes"
+        return "truncated", _("{found} of {expected} bytes", found=whole(size_bytes), expected=whole(end_bytes))
     if size_bytes > end_bytes:
-        return "trailing_bytes", f"{size_bytes - end_bytes} bytes after the end of the tensors"
+        count = whole(size_bytes - end_bytes)
+        return "trailing_bytes", _("{count} bytes after the end of the tensors", count=count)
     return "", ""

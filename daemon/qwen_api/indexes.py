@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 
+from qwen_api.language import _
+
 
 class BadIndex(ValueError):
     """The text is JSON without the content that a loader needs; `cause` is a key of causes.CAUSES."""
@@ -65,7 +67,7 @@ def read_model_index(text: bytes) -> PipelineIndex:
         if name.startswith("_") or not isinstance(value, list) or len(value) != 2:
             continue
         if _is_unsafe(name):
-            raise BadIndex("bad_index", f"the component {name!r} is no folder's name")
+            raise BadIndex("bad_index", _("the component {name!r} is no folder's name", name=name))
         if isinstance(value[0], str) and isinstance(value[1], str):
             components.append(NamedComponent(name=name, library=value[0], class_name=value[1]))
         elif value[0] is None or value[1] is None:
@@ -91,9 +93,9 @@ def read_weights_index(text: bytes) -> WeightsIndex:
     shards: dict[str, set[str]] = {}
     for tensor, shard in weight_map.items():
         if not isinstance(shard, str) or not shard:
-            raise BadIndex("bad_index", f"the weight_map gives {tensor!r} no file name")
+            raise BadIndex("bad_index", _("the weight_map gives {tensor!r} no file name", tensor=tensor))
         if _is_unsafe(shard):
-            raise BadIndex("unsafe_shard_name", f"the shard {shard!r} is not a plain file name")
+            raise BadIndex("unsafe_shard_name", _("the shard {shard!r} is not a plain file name", shard=shard))
         shards.setdefault(shard, set()).add(tensor)
     metadata = raw.get("metadata")
     if not isinstance(metadata, dict):
@@ -135,7 +137,7 @@ def _read_object(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise BadIndex("bad_json", str(error)) from error
     if not isinstance(raw, dict):
-        raise BadIndex("bad_index", f"it is a {type(raw).__name__}, not an object")
+        raise BadIndex("bad_index", _("it is a {kind}, not an object", kind=type(raw).__name__))
     return raw
 
 

@@ -17,6 +17,7 @@ import msgspec
 from qwen_api.contents import Content, look_into
 from qwen_api.hashing import Stopped, explain_mismatch, hash_file
 from qwen_api.headers import Header
+from qwen_api.language import _
 from qwen_api.snapshots import Snapshot, find_snapshot, listing_beside, snapshot_parts
 
 # The functions that look at a disk, in one place for callers; each has its own module.
@@ -195,7 +196,7 @@ def _is_kept(name: str) -> bool:
 
 def _where(link: Path) -> str:
     try:
-        return f"leads to {link.readlink()}"
+        return _("leads to {path}", path=link.readlink())
     except OSError as error:
         return str(error)
 

@@ -14,6 +14,7 @@ from qwen_api.causes import finding_of
 from qwen_api.contents import WEIGHT_SUFFIXES
 from qwen_api.events import Finding
 from qwen_api.inventory import FoundFile, PartFile
+from qwen_api.language import _, whole
 from qwen_api.manifest import WantedFile
 from qwen_api.weight_needs import Fault, Need
 
@@ -80,12 +81,15 @@ def _judge_absent(facts: Facts) -> Verdict:
     expected = facts.wanted.size_bytes if facts.wanted else None
     if facts.part is not None:
         return _bad(
-            "unfinished_download", expected=expected, found=facts.part.size_bytes, detail=f"begun in {facts.part.path}"
+            "unfinished_download",
+            expected=expected,
+            found=facts.part.size_bytes,
+            detail=_("begun in {path}", path=facts.part.path),
         )
     if facts.found is not None:
         return _bad("dangling_link", expected=expected, detail=facts.found.detail)
     if facts.need is not None and not facts.is_in_repository:
-        verdict = _bad(facts.need.cause, expected=None, detail="the repository itself does not have this file")
+        verdict = _bad(facts.need.cause, expected=None, detail=_("the repository itself does not have this file"))
         return msgspec.structs.replace(verdict, in_repository=True)
     if facts.need is not None:
         return _bad(facts.need.cause, expected=expected, detail=facts.need.detail if facts.wanted is None else "")
@@ -117,7 +121,7 @@ def _judge_hashed(facts: Facts, wanted: WantedFile, found: FoundFile) -> Verdict
         cause, detail, other = facts.fault.cause, facts.fault.detail, facts.fault.other_path
     if not cause or wanted.size_bytes == 0:
         return Verdict(finding="present", expected_bytes=wanted.size_bytes, found_bytes=found.size_bytes)
-    remark = f"{detail}; the hash is the Hub's, so the repository itself holds this"
+    remark = _("{what}; the hash is the Hub's, so the repository itself holds this", what=detail)
     # A pointer in the place of a small file is opened and fails; in that of weights that are not chosen it is not.
     is_opened = facts.need is not None or (
         cause == "lfs_pointer" and PurePosixPath(facts.path).suffix.lower() not in WEIGHT_SUFFIXES
@@ -135,7 +139,7 @@ def _judge_hashed(facts: Facts, wanted: WantedFile, found: FoundFile) -> Verdict
 
 def _judge_mismatch(facts: Facts, wanted: WantedFile) -> Verdict:
     cause = "swapped_with" if facts.owner else facts.explanation or "hash_mismatch"
-    detail = facts.owner or f"expected {wanted.etag}, found {facts.hash}"
+    detail = facts.owner or _("expected {hash}, found {other}", hash=wanted.etag, other=facts.hash)
     verdict = _bad(cause, expected=wanted.size_bytes, found=wanted.size_bytes, detail=detail)
     return msgspec.structs.replace(verdict, other_path=facts.owner)
 
@@ -147,12 +151,23 @@ def _why_other_size(found: FoundFile, expected: int) -> tuple[str, str]:
         return "empty", ""
     header = found.header
     if header is not None and header.end_bytes == size:
-        return "other_revision", f"a whole file of {size} bytes; this revision's has {expected}"
+        return "other_revision", _(
+            "a whole file of {size} bytes; this revision's has {expected}", size=whole(size), expected=whole(expected)
+        )
     if found.path.endswith(".json") and not found.cause and not found.detail:
-        return "other_revision", f"valid JSON of {size} bytes; this revision's has {expected}"
+        return "other_revision", _(
+            "valid JSON of {size} bytes; this revision's has {expected}", size=whole(size), expected=whole(expected)
+        )
     if found.cause in ("zero_filled_header", "zero_filled") and size > expected:
         return found.cause, found.detail
-    return ("truncated", found.detail) if size < expected else ("trailing_bytes", f"{size - expected} bytes too many")
+    return (
+        ("truncated", found.detail)
+        if size < expected
+        else (
+            "trailing_bytes",
+            _("{count} bytes too many", count=whole(size - expected)),
+        )
+    )
 
 
 def _judge_unlisted(facts: Facts, found: FoundFile) -> Verdict:

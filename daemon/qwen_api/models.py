@@ -11,6 +11,8 @@ from difflib import get_close_matches
 
 import msgspec
 
+from qwen_api.language import _
+
 ALIASES: dict[str, str] = {
     "qwen-image-edit": "Qwen/Qwen-Image-Edit-2511",
     "qwen-image-edit-2511": "Qwen/Qwen-Image-Edit-2511",
@@ -64,13 +66,15 @@ def parse_model(text: str, *, revision: str | None = None) -> ModelRef:
     """
     name, at, suffix = text.strip().partition("@")
     if at and not suffix:
-        raise BadModelName(f"{text!r} ends in '@' with no revision behind it; write org/name@revision")
+        raise BadModelName(_("{text!r} ends in '@' with no revision behind it; write org/name@revision", text=text))
     repo = ALIASES.get(name.lower(), name)
     if not is_repo(repo):
         raise BadModelName(_why_not(name))
     wanted = revision or suffix or DEFAULT_REVISION
     if not is_revision(wanted):
-        raise BadModelName(f"{wanted!r} is not a revision: a branch, a tag or a 40-digit commit is expected")
+        raise BadModelName(
+            _("{text!r} is not a revision: a branch, a tag or a 40-digit commit is expected", text=wanted)
+        )
     return ModelRef(repo=repo, revision=wanted)
 
 
@@ -104,7 +108,9 @@ def is_etag(text: str) -> bool:
 
 def _why_not(name: str) -> str:
     near = get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.6)
-    hint = f"did you mean {near[0]!r}? " if near else ""
-    return (
-        f"{name!r} names no model: {hint}write an alias ({', '.join(sorted(ALIASES))}), org/name, or org/name@revision"
+    return _(
+        "{name!r} names no model: {hint}write an alias ({aliases}), org/name, or org/name@revision",
+        name=name,
+        hint=_("did you mean {near!r}? ", near=near[0]) if near else "",
+        aliases=", ".join(sorted(ALIASES)),
     )

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import msgspec
 
+from qwen_api.language import _
+
 RATE_BPS_MIN = 10_000  # below, a chunk of 64 KiB waits so long (6.5 s) that servers give the connection up
 RATE_BPS_MAX = 1_000_000_000_000  # faster than any line: a typing error
 Rate = Annotated[int, msgspec.Meta(ge=RATE_BPS_MIN, le=RATE_BPS_MAX)]
@@ -28,14 +30,14 @@ def parse_rate_bps(text: str) -> int:
     As on the Hub's pages k, M and G are decimal; Ki, Mi and Gi are binary.
     """
     if _BITS.search(text):
-        raise BadRate(f"{text!r} may mean bits; a speed is given in bytes per second, such as 20MB/s")
+        raise BadRate(_("{text!r} may mean bits; a speed is given in bytes per second, such as 20MB/s", text=text))
     found = _RATE.fullmatch(text.strip())
     if not found:
-        raise BadRate(f"{text!r} is not a speed such as 20MB/s, 500k or 1.5MiB/s")
+        raise BadRate(_("{text!r} is not a speed such as 20MB/s, 500k or 1.5MiB/s", text=text))
     power = _POWERS[(found[2] or "").lower()]
     rate_bps = round(float(found[1]) * float(1024 if found[3] else 1000) ** power)
     if not RATE_BPS_MIN <= rate_bps <= RATE_BPS_MAX:
-        raise BadRate(f"{text!r} is not between {RATE_BPS_MIN // 1000} kB/s and 1 TB/s")
+        raise BadRate(_("{text!r} is not between {low} kB/s and 1 TB/s", text=text, low=RATE_BPS_MIN // 1000))
     return rate_bps
 
 
@@ -44,4 +46,4 @@ def parse_limit_bps(text: str) -> int | None:
     try:
         return None if text.strip().lower() == OFF else parse_rate_bps(text)
     except BadRate as error:
-        raise BadRate(f"{error}; no limit is: {OFF}") from error
+        raise BadRate(_("{why}; no limit is: {off}", why=error, off=OFF)) from error

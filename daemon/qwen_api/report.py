@@ -18,6 +18,7 @@ from qwen_api.contents import WEIGHT_SUFFIXES
 from qwen_api.events import Finding
 from qwen_api.inventory import Inventory
 from qwen_api.judgement import Facts, Verdict, judge
+from qwen_api.language import _
 from qwen_api.manifest import Manifest, component_of
 from qwen_api.models import ModelRef
 from qwen_api.structure import ComponentStructure, Structure, find_structure
@@ -334,17 +335,21 @@ def _notes(
 ) -> tuple[str, ...]:
     return (
         *structure.notes,
-        *(("no file is wanted: the repository has none, or the patterns leave none",) if not verdicts else ()),
+        *((_("no file is wanted: the repository has none, or the patterns leave none"),) if not verdicts else ()),
         *(v.note for v in verdicts.values() if v.note),
         *_needed_but_unlisted(manifest, structure, verdicts),
         *(
-            f"{f.path} is not judged, but: {CAUSES[f.cause]}"
+            _("{path} is not judged, but: {why}", path=f.path, why=_(CAUSES[f.cause]))
             for f in inventory.files
             if f.cause and f.path not in verdicts
         ),
-        *(f"{f.path} leads outside the folder and its cache" for f in inventory.files if f.outside and not f.dangling),
         *(
-            ("the folder has more files than a model can have; the rest was not looked at",)
+            _("{path} leads outside the folder and its cache", path=f.path)
+            for f in inventory.files
+            if f.outside and not f.dangling
+        ),
+        *(
+            (_("the folder has more files than a model can have; the rest was not looked at"),)
             if inventory.cut_short
             else ()
         ),
@@ -358,4 +363,4 @@ def _needed_but_unlisted(
     if manifest is None:
         return ()
     absent = sorted(path for path in structure.needs() if path and path not in verdicts)
-    return (f"{path} is needed by the loader and is not among the wanted files" for path in absent)
+    return (_("{path} is needed by the loader and is not among the wanted files", path=path) for path in absent)

@@ -22,6 +22,7 @@ from qwen_api.component_kinds import (
 from qwen_api.contents import PICKLE_SUFFIXES, WEIGHT_SUFFIXES
 from qwen_api.indexes import BadIndex, Config, NamedComponent, PipelineIndex, read_config, read_model_index
 from qwen_api.inventory import FoundFile, Inventory
+from qwen_api.language import _
 from qwen_api.manifest import ROOT, component_of
 from qwen_api.weight_needs import Fault, IndexSummary, Need, WeightNeeds, needs_of_weights
 from qwen_api.weight_sets import ALL_BASES, DIFFUSERS_BASES, TRANSFORMERS_BASES, absent_numbers, choose
@@ -201,7 +202,7 @@ def _plain_files(files: dict[str, FoundFile], weights: list[str]) -> Structure:
 def _numbered(weights: list[str]) -> tuple[Need, ...]:
     """Weights that no index speaks of, with those that their numbering misses."""
     return tuple(
-        Need(path=p, cause="shard_missing", detail="the other files are numbered so")
+        Need(path=p, cause="shard_missing", detail=_("the other files are numbered so"))
         for p in sorted({*weights, *absent_numbers(weights)})
     )
 

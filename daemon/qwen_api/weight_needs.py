@@ -13,6 +13,7 @@ import msgspec
 from qwen_api.headers import Header
 from qwen_api.indexes import BadIndex, WeightsIndex, read_weights_index
 from qwen_api.inventory import FoundFile
+from qwen_api.language import _
 from qwen_api.weight_sets import WeightSet, absent_numbers, choose
 
 _NAMED_MAX = 3  # tensors named in a detail
@@ -68,7 +69,7 @@ def needs_of_weights(
     """
     chosen = choose(present, bases)
     if chosen is None:
-        detail = f"or {bases[0]}.safetensors.index.json with its shards"
+        detail = _("or {name}.safetensors.index.json with its shards", name=bases[0])
         need = Need(path=f"{folder}{bases[0]}.safetensors", cause="weights_missing", detail=detail)
         return WeightNeeds(needs=(need,), is_absent=True)
     is_pickle = chosen.suffix == "bin"
@@ -80,7 +81,10 @@ def needs_of_weights(
     return WeightNeeds(
         needs=(
             Need(path=folder + chosen.index_name, cause="index_missing"),
-            *(Need(path=folder + s, cause="shard_missing", detail="the other shards are numbered so") for s in shards),
+            *(
+                Need(path=folder + s, cause="shard_missing", detail=_("the other shards are numbered so"))
+                for s in shards
+            ),
         ),
         is_pickle=is_pickle,
     )
@@ -90,7 +94,7 @@ def _by_index(files: Mapping[str, FoundFile], folder: str, chosen: WeightSet) ->
     path = folder + chosen.index
     is_pickle = chosen.suffix == "bin"
     by_number = tuple(
-        Need(path=folder + s, cause="shard_missing", detail="the other shards are numbered so")
+        Need(path=folder + s, cause="shard_missing", detail=_("the other shards are numbered so"))
         for s in sorted({*chosen.shards, *absent_numbers(chosen.shards)})
     )
     own = Need(path=path, cause="index_missing")
@@ -106,7 +110,10 @@ def _by_index(files: Mapping[str, FoundFile], folder: str, chosen: WeightSet) ->
     return WeightNeeds(
         needs=(
             own,
-            *(Need(path=folder + s, cause="shard_missing", detail=f"named in {path}") for s in index.shards),
+            *(
+                Need(path=folder + s, cause="shard_missing", detail=_("named in {path}", path=path))
+                for s in index.shards
+            ),
         ),
         faults=tuple(_contradictions(folder, index, headers)),
         index=IndexSummary(
@@ -142,7 +149,12 @@ def _contradictions(folder: str, index: WeightsIndex, headers: dict[str, Header]
             Fault(
                 path=folder + shard,
                 cause="swapped_with" if owner else "other_revision",
-                detail=f"it lacks {len(absent)} of the {len(index.shards[shard])} tensors the index expects: {names}",
+                detail=_(
+                    "it lacks {count} of the {total} tensors the index expects: {names}",
+                    count=len(absent),
+                    total=len(index.shards[shard]),
+                    names=names,
+                ),
                 other_path=folder + owner if owner else "",
             )
         )
@@ -156,4 +168,11 @@ def _total_size_note(path: str, index: WeightsIndex, headers: dict[str, Header])
     total = sum(h.end_bytes - h.data_offset_bytes for h in headers.values())
     if total == index.total_size_bytes:
         return ()
-    return (f"{path} says total_size {index.total_size_bytes}, its shards hold {total} bytes of tensors",)
+    return (
+        _(
+            "{path} says total_size {size}, its shards hold {total} bytes of tensors",
+            path=path,
+            size=index.total_size_bytes,
+            total=total,
+        ),
+    )

@@ -268,9 +268,11 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     """uvloop, where there is one: 20 % less CPU in the receive path."""
     import uvloop
 
-    gc.freeze()
-    gc.enable()
+    from qwen_daemon.process import collect_rarely
+
     _use_one_arena()
+    collect_rarely()
+    gc.enable()
     return uvloop.run(work)
 
 

@@ -50,7 +50,7 @@ from qwen_daemon.shell.watch import FileWatch
 log = structlog.get_logger(__name__)
 
 STREAM_END_GRACE_S = 2.0  # for readers to take the last lines
-HASHES_AT_ONCE = 2  # sha256 runs at 1.5 GB/s a core; more would starve the GPU's own process
+HASHES_AT_ONCE_MAX = 4  # sha256 takes a core for 1.5 GB/s: no disk gives more to four, and others want cores too
 CONTROL, EVENTS = "control", "events"  # FileDescriptorName= in the socket units
 
 
@@ -187,7 +187,7 @@ def _world(
         budget=Budget(
             files=controls.files,
             connections=connections,
-            hashes=asyncio.Semaphore(HASHES_AT_ONCE),
+            hashes=asyncio.Semaphore(_hashes_at_once()),
             contents=Contents(controls.files.reorder),
         ),
         publish=bus.publish,
@@ -195,6 +195,10 @@ def _world(
         place_of=layouts.of,
         offline=settings.offline,
     )
+
+
+def _hashes_at_once() -> int:
+    return min(HASHES_AT_ONCE_MAX, len(os.sched_getaffinity(0)))
 
 
 @asynccontextmanager

@@ -70,6 +70,7 @@ class Layouts:
         return Place(
             disk=Disk(
                 store=store,
+                batches=store,
                 blobs=store,
                 ledger=ledger,
                 seals=ledger,

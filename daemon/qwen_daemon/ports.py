@@ -18,6 +18,7 @@ from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.digest import Bytes
+from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import Refusal, Taken, Twin
@@ -130,6 +131,15 @@ class Store(Protocol):
         """All wanted files are published: point the revision at the commit, durably. Returns the folder for loaders."""
 
 
+class Batches(Protocol):
+    """Publishing small files, apart from Store so that both stay small."""
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """Make these verified contents the snapshot's files, all durable on return; for each its seal, or why not."""
+
+
 class Blobs(Protocol):
     """Reading what is already published, apart from Store so that both stay small."""
 
@@ -179,6 +189,12 @@ class Ledger(Protocol):
     async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """The part's name (None once it is published or gone) and the recorded spans of this content."""
 
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
+        """How much the recorded spans of unfinished parts come to, by path; what has no part is left out.
+
+        Of each file with its `where`.
+        """
+
     async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """Add spans. Called only after their data is durable; returns only when the record is durable."""
 
@@ -197,6 +213,9 @@ class Seals(Protocol):
 
     async def seal(self, where: str, etag: str, seal: Seal | None) -> None:
         """Record a seal, or break it (None)."""
+
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
+        """Record these, by where and etag, in one go."""
 
 
 class Twins(Protocol):

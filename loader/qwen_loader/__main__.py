@@ -19,6 +19,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from qwen_api.commands import LoaderReport
+from qwen_api.language import _, choose, speak
 from qwen_api.snapshots import snapshot_parts
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
@@ -40,10 +41,12 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and what is ignored sta
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, or never where it becomes COMMAND."""
+    given = sys.argv[1:] if argv is None else argv
+    speak(choose(given, os.environ, sys.stdout.encoding))
     try:
-        asked = read_arguments(sys.argv[1:] if argv is None else argv)
+        asked = read_arguments(given)
     except UsageError as error:
-        _print_error("E_USAGE", "the command line cannot be followed", str(error), "qwen-loader --help")
+        _print_error("E_USAGE", _("the command cannot be understood"), str(error), "qwen-loader --help")
         return words.EXIT_USAGE
     with Presence(asked.name, asked.ref.key, socket=asked.socket) as presence:
         return _Attendant(asked, presence).attend()
@@ -125,7 +128,7 @@ class _Attendant:
         self._print_result(outcome)
         if not self._asked.keep:
             return words.EXIT_OK
-        _print("ready: holding the pipeline until a signal")
+        _print(_("ready: holding the pipeline until a signal"))
         with Updates(
             self._asked.ref,
             outcome.ready.commit,
@@ -153,7 +156,8 @@ class _Attendant:
         self._presence.leave("failed", f"{code}: {why}")
         if missing and words.names_text(missing) not in why:
             why = f"{why}: {words.names_text(missing)}"
-        _print_error(code, f"{self._asked.ref} is not ready", why, fix)
+        why, fix = words.of_code(code, why, fix)
+        _print_error(code, _("{ref} is not ready", ref=self._asked.ref), why, fix)
         if self._asked.debug:
             traceback.print_exception(error)
         if self._asked.json:
@@ -188,11 +192,15 @@ class _Attendant:
             os.execvpe(command[0], command, environment)  # noqa: S606  # the user's own command, no shell
         except FileNotFoundError:
             _print_error(
-                "E_NO_COMMAND", f"{command[0]!r} cannot be run", "no such command", "check the part after '--'"
+                "E_NO_COMMAND",
+                _("{command!r} cannot be run", command=command[0]),
+                _("no such command"),
+                _("check the part after '--'"),
             )
             return words.EXIT_NO_COMMAND
         except OSError as error:
-            _print_error("E_CANNOT_RUN", f"{command[0]!r} cannot be run", str(error), "check its permissions")
+            what = _("{command!r} cannot be run", command=command[0])
+            _print_error("E_CANNOT_RUN", what, str(error), _("check its permissions"))
             return words.EXIT_CANNOT_RUN
 
     def _signal_in_inbox(self) -> signal.Signals | None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
 from qwen_api.durations import parse_duration_s
+from qwen_api.language import LANGUAGES, N_, _
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
 from qwen_loader.gate import Policy
@@ -21,16 +22,23 @@ from qwen_loader.placement import AskedPlacement
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
-_EXAMPLES = """examples:
-  qwen-loader qwen-image-edit                           wait, load on the GPU, print the path
-  qwen-loader qwen-image-edit --keep                    the same, and hold it until a signal
-  qwen-loader qwen-image-edit --edit cat.png --prompt "Give the cat a red hat" --output hat.png
-  qwen-loader org/name@v1 -- python serve.py            wait, then become that command: HF_HUB_OFFLINE=1, and the
-                                                        verified files are in $QWEN_MODEL_PATH
-  qwen-loader qwen-image-edit --timeout 0 --json        is it ready, right now?
+_EXAMPLES = N_("""\
+examples:
+  qwen-loader qwen-image-edit            wait, load on the GPU, print the path
+  qwen-loader qwen-image-edit --keep     the same, and hold it until a signal
+  qwen-loader qwen-image-edit --edit cat.png --prompt "Give the cat a red hat" \\
+    --output hat.png
+  qwen-loader org/name@v1 -- python serve.py
+                                         wait, then become that command:
+                                         HF_HUB_OFFLINE=1, and the verified
+                                         files are in $QWEN_MODEL_PATH
+  qwen-loader qwen-image-edit --timeout 0 --json
+                                         is it ready, right now?
 
-exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 token or licence, 6 network, 9 disk full, 10 wrong content,
-69 no daemon and nothing on the disk, 75 timeout, 126/127 COMMAND cannot run/not found, 130/143 signals, 1 other"""
+exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 token or licence,
+            6 network, 9 disk full, 10 wrong content, 69 no daemon and nothing
+            on the disk, 75 timeout, 126/127 COMMAND cannot run/not found,
+            130/143 signals, 1 other""")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,14 +85,16 @@ def read_arguments(argv: Sequence[str]) -> Asked:
     own, separator, command = _split(argv)
     given = _parser().parse_args(own)
     if separator and not command:
-        raise UsageError("nothing stands behind '--'")
+        raise UsageError(_("nothing stands behind '--'"))
     for name in ("edit", "json", "keep", "until-update"):
         if command and getattr(given, name.replace("-", "_")):
-            raise UsageError(f"--{name} is for qwen-loader's own loading, and COMMAND takes its place")
+            raise UsageError(_("--{name} is for qwen-loader's own loading, and COMMAND takes its place", name=name))
     if command and given.fallback == "hub":
-        raise UsageError("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files")
+        raise UsageError(_("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files"))
     if given.device == "cpu" and given.placement not in ("auto", "cpu"):
-        raise UsageError(f"--placement {given.placement} needs a GPU, and --device cpu forbids it")
+        raise UsageError(
+            _("--placement {placement} needs a GPU, and --device cpu forbids it", placement=given.placement)
+        )
     try:
         ref = parse_model(given.model, revision=given.revision)
     except BadModelName as error:
@@ -125,57 +135,65 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qwen-loader",
-        usage="qwen-loader MODEL [options]\n       qwen-loader MODEL [options] -- COMMAND [ARGUMENT ...]",
-        description="Wait until a model is complete and verified, then load it from local files only.",
-        epilog=_EXAMPLES,
+        usage=_("qwen-loader MODEL [options]\n       qwen-loader MODEL [options] -- COMMAND [ARGUMENT ...]"),
+        description=_("Wait until a model is complete and verified, then load it from local files only."),
+        epilog=_(_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('qwen-daemon')}")
-    parser.add_argument("model", metavar="MODEL", help="an alias (qwen-image-edit), org/name or org/name@revision")
-    waiting = parser.add_argument_group("waiting")
-    waiting.add_argument("--revision", metavar="REVISION", help="a branch, a tag or a commit (default: main)")
-    waiting.add_argument("--timeout", metavar="TIME", type=_seconds, help="give up after 90, 30m or 2h; 0: look once")
-    waiting.add_argument("--socket", metavar="PATH", type=Path, help="the daemon's control socket")
-    waiting.add_argument("--cache-dir", metavar="DIR", type=Path, help="the Hub cache looked at without a daemon")
-    waiting.add_argument("--name", metavar="NAME", help="this loader's name in the monitor (default: qwen-loader-PID)")
-    waiting.add_argument("--allow-code", action="store_true", help="let in repositories that bring code")
-    waiting.add_argument("--allow-pickle", action="store_true", help="let in pickled weights (they are never read)")
-    loading = parser.add_argument_group("loading")
-    loading.add_argument("--device", choices=get_args(Device), default="auto", help="default: cuda if there is one")
-    loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help="default: as stored")
+    version = f"%(prog)s {importlib.metadata.version('qwen-daemon')}"
+    parser.add_argument("--version", action="version", version=version, help=_("show the version and exit"))
+    parser.add_argument("model", metavar="MODEL", help=_("an alias (qwen-image-edit), org/name or org/name@revision"))
+    waiting = parser.add_argument_group(_("waiting"))
+    waiting.add_argument("--revision", metavar="REVISION", help=_("a branch, a tag or a commit (default: main)"))
+    waiting.add_argument(
+        "--timeout", metavar="TIME", type=_seconds, help=_("give up after 90, 30m or 2h; 0: look once")
+    )
+    waiting.add_argument("--socket", metavar="PATH", type=Path, help=_("the daemon's control socket"))
+    waiting.add_argument("--cache-dir", metavar="DIR", type=Path, help=_("the Hub cache looked at without a daemon"))
+    waiting.add_argument(
+        "--name", metavar="NAME", help=_("this loader's name in the monitor (default: qwen-loader-PID)")
+    )
+    waiting.add_argument("--allow-code", action="store_true", help=_("let in repositories that bring code"))
+    waiting.add_argument("--allow-pickle", action="store_true", help=_("let in pickled weights (they are never read)"))
+    loading = parser.add_argument_group(_("loading"))
+    loading.add_argument("--device", choices=get_args(Device), default="auto", help=_("default: cuda if there is one"))
+    loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help=_("default: as stored"))
     loading.add_argument(
         "--placement",
         choices=get_args(AskedPlacement),
         default="auto",
-        help="where weights go; default: on the GPU if they fit, else moved there in turns",
+        help=_("where weights go; default: on the GPU if they fit, else moved there in turns"),
     )
     loading.add_argument(
         "--no-early",
         dest="early",
         action="store_false",
-        help="load nothing before the whole model is complete (default: each component as it comes)",
+        help=_("load nothing before the whole model is complete (default: each component as it comes)"),
     )
     loading.add_argument(
         "--fallback",
         choices=("hub", "none"),
         default="none",
-        help="hub: when the daemon gives up, let diffusers fetch the model itself, unverified (default: none)",
+        help=_("hub: when the daemon gives up, let diffusers fetch the model itself, unverified (default: none)"),
     )
-    loading.add_argument("--keep", action="store_true", help="hold the pipeline until a signal")
+    loading.add_argument("--keep", action="store_true", help=_("hold the pipeline until a signal"))
     loading.add_argument(
-        "--until-update", action="store_true", help="hold it until a newer commit is complete too, then exit with 0"
+        "--until-update", action="store_true", help=_("hold it until a newer commit is complete too, then exit with 0")
     )
-    editing = parser.add_argument_group("editing one picture")
-    editing.add_argument("--edit", metavar="IN.png", type=Path, help="the picture")
-    editing.add_argument("--prompt", metavar="TEXT", help="what to do with it")
-    editing.add_argument("--output", metavar="OUT.png", type=Path, help="where the result goes")
-    editing.add_argument("--steps", metavar="N", type=int, help=f"at least {STEPS_MIN} (default: the pipeline's)")
-    editing.add_argument("--size", metavar="N", type=int, help="side in pixels (default: the pipeline's)")
-    editing.add_argument("--seed", metavar="N", type=int, default=0, help="of the noise (default: %(default)s)")
-    output = parser.add_argument_group("output")
-    output.add_argument("--json", action="store_true", help="one JSON object on standard output")
-    output.add_argument("--debug", action="store_true", help="show tracebacks")
+    editing = parser.add_argument_group(_("editing one picture"))
+    editing.add_argument("--edit", metavar="IN.png", type=Path, help=_("the picture"))
+    editing.add_argument("--prompt", metavar="TEXT", help=_("what to do with it"))
+    editing.add_argument("--output", metavar="OUT.png", type=Path, help=_("where the result goes"))
+    editing.add_argument(
+        "--steps", metavar="N", type=int, help=_("at least {least} (default: the pipeline's)", least=STEPS_MIN)
+    )
+    editing.add_argument("--size", metavar="N", type=int, help=_("side in pixels (default: the pipeline's)"))
+    editing.add_argument("--seed", metavar="N", type=int, default=0, help=_("of the noise (default: %(default)s)"))
+    output = parser.add_argument_group(_("output"))
+    output.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
+    output.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+    output.add_argument("--debug", action="store_true", help=_("show tracebacks"))
     return parser
 
 
@@ -190,18 +208,26 @@ def _read_edit(given: argparse.Namespace) -> Edit | None:
     if given.edit is None:
         for name in ("prompt", "output", "steps", "size"):
             if getattr(given, name) is not None:
-                raise UsageError(f"--{name} needs --edit IN.png")
+                raise UsageError(_("--{name} needs --edit IN.png", name=name))
         return None
     if given.prompt is None or given.output is None:
-        raise UsageError("--edit needs --prompt TEXT and --output OUT.png")
+        raise UsageError(_("--edit needs --prompt TEXT and --output OUT.png"))
     if given.steps is not None and given.steps < STEPS_MIN:
-        raise UsageError(f"--steps {given.steps}: at least {STEPS_MIN} are needed; with one, the picture is black")
+        raise UsageError(
+            _(
+                "--steps {steps}: at least {least} are needed; with one, the picture is black",
+                steps=given.steps,
+                least=STEPS_MIN,
+            )
+        )
     if given.size is not None and given.size < SIZE_MIN_PX:
-        raise UsageError(f"--size {given.size}: at least {SIZE_MIN_PX} pixels are needed")
+        raise UsageError(_("--size {size}: at least {least} pixels are needed", size=given.size, least=SIZE_MIN_PX))
     if not os.access(given.edit, os.R_OK) or not given.edit.is_file():
-        raise UsageError(f"{words.printable(str(given.edit))} is not a picture that can be read")
+        raise UsageError(_("{path} is not a picture that can be read", path=words.printable(str(given.edit))))
     if given.output.suffix.lower() not in PICTURE_ENDINGS or not given.output.parent.is_dir():
-        raise UsageError(f"--output must end in {', '.join(PICTURE_ENDINGS)} and lie in a folder that exists")
+        raise UsageError(
+            _("--output must end in {endings} and lie in a folder that exists", endings=", ".join(PICTURE_ENDINGS))
+        )
     return Edit(
         image=given.edit,
         prompt=given.prompt,

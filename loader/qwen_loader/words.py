@@ -1,7 +1,7 @@
 """What the loader says to people, and the exit code that goes with each error code. Pure tables and formatting.
 
 The daemon speaks in codes; the loader needs only the few sentences that tell why a GPU process does not start. The
-monitor has the full table, in two languages; neither may import the other.
+rest of the codes stand in `qwen_api.errors`. In another language than English an error is told by its code.
 """
 
 from __future__ import annotations
@@ -9,7 +9,9 @@ from __future__ import annotations
 import unicodedata
 from collections.abc import Sequence
 
+from qwen_api.errors import ERRORS
 from qwen_api.events import ModelState
+from qwen_api.language import _, spoken
 
 STATES: dict[ModelState, str] = {
     "queued": "the daemon has not looked at it yet",
@@ -60,6 +62,8 @@ _EXITS: dict[str, int] = {
     "E_DAEMON_DOWN": EXIT_NO_DAEMON,
     "E_SOCKET_DENIED": EXIT_NO_DAEMON,
     "E_WAIT_TIMEOUT": EXIT_TIMEOUT,
+    "E_CANNOT_RUN": EXIT_CANNOT_RUN,
+    "E_NO_COMMAND": EXIT_NO_COMMAND,
 }
 
 _NAMES_SHOWN = 5  # of a list of files in one message; all of them are in --json
@@ -104,11 +108,20 @@ def names_text(names: Sequence[str]) -> str:
     return f"{shown} and {more} more" if more > 0 else shown
 
 
+def of_code(code: str, why: str, fix: str) -> tuple[str, str]:
+    """(why, fix) in the language spoken: by the code where that is not English, with `why` behind it for its facts."""
+    if spoken() == "en" or code not in ERRORS:
+        return why, fix
+    told, cure = ERRORS[code]
+    is_said = not why or _(told) in why
+    return why or _(told) if is_said else f"{_(told)} ({why})", _(cure)
+
+
 def error_text(code: str, what: str, why: str, fix: str) -> str:
     """What, why and fix on three lines, safe to print."""
-    lines = [f"error[{code}]: {what}"]
-    lines += [f"  why: {why}"] if why else []
-    lines += [f"  fix: {fix}"] if fix else []
+    lines = [f"{_('error')}[{code}]: {what}"]
+    lines += [f"  {_('why:')} {why}"] if why else []
+    lines += [f"  {_('fix:')} {fix}"] if fix else []
     return "\n".join(printable(line) for line in lines)
 
 

@@ -21,10 +21,12 @@ from types import FrameType
 from typing import NoReturn
 
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, Follower, find_socket
+from qwen_api.language import LANGUAGES, N_, _, choose, speak
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_api.status import Status, encode_status
 from qwen_monitor import exits
 from qwen_monitor.display import Glyphs, choose_glyphs
+from qwen_monitor.exits import refusal_of
 from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain, follow, follow_json
 from qwen_monitor.sentences import error_text
@@ -35,17 +37,19 @@ REFRESH_S, REFRESH_SSH_S = 0.5, 1.0
 REFRESH_MIN_S, REFRESH_MAX_S = 0.5, 60.0
 STREAMS = ("stdin", "stdout", "stderr")
 
-_EXAMPLES = """\
+_EXAMPLES = N_("""\
 examples:
   qwen-monitor                            every model, on the whole terminal
-  qwen-monitor qwen-image-edit            one model (alias, org/name or org/name@revision)
-  qwen-monitor --once && start-my-app     exit code 0: complete, 4: not yet, 69: no daemon
-  qwen-monitor --plain >> download.log    a line for each event, a summary every 30 s
+  qwen-monitor qwen-image-edit            one model
+  qwen-monitor --once && start-my-app     0: complete, 4: not yet, 69: no daemon
+  qwen-monitor --plain >> download.log    a line for each event, and summaries
   qwen-monitor --json | jq 'select(.type == "file.retry")'
 
-exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found, 4 incomplete, 69 no daemon, 130 Ctrl-C
-keys: q quit, p pause or resume, r retry now, v verify, / filter, a all files, Tab next model, ? help
-"""
+exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found,
+            4 incomplete, 69 no daemon, 130 Ctrl-C
+keys: q quit, p pause or resume, r retry now, v verify, / filter, a all files,
+      Tab next model, ? help
+""")
 
 
 class Signalled(BaseException):
@@ -58,11 +62,12 @@ class Signalled(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    speak(choose(sys.argv[1:] if argv is None else argv, os.environ, sys.stdout.encoding))
     arguments = _parser().parse_args(argv)
     try:
         wanted = parse_model(arguments.model) if arguments.model else None
     except BadModelName as error:
-        print(error_text("E_USAGE", "no such model name", str(error)), file=sys.stderr)
+        print(error_text("E_USAGE", _("no such model name"), str(error)), file=sys.stderr)
         return exits.USAGE
     glyphs = choose_glyphs(os.environ, sys.stdout.encoding, arguments.ascii)
     find = partial(find_socket, os.environ, arguments.socket)
@@ -79,7 +84,7 @@ def _chosen(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef
     if not arguments.plain and not arguments.json and can_draw(os.environ, _terminals()):
         if importlib.util.find_spec("textual"):
             return _on_screen(arguments, find, wanted, glyphs)
-        print("plain lines; for the whole screen: pip install 'qwen-daemon[monitor]'", file=sys.stderr)
+        print(_("plain lines; for the whole screen: pip install 'qwen-daemon[monitor]'"), file=sys.stderr)
     return _as_lines(arguments, find, wanted, glyphs)
 
 
@@ -130,8 +135,8 @@ def _once(find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs, *, as_js
     except DaemonUnreachable as error:
         return _no_daemon(error)
     except DaemonRefused as error:
-        problem = error.problem
-        print(error_text(problem.code, problem.title, problem.detail, problem.fix), file=sys.stderr)
+        refusal = refusal_of(error.problem)
+        print(error_text(refusal.code, refusal.what, refusal.why, refusal.fix), file=sys.stderr)
         return exits.DAEMON_DOWN
     if as_json:
         sys.stdout.buffer.write(encode_status(status) + b"\n")
@@ -141,8 +146,9 @@ def _once(find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs, *, as_js
 def _report(status: Status, wanted: ModelRef | None, glyphs: Glyphs, *, silent: bool) -> int:
     models = [m for m in status.models.values() if matches(m, wanted)]
     if not models:
-        what = f"{wanted} is not wanted by this daemon" if wanted else "no model is wanted by this daemon"
-        fix = f"ask for it with: qwenctl add {wanted or 'MODEL'}"
+        nothing = _("no model is wanted by this daemon")
+        what = _("{ref} is not wanted by this daemon", ref=wanted) if wanted else nothing
+        fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "MODEL")
         print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
         return exits.NOT_FOUND if wanted else exits.INCOMPLETE
     for model in models:
@@ -152,7 +158,7 @@ def _report(status: Status, wanted: ModelRef | None, glyphs: Glyphs, *, silent: 
 
 
 def _no_daemon(error: DaemonUnreachable) -> int:
-    print(error_text(error.code, "cannot reach the daemon", error.why, error.fix), file=sys.stderr)
+    print(error_text(error.code, _("cannot reach the daemon"), error.why, error.fix), file=sys.stderr)
     return exits.DAEMON_DOWN
 
 
@@ -167,14 +173,21 @@ def _now() -> datetime:
 def _refresh(text: str) -> float:
     seconds = float(text)
     if not REFRESH_MIN_S <= seconds <= REFRESH_MAX_S:
-        raise argparse.ArgumentTypeError(f"{text} is not between {REFRESH_MIN_S} and {REFRESH_MAX_S:.0f} seconds")
+        raise argparse.ArgumentTypeError(
+            _("{text} is not between {low} and {high:.0f} seconds", text=text, low=REFRESH_MIN_S, high=REFRESH_MAX_S)
+        )
     return seconds
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         print(
-            error_text("E_USAGE", "the command cannot be understood", message, "see: qwen-monitor --help"),
+            error_text(
+                "E_USAGE",
+                _("the command cannot be understood"),
+                message,
+                _("see: {command}", command="qwen-monitor --help"),
+            ),
             file=sys.stderr,
         )
         raise SystemExit(exits.USAGE)
@@ -183,22 +196,24 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qwen-monitor",
-        description="Watch qwen-daemon download, verify and serve models.",
-        epilog=_EXAMPLES,
+        description=_("Watch qwen-daemon download, verify and serve models."),
+        epilog=_(_EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action="version", version=f"%(prog)s {importlib.metadata.version('qwen-daemon')}")
-    parser.add_argument("model", nargs="?", metavar="MODEL", help="show only this model")
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="the daemon's control socket")
-    form = parser.add_argument_group("form (chosen by itself when the output is no terminal)")
-    form.add_argument("--plain", action="store_true", help="one line for each event, a summary every 30 s")
-    form.add_argument("--json", action="store_true", help="the event stream as it comes; with --once the state")
-    form.add_argument("--once", action="store_true", help="print one line for each model and exit (0, 4 or 69)")
-    form.add_argument("--ascii", action="store_true", help="no signs beyond ASCII")
-    form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help="draw every SECONDS (0.5; over SSH 1)")
-    parser.add_argument("--no-wait", action="store_true", help="exit 69 when there is no daemon, instead of waiting")
-    parser.add_argument("--read-only", action="store_true", help="keys that command the daemon do nothing")
+    version = f"%(prog)s {importlib.metadata.version('qwen-daemon')}"
+    parser.add_argument("--version", action="version", version=version, help=_("show the version and exit"))
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=_("show only this model"))
+    parser.add_argument("--socket", type=Path, metavar="PATH", help=_("the daemon's control socket"))
+    form = parser.add_argument_group(_("form (chosen by itself when the output is no terminal)"))
+    form.add_argument("--plain", action="store_true", help=_("one line for each event, a summary every 30 s"))
+    form.add_argument("--json", action="store_true", help=_("the event stream as it comes; with --once the state"))
+    form.add_argument("--once", action="store_true", help=_("print one line for each model and exit (0, 4 or 69)"))
+    form.add_argument("--ascii", action="store_true", help=_("no signs beyond ASCII"))
+    form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help=_("draw every SECONDS (0.5; over SSH 1)"))
+    parser.add_argument("--no-wait", action="store_true", help=_("exit 69 when there is no daemon, instead of waiting"))
+    parser.add_argument("--read-only", action="store_true", help=_("keys that command the daemon do nothing"))
+    parser.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
     return parser
 
 

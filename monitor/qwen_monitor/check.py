@@ -23,6 +23,7 @@ from qwen_api.inventory import (
     listing_beside,
     look,
 )
+from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_api.report import Report, make_report
@@ -31,7 +32,7 @@ from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
-from qwen_monitor.hash_run import HashJob, hash_all
+from qwen_monitor.hash_run import Hashed, HashJob, hash_all
 from qwen_monitor.listing import ask_hub, cached_listing
 from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
@@ -64,15 +65,18 @@ class Subject(msgspec.Struct, frozen=True, kw_only=True):
     manifest: Manifest | None = None
 
 
-def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
-    """Look at the disk and compare. Raises Refusal if there is nothing to compare with at all."""
+def check(wish: Wish, console: Console) -> tuple[Report, Advice, Hashed | None]:
+    """Look at the disk and compare; the third is how fast a full check was.
+
+    Raises Refusal if there is nothing to compare with at all.
+    """
     subject = _find_subject(wish, console)
     manifest = subject.manifest
     listed = manifest.by_path() if manifest else {}
     if manifest is not None:
         manifest = keep_wanted(manifest, wish.include, wish.exclude)
     elif wish.include or wish.exclude:
-        console.hint("no listing is known, so --include and --exclude are not applied")
+        console.hint(_("no listing is known, so --include and --exclude are not applied"))
     inventory = look(subject.folder)
 
     def judged(hashes: Mapping[str, str]) -> Report:
@@ -87,21 +91,34 @@ def check(wish: Wish, console: Console) -> tuple[Report, Advice]:
             commit=subject.commit,
         )
 
-    report = judged(_hashes(manifest, inventory, console) if wish.full else {})
-    if manifest is not None and not wish.full and (odd := _odd(report)):
-        report = judged(_hashes(manifest.keep(odd), inventory, console))
-    return report, _advice(report, wish)
+    hashed = None
+    if wish.full:
+        hashes, hashed = _hashes(manifest, inventory, console)
+        report = judged(hashes)
+    else:
+        report = judged({})
+        if manifest is not None and (odd := _odd(report)):
+            report = judged(_hashes(manifest.keep(odd), inventory, console)[0])
+    return report, _advice(report, wish), hashed
 
 
 def print_check(
-    report: Report, advice: Advice, console: Console, *, all_files: bool = False, short: bool = False
+    report: Report,
+    advice: Advice,
+    console: Console,
+    *,
+    hashed: Hashed | None = None,
+    all_files: bool = False,
+    short: bool = False,
 ) -> int:
     """The report on stdout; the exit code: 0 complete, 4 not."""
     if console.as_json:
-        console.json(msgspec.to_builtins(report) | {"advice": advice})
+        console.json(msgspec.to_builtins(report) | {"advice": advice} | ({"hashed": hashed} if hashed else {}))
     else:
         signs = EMOJI if console.emoji else WORDS
         console.data(report_lines(report, advice, signs=signs, glyphs=console.glyphs, all_files=all_files, short=short))
+        if hashed is not None:
+            console.hint(hashed.text())
     return exits.OK if report.complete else exits.INCOMPLETE
 
 
@@ -115,7 +132,7 @@ def _find_subject(wish: Wish, console: Console) -> Subject:
         return Subject(folder=found.folder, commit=found.commit, manifest=found.manifest)
     if found is not None:
         if found.listing_error:
-            console.hint(f"the cached listing cannot be used: {safe(found.listing_error)}")
+            console.hint(_("the cached listing cannot be used: {why}", why=safe(found.listing_error)))
         pinned = ModelRef(repo=wish.ref.repo, revision=found.commit)
         return Subject(folder=found.folder, commit=found.commit, manifest=_ask(pinned, wish, console, is_here=True))
     manifest = _ask(wish.ref, wish, console, is_here=False)
@@ -128,7 +145,12 @@ def _find_subject(wish: Wish, console: Console) -> Subject:
 def _find_folder(wish: Wish, folder: Path, console: Console) -> Subject:
     """A folder given by its path. `--model` says what it should be; else its own bookkeeping or its path may."""
     if not folder.is_dir() and not (wish.is_local_dir and not folder.exists()):
-        raise Refusal("E_NOT_FOUND", f"{folder} is not a folder", "there is nothing at this path", "check the path")
+        raise Refusal(
+            "E_NOT_FOUND",
+            _("{folder} is not a folder", folder=folder),
+            _("there is nothing at this path"),
+            _("check the path"),
+        )
     parts = snapshot_parts(folder)
     if wish.ref is not None and wish.is_local_dir:
         manifest = _listing_of_local_dir(wish.ref, folder) or _ask(wish.ref, wish, console, is_here=folder.is_dir())
@@ -157,7 +179,7 @@ def _ask(ref: ModelRef, wish: Wish, console: Console, *, is_here: bool) -> Manif
         if error.code in _FINAL and not is_here:
             raise
         why = f" ({safe(error.why)})" if error.why else ""
-        console.hint(f"no listing from the Hub: {safe(error.what)}{why}")
+        console.hint(_("no listing from the Hub: {what}{why}", what=safe(error.what), why=why))
         return None
 
 
@@ -168,18 +190,23 @@ def _odd(report: Report) -> list[str]:
 
 def say_waiting(env: Mapping[str, str], console: Console) -> None:
     """The Hub takes its time over the list of files."""
-    console.hint(f"waiting for the list of files from {safe(places.endpoint(env), glyphs=console.err_glyphs)} ...")
+    endpoint = safe(places.endpoint(env), glyphs=console.err_glyphs)
+    console.hint(_("waiting for the list of files from {endpoint} ...", endpoint=endpoint))
 
 
 def _say_how_found(found: Snapshot, console: Console) -> None:
     if found.found_by == "newest":
-        console.hint(f"the cache does not say which commit is main; the newest snapshot is {found.commit[:8]}")
+        console.hint(
+            _("the cache does not say which commit is main; the newest snapshot is {commit}", commit=found.commit[:8])
+        )
 
 
-def _hashes(manifest: Manifest | None, inventory: Inventory, console: Console) -> Mapping[str, str]:
+def _hashes(
+    manifest: Manifest | None, inventory: Inventory, console: Console
+) -> tuple[Mapping[str, str], Hashed | None]:
     if manifest is None:
-        console.hint("no listing is known, so there are no hashes to compare with")
-        return {}
+        console.hint(_("no listing is known, so there are no hashes to compare with"))
+        return {}, None
     found = inventory.by_path()
     return hash_all(
         [

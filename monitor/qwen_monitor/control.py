@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
+from qwen_api.language import _, choose, speak
 from qwen_monitor.control_arguments import UsageError, parse
 
 if TYPE_CHECKING:  # importing these costs more than all that --help needs
@@ -27,9 +28,11 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    words = sys.argv[1:] if argv is None else argv
+    speak(choose(words, os.environ, sys.stdout.encoding))
     try:
         try:
-            arguments = parse(sys.argv[1:] if argv is None else argv)
+            arguments = parse(words)
         except UsageError as error:
             return _usage(error)
         return _run(arguments)
@@ -43,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _usage(error: UsageError) -> int:
     from qwen_monitor.sentences import error_text
 
-    print(error_text("E_USAGE", "the command cannot be understood", error.why, error.fix), file=sys.stderr)
+    print(error_text("E_USAGE", _("the command cannot be understood"), error.why, error.fix), file=sys.stderr)
     return EXIT_USAGE
 
 
@@ -70,14 +73,16 @@ def _run(arguments: argparse.Namespace) -> int:
     except DaemonRefused as error:
         refusal = refusal_of(error.problem)
     except DaemonUnreachable as error:
-        refusal = Refusal(error.code, "the daemon cannot be reached", error.why, error.fix)
+        refusal = Refusal(error.code, _("the daemon cannot be reached"), error.why, error.fix)
     except BadModelName as error:
-        refusal = Refusal("E_USAGE", "no such model name", str(error), _path_hint(arguments))
+        refusal = Refusal("E_USAGE", _("no such model name"), str(error), _path_hint(arguments))
     except BrokenPipeError:
         raise
     except OSError as error:
         why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        refusal = Refusal("E_IO", "the command cannot go on", why, "check that path, its owner and its permissions")
+        refusal = Refusal(
+            "E_IO", _("the command cannot go on"), why, _("check that path, its owner and its permissions")
+        )
     except (KeyboardInterrupt, Ended) as ended:
         console.end_progress()
         return ended.exit_code if isinstance(ended, Ended) else EXIT_INTERRUPTED
@@ -112,6 +117,10 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         return control_limits.prioritise(arguments, ref, console)
     if command == "rm":
         return control_orders.remove(arguments, ref, console)
+    if command == "verify":
+        from qwen_monitor import control_verify
+
+        return control_verify.verify(arguments, ref, console)
     if command == "wait":
         return control_orders.wait(arguments, ref, console)
     return control_orders.order(arguments, arguments.command, ref, console)
@@ -124,15 +133,20 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
     subject, model = arguments.subject, arguments.model
     folder = _as_path(subject) if subject else None
     if folder is None and subject and model:
-        raise Refusal("E_USAGE", "two models were given", f"{subject!r} and {model!r}", "for a folder write ./folder")
+        raise Refusal(
+            "E_USAGE",
+            _("two models were given"),
+            _("{one!r} and {other!r}", one=subject, other=model),
+            _("for a folder write ./folder"),
+        )
     name = model if folder is not None else subject or model
     if arguments.local_dir is not None:
         if folder is not None or not name:
-            raise Refusal("E_USAGE", "--local-dir goes with a model", fix="qwenctl check MODEL --local-dir DIR")
+            raise Refusal("E_USAGE", _("--local-dir goes with a model"), fix="qwenctl check MODEL --local-dir DIR")
         folder = arguments.local_dir.expanduser()
     if folder is None and not name:
         raise Refusal(
-            "E_USAGE", "no model and no folder was given", fix="qwenctl check MODEL, or: qwenctl check ./folder"
+            "E_USAGE", _("no model and no folder was given"), fix=_("qwenctl check MODEL, or: qwenctl check ./folder")
         )
     wish = Wish(
         cache=console.cache(arguments.cache_dir),
@@ -144,8 +158,8 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
         names_cache=arguments.cache_dir is not None,
         is_local_dir=arguments.local_dir is not None,
     )
-    report, advice = check(wish, console)
-    return print_check(report, advice, console, all_files=arguments.all)
+    report, advice, hashed = check(wish, console)
+    return print_check(report, advice, console, hashed=hashed, all_files=arguments.all)
 
 
 def _fetch(arguments: argparse.Namespace, console: Console) -> int:
@@ -157,7 +171,7 @@ def _fetch(arguments: argparse.Namespace, console: Console) -> int:
     words: list[str] = arguments.words
     name = arguments.model or (words[0] if words else "")
     if not name:
-        raise Refusal("E_USAGE", "no model was given", fix="qwenctl download MODEL")
+        raise Refusal("E_USAGE", _("no model was given"), fix="qwenctl download MODEL")
     arguments.files = words if arguments.model else words[1:]
     return control_download.download(arguments, _ref(name, arguments.revision), console)
 
@@ -185,7 +199,7 @@ def _path_hint(arguments: argparse.Namespace) -> str:
     from pathlib import Path
 
     name = getattr(arguments, "subject", "") or ""
-    return f"for the folder write ./{name}" if name and Path(name).is_dir() else ""
+    return _("for the folder write ./{name}", name=name) if name and Path(name).is_dir() else ""
 
 
 def _hear_signals() -> None:

@@ -17,6 +17,7 @@ import msgspec
 from qwen_api import commands, places
 from qwen_api.client import Client, DaemonUnreachable, Disconnected, find_socket
 from qwen_api.inventory import find_snapshot
+from qwen_api.language import _, ngettext
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor import exits
@@ -30,6 +31,7 @@ from qwen_monitor.host import judge_fit, read_host, weights_bytes
 from qwen_monitor.listing import ask_hub, cached_listing
 from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.private_daemon import PrivateDaemon
+from qwen_monitor.sentences import of_daemon
 
 LAST_WORDS_S = 30.0  # after its stream ended, a private daemon closes its ledger
 _CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
@@ -64,7 +66,7 @@ def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> 
     if arguments.token:
         env["HF_TOKEN"] = arguments.token  # never argv, which everybody on the machine can read
         console.env = env
-        console.hint("hint: --token stands in the process list; HF_TOKEN=... does not")
+        console.hint(_("hint: --token stands in the process list; HF_TOKEN=... does not"))
     given = arguments.cache_dir.expanduser().absolute() if arguments.cache_dir else None
     job = Job(
         ref=ref,
@@ -94,8 +96,8 @@ def add(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
     if console.as_json:
         console.json(accepted)
     else:
-        console.data([f"{safe(str(ref), glyphs=console.glyphs)} is wanted"])
-        console.hint(f"watch it with: qwen-monitor {ref}; wait for it with: qwenctl wait {ref}")
+        console.data([_("{ref} is wanted", ref=safe(str(ref), glyphs=console.glyphs))])
+        console.hint(_("watch it with: qwen-monitor {ref}; wait for it with: qwenctl wait {ref}", ref=ref))
     return exits.OK
 
 
@@ -110,27 +112,27 @@ def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Conso
             if error.code in _FINAL:
                 raise
             # The daemon tries longer than a warning is worth.
-            why = error.why or error.what
-            console.hint(f"no answer from the Hub yet ({safe(why, glyphs=console.err_glyphs)}); it is asked again")
+            why = safe(error.why or error.what, glyphs=console.err_glyphs)
+            console.hint(_("no answer from the Hub yet ({why}); it is asked again", why=why))
             return
     host = read_host()
     judgement = judge_fit(
         weights_bytes(keep_wanted(manifest, job.include, job.exclude)), host.gpu_bytes, host.ram_bytes
     )
     if judgement.sentence:
-        console.hint(f"warning: {judgement.sentence}")
+        console.hint(_("warning: {what}", what=judgement.sentence))
 
 
 def serves(version: commands.Version, job: Job) -> str:
     """Why the running daemon cannot do this job; "" if it can."""
     if job.local_dir is not None:
-        return "no command may name a folder (its own configuration may: local_dir)"
+        return _("no command may name a folder (its own configuration may: local_dir)")
     if job.has_token:
-        return "it uses its own token, and --token names another"
+        return _("it uses its own token, and --token names another")
     if job.cache is not None and os.path.realpath(version.cache_dir) != os.path.realpath(job.cache):
-        return f"its cache is {version.cache_dir}, not {job.cache}"
+        return _("its cache is {its}, not {ours}", its=version.cache_dir, ours=job.cache)
     if job.endpoint and version.endpoint.rstrip("/") != job.endpoint:
-        return f"its endpoint is {version.endpoint}, not {job.endpoint}"
+        return _("its endpoint is {its}, not {ours}", its=version.endpoint, ours=job.endpoint)
     return ""
 
 
@@ -142,7 +144,7 @@ def settle(model: ModelStatus | None, has_news: bool, before: ModelStatus | None
     """
     is_old = before is not None and not has_news
     if model is None:
-        return Settled(code="E_STOPPED", detail="the model was removed") if has_news else None
+        return Settled(code="E_STOPPED", detail=_("the model was removed")) if has_news else None
     if model.state == "complete":
         same = before is not None and (before.include, before.exclude) == (job.include, job.exclude)
         return Settled() if same or not is_old else None
@@ -151,7 +153,7 @@ def settle(model: ModelStatus | None, has_news: bool, before: ModelStatus | None
     if model.state == "failed":
         return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
     if model.state == "paused":
-        return Settled(code="E_PAUSED", detail=f"go on with: qwenctl resume {job.ref}")
+        return Settled(code="E_PAUSED", detail=_("go on with: qwenctl resume {ref}", ref=job.ref))
     if model.state == "incomplete":
         return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
     return None
@@ -166,13 +168,13 @@ def _running_daemon(job: Job, given: Path | None, console: Console) -> Path | No
         if given is not None:
             raise
         if error.code == "E_SOCKET_DENIED":
-            console.hint(f"a daemon runs, but {safe(error.why)}; {safe(error.fix)}")
+            console.hint(_("a daemon runs, but {why}; {fix}", why=safe(error.why), fix=safe(error.fix)))
         return None
     why_not = serves(version, job)
     if socket.name == places.EVENTS_SOCKET:
-        why_not = "it may only be watched here, not commanded"
+        why_not = _("it may only be watched here, not commanded")
     if why_not:
-        console.hint(f"a daemon runs, but {safe(why_not)}: a private one does this download")
+        console.hint(_("a daemon runs, but {why}: a private one does this download", why=safe(why_not)))
         return None
     return socket
 
@@ -192,15 +194,19 @@ def _by_running(job: Job, socket: Path, console: Console) -> int:
             lambda: socket, job.ref, console, lambda model, has_news: settle(model, has_news, before, job)
         )
     except KeyboardInterrupt:
-        console.hint(f"qwen-daemon goes on; to stop it: qwenctl pause {job.ref}; to watch it: qwen-monitor {job.ref}")
+        console.hint(
+            _("qwen-daemon goes on; to stop it: qwenctl pause {ref}; to watch it: qwen-monitor {ref}", ref=job.ref)
+        )
         raise
     return _report_end(job, settled, model, console)
 
 
 def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
     cache = job.cache or places.hub_cache(env)
-    place = "cache" if job.local_dir is None else "folder"
-    waits = f"another qwenctl download works in this {place}; waiting for it to end (Ctrl-C: do not wait)"
+    if job.local_dir is None:
+        waits = _("another qwenctl download works in this cache; waiting for it to end (Ctrl-C: do not wait)")
+    else:
+        waits = _("another qwenctl download works in this folder; waiting for it to end (Ctrl-C: do not wait)")
     with PrivateDaemon(
         job.ref,
         env,
@@ -220,9 +226,9 @@ def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
                 on_lost=partial(_on_lost, daemon),
             )
         except BaseException:
-            console.hint("stopping; what has arrived is being recorded ...")
+            console.hint(_("stopping; what has arrived is being recorded ..."))
             daemon.stop()
-            console.hint("stopped; the same command resumes where it was")
+            console.hint(_("stopped; the same command resumes where it was"))
             raise
         if settled is not None and settled.code:
             return _report_private_failure(daemon, settled, console)
@@ -248,7 +254,8 @@ def _report_private_failure(daemon: PrivateDaemon, settled: Settled, console: Co
 def _report_end(job: Job, settled: Settled | None, model: ModelStatus | None, console: Console) -> int:
     if settled is None or settled.code:
         code = settled.code if settled else "E_STOPPED"
-        raise Refusal(code, f"{job.ref} is not complete", settled.detail if settled else "")
+        why, fix = of_daemon(code, settled.detail if settled else "", "")
+        raise Refusal(code, _("{ref} is not complete", ref=job.ref), why, fix)
     path, commit = (model.path, model.commit) if model else ("", "")
     if not path and job.local_dir is not None:
         path = str(job.local_dir)
@@ -276,9 +283,13 @@ def _dry_run(job: Job, console: Console) -> int:
         exclude=job.exclude,
         is_local_dir=folder is not None,
     )
-    report, _ = check(wish, console)
+    report, *_rest = check(wish, console)
     if report.source != "listing":
-        raise Refusal("E_OFFLINE", f"the list of files of {job.ref} is not known here", "and the Hub did not tell it")
+        raise Refusal(
+            "E_OFFLINE",
+            _("the list of files of {ref} is not known here", ref=job.ref),
+            _("and the Hub did not tell it"),
+        )
     wanted = {p.path for p in report.findings}
     files = [
         {"path": f.path, "size_bytes": f.size_bytes or 0, "fetch": f.path in wanted}
@@ -294,12 +305,18 @@ def _dry_run(job: Job, console: Console) -> int:
     console.data(
         _table([(f.path, f.size_bytes or 0) for c in report.components for f in c.files if f.path in wanted], console)
     )
-    room = f"; {bytes_text(free)} free" if free is not None else ""
-    console.data(
-        [f"[dry-run] Will download {len(wanted)} files (out of {len(files)}) totalling {bytes_text(total)}{room}"]
+    room = _("; {size} free", size=bytes_text(free)) if free is not None else ""
+    will = ngettext(
+        "Will download {count} file (out of {total}) totalling {size}",
+        "Will download {count} files (out of {total}) totalling {size}",
+        len(wanted),
+        total=len(files),
+        size=bytes_text(total),
     )
+    console.data([f"[dry-run] {will}{room}"])
     if here:
-        console.data([f"[dry-run] {bytes_text(here)} of it lies in another model's folder and need not be fetched"])
+        words = _("{size} of it lies in another model's folder and need not be fetched", size=bytes_text(here))
+        console.data([f"[dry-run] {words}"])
     return exits.OK
 
 
@@ -315,5 +332,5 @@ def _table(rows: list[tuple[str, int]], console: Console) -> list[str]:
     if not rows:
         return []
     room = _TABLE_WIDTH - 10
-    header = f"{padded('FILE', room)}{'SIZE':>10}"
+    header = f"{padded(_('FILE'), room)}{_('SIZE'):>10}"
     return [header, *(f"{padded(safe(p, room - 1, console.glyphs), room)}{bytes_text(s):>10}" for p, s in rows)]

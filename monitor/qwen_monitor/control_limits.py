@@ -11,6 +11,7 @@ import msgspec
 
 from qwen_api.client import Client, find_socket
 from qwen_api.commands import Accepted, SetLimits
+from qwen_api.language import _, ngettext
 from qwen_api.models import ModelRef, parse_model
 from qwen_api.rates import BadRate, parse_limit_bps
 from qwen_api.status import LimitsStatus, Status
@@ -18,7 +19,7 @@ from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
-from qwen_monitor.limits import limits_words, model_limits_words, rate_words
+from qwen_monitor.limits import connections_text, files_text, limits_words, model_limits_words, rate_words
 
 
 class _ModelLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -45,18 +46,23 @@ def limit(arguments: argparse.Namespace, console: Console) -> int:
     if not words and not counts:
         return _show(Client(find_socket(console.env, arguments.socket)).state(), console)
     if len(words) > 2:
-        raise Refusal("E_USAGE", "too many words", f"{len(words)} were given", "qwenctl limit MODEL 20MB/s")
+        raise Refusal(
+            "E_USAGE", _("too many words"), _("{count} were given", count=len(words)), "qwenctl limit MODEL 20MB/s"
+        )
     if len(words) == 2:
         if counts:
-            raise Refusal("E_USAGE", "a model has no such limit", "--max-files and --max-connections are the daemon's")
+            raise Refusal(
+                "E_USAGE", _("a model has no such limit"), _("--max-files and --max-connections are the daemon's")
+            )
         return _limit_model(arguments, parse_model(words[0]), _rate(words[1]), console)
     rate = {"rate_limit_bps": _rate(words[0])} if words else {}
     accepted = Client(find_socket(console.env, arguments.socket)).set_limits(
         msgspec.convert({**rate, **counts}, SetLimits)
     )
     parts = [rate_words(rate["rate_limit_bps"])] if rate else []
-    parts += [f"{count} {name.removeprefix('max_')} at once" for name, count in counts.items()]
-    _say(f"the daemon: {', '.join(parts)}, until it ends or is told otherwise", accepted, console)
+    told = {"max_files": files_text, "max_connections": connections_text}
+    parts += [_("{what} at once", what=told[name](count)) for name, count in counts.items()]
+    _say(_("the daemon: {limits}, until it ends or is told otherwise", limits=", ".join(parts)), accepted, console)
     return exits.OK
 
 
@@ -65,22 +71,24 @@ def prioritise(arguments: argparse.Namespace, ref: ModelRef, console: Console) -
     client = Client(find_socket(console.env, arguments.socket))
     if arguments.files:
         accepted = client.prioritise_files(ref.key, arguments.files, arguments.priority)
-        _say(f"{counted(accepted)} of {ref}: priority {arguments.priority}", accepted, console)
+        priority = _("priority {priority}", priority=arguments.priority)
+        _say(f"{of_model(accepted, ref)}: {priority}", accepted, console)
         return exits.OK
     accepted = client.prioritise(ref.key, arguments.priority)
-    _say(f"{ref} has priority {arguments.priority}; what is under way goes on", accepted, console)
+    done = _("{ref} has priority {priority}; what is under way goes on", ref=ref, priority=arguments.priority)
+    _say(done, accepted, console)
     return exits.OK
 
 
-def counted(accepted: Accepted) -> str:
-    """`1 file`, `3 files`: those that a command was about."""
-    count = len(accepted.files or ())
-    return f"{count} file{'' if count == 1 else 's'}"
+def of_model(accepted: Accepted, ref: ModelRef) -> str:
+    """`3 files of org/name`: those that a command was about."""
+    return ngettext("{count} file of {ref}", "{count} files of {ref}", len(accepted.files or ()), ref=ref)
 
 
 def _limit_model(arguments: argparse.Namespace, ref: ModelRef, rate_bps: int | None, console: Console) -> int:
     accepted = Client(find_socket(console.env, arguments.socket)).limit(ref.key, rate_bps)
-    _say(f"{ref}: {rate_words(rate_bps)}, until the daemon ends or is told otherwise", accepted, console)
+    rate = rate_words(rate_bps)
+    _say(_("{ref}: {rate}, until the daemon ends or is told otherwise", ref=ref, rate=rate), accepted, console)
     return exits.OK
 
 
@@ -89,7 +97,7 @@ def _rate(text: str) -> int | None:
         return parse_limit_bps(text)
     except BadRate as error:
         raise Refusal(
-            "E_USAGE", "no such speed", str(error), "qwenctl limit MODEL 20MB/s; qwenctl limit off"
+            "E_USAGE", _("no such speed"), str(error), "qwenctl limit MODEL 20MB/s; qwenctl limit off"
         ) from error
 
 
@@ -110,7 +118,7 @@ def _show(status: Status, console: Console) -> int:
     if console.as_json:
         console.json(_Answer(limits=limits, models=models))
         return exits.OK
-    console.data([f"the daemon: {limits_words(limits) or 'it does not say'}"])
+    console.data([_("the daemon: {limits}", limits=limits_words(limits) or _("it does not say"))])
     named = (status.models[m.model] for m in models)
     console.data(f"{safe(m.model, glyphs=console.glyphs)}: {model_limits_words(m)}" for m in named)
     return exits.OK

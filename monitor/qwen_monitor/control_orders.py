@@ -1,4 +1,4 @@
-"""`qwenctl pause|resume|retry|verify|rm|wait|events`: one command to the running daemon, or its stream.
+"""`qwenctl pause|resume|retry|rm|wait|events`: one command to the running daemon, or its stream.
 
 Each needs a daemon and says so when there is none (exit 69); what a refusal means is in the daemon's own words.
 """
@@ -18,26 +18,27 @@ import msgspec
 from qwen_api.client import Client, Disconnected, Follower, Line, find_socket
 from qwen_api.commands import Accepted
 from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown, type_of
+from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor import exits
 from qwen_monitor.console import Console
-from qwen_monitor.control_limits import counted
+from qwen_monitor.control_limits import of_model
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.follow_model import follow_model
-from qwen_monitor.plain import Plain
+from qwen_monitor.plain import Plain, waiting_text
+from qwen_monitor.sentences import of_daemon
 
 _SHOWN_MISSING_MAX = 20
 _TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
 
-Verb = Literal["pause", "resume", "retry", "update", "verify"]
+Verb = Literal["pause", "resume", "retry", "update"]
 _DONE: dict[Verb, str] = {
-    "pause": "pauses; what is recorded stays (go on: qwenctl resume {0})",
-    "resume": "goes on (watch: qwen-monitor {0})",
-    "update": "is brought to its newest commit (watch: qwen-monitor {0})",
-    "retry": "is tried again now (watch: qwen-monitor {0})",
-    "verify": "is being verified (wait: qwenctl wait {0})",
+    "pause": N_("{ref} pauses; what is recorded stays (go on: qwenctl resume {ref})"),
+    "resume": N_("{ref} goes on (watch: qwen-monitor {ref})"),
+    "update": N_("{ref} is brought to its newest commit (watch: qwen-monitor {ref})"),
+    "retry": N_("{ref} is tried again now (watch: qwen-monitor {ref})"),
 }
 
 
@@ -53,7 +54,6 @@ def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Con
         "resume": client.resume,
         "retry": client.retry,
         "update": client.update,
-        "verify": lambda key: client.verify(key, full=not arguments.quick),
     }
     if getattr(arguments, "files", ()):
         return _order_files(client, arguments.files, verb, ref, console)
@@ -61,7 +61,7 @@ def order(arguments: argparse.Namespace, verb: Verb, ref: ModelRef, console: Con
     if console.as_json:
         console.json(accepted)
     else:
-        console.hint(f"{ref} {_DONE[verb].format(ref)}")
+        console.hint(_(_DONE[verb], ref=ref))
     return exits.OK
 
 
@@ -71,26 +71,34 @@ def _order_files(client: Client, words: Sequence[str], verb: Verb, ref: ModelRef
     if console.as_json:
         console.json(accepted)
         return exits.OK
-    done = {"pause": "paused; what is recorded stays", "resume": "fetched again", "retry": "tried again now"}
-    console.hint(f"{counted(accepted)} of {ref}: {done[verb]}")
+    done = {
+        "pause": N_("paused; what is recorded stays"),
+        "resume": N_("fetched again"),
+        "retry": N_("tried again now"),
+    }
+    console.hint(f"{of_model(accepted, ref)}: {_(done[verb])}")
     for path in (accepted.files or ())[:_SHOWN_MISSING_MAX]:
         console.hint(f"  {safe(path, 76, console.err_glyphs)}")
     if verb == "pause":
-        console.hint(f"until the daemon ends, or: qwenctl resume {ref} --file {shlex.quote(words[0])}")
+        command = f"qwenctl resume {ref} --file {shlex.quote(words[0])}"
+        console.hint(_("until the daemon ends, or: {command}", command=command))
     return exits.OK
 
 
 def remove(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
     """Want the model no more, and perhaps delete its files; asks first. Raises Refusal without a yes."""
     client = Client(find_socket(console.env, arguments.socket))
-    what = f"{ref} and delete its files from the cache" if arguments.delete_files else f"{ref} (its files stay)"
-    if not arguments.yes and not _agreed(what, arguments.delete_files, console):
-        raise Refusal("E_USAGE", f"{ref} was not removed", "nobody said yes", "say yes, or give --yes")
+    if arguments.delete_files:
+        question = _("remove {ref} and delete its files from the cache? [y/N]", ref=ref)
+    else:
+        question = _("remove {ref} (its files stay)? [y/N]", ref=ref)
+    if not arguments.yes and not _agreed(question, arguments.delete_files, console):
+        raise Refusal("E_USAGE", _("{ref} was not removed", ref=ref), _("nobody said yes"), _("say yes, or give --yes"))
     accepted = client.remove(ref.key, delete_files=arguments.delete_files)
     if console.as_json:
         console.json(accepted)
     else:
-        console.hint(f"{ref} is no longer wanted")
+        console.hint(_("{ref} is no longer wanted", ref=ref))
     return exits.OK
 
 
@@ -122,8 +130,8 @@ def events(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
                 return exits.OK
             if isinstance(line, Disconnected):
                 if arguments.no_follow:
-                    raise Refusal(line.code, "the daemon is gone", line.why, line.fix)
-                console.hint(f"waiting for the daemon ... ({safe(line.why)})")
+                    raise Refusal(line.code, _("the daemon is gone"), line.why, line.fix)
+                console.hint(waiting_text(line))
             elif _is_chosen(line, arguments.types) and plain.concerns(line, follower.status):
                 _print_event(line, plain, follower, console)
     finally:
@@ -131,13 +139,13 @@ def events(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
     return exits.OK
 
 
-def _agreed(what: str, deletes: bool, console: Console) -> bool:
+def _agreed(question: str, deletes: bool, console: Console) -> bool:
     if not console.asks:
         return not deletes  # a script that names the command means it; deleting needs the word
-    console.err.write(f"remove {what}? [y/N] ")
+    console.err.write(f"{question} ")
     console.err.flush()
     try:
-        return input().strip().lower() in ("y", "yes")
+        return input().strip().lower() in ("y", "yes", "д", "да")
     except EOFError:
         return False
 
@@ -145,9 +153,10 @@ def _agreed(what: str, deletes: bool, console: Console) -> bool:
 def _waited(ref: ModelRef, model: ModelStatus | None, _has_news: bool) -> ModelStatus | None:
     """The model once it is complete, None to go on; Refusal when waiting is of no use."""
     if model is None:
-        raise Refusal("E_UNKNOWN_MODEL", f"the daemon was not asked for {ref}", fix=f"qwenctl add {ref}")
+        raise Refusal("E_UNKNOWN_MODEL", _("the daemon was not asked for {ref}", ref=ref), fix=f"qwenctl add {ref}")
     if model.state == "failed":
-        raise Refusal(model.code or "E_INCOMPLETE", f"{ref} needs a person", model.detail)
+        code = model.code or "E_INCOMPLETE"
+        raise Refusal(code, _("{ref} needs a person", ref=ref), *of_daemon(code, model.detail, ""))
     return model if model.state == "complete" else None
 
 
@@ -156,11 +165,12 @@ def _timed_out(ref: ModelRef, model: ModelStatus | None, console: Console) -> in
     if console.as_json:
         state = model.state if model else ""
         console.json({"complete": False, "model": ref.repo, "state": state, "missing": missing})
-    console.hint(f"{ref} is not complete yet; not verified: {len(missing) or 'no list of files yet'}")
+    count = len(missing) or _("no list of files yet")
+    console.hint(_("{ref} is not complete yet; not verified: {count}", ref=ref, count=count))
     for path in missing[:_SHOWN_MISSING_MAX]:
         console.hint(f"  {safe(path, 76, console.err_glyphs)}")
     if len(missing) > _SHOWN_MISSING_MAX:
-        console.hint(f"  and {len(missing) - _SHOWN_MISSING_MAX} more")
+        console.hint("  " + _("and {count} more", count=len(missing) - _SHOWN_MISSING_MAX))
     return exits.TIMED_OUT
 
 

@@ -7,6 +7,7 @@ import importlib.metadata
 from pathlib import Path
 
 from qwen_api.client import Client, DaemonUnreachable, find_socket
+from qwen_api.language import _, ngettext
 from qwen_api.models import ModelRef, is_repo
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
@@ -35,12 +36,13 @@ def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
     except DaemonUnreachable as error:
         if arguments.socket is not None:
             raise
-        why = "no daemon answers" if error.code == "E_DAEMON_DOWN" else f"{safe(error.why)} ({safe(error.fix)})"
-        console.hint(f"{why}; this is what the disk shows")
+        why = _("no daemon answers") if error.code == "E_DAEMON_DOWN" else f"{safe(error.why)} ({safe(error.fix)})"
+        console.hint(_("{why}; this is what the disk shows", why=why))
         return _of_disk(ref, console)
     models = [m for m in state.models.values() if matches(m, ref)]
     if ref is not None and not models:
-        console.hint(f"the daemon was not asked for {ref} (qwenctl add {ref}); this is what the disk shows")
+        why = _("the daemon was not asked for {ref} (qwenctl add {ref})", ref=ref)
+        console.hint(_("{why}; this is what the disk shows", why=why))
         return _of_disk(ref, console)
     return _of_daemon(models, state, console)
 
@@ -54,7 +56,7 @@ def ls(arguments: argparse.Namespace, console: Console) -> int:
     else:
         console.data(list_lines(briefs, console.glyphs))
         if not briefs:
-            console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
+            console.hint(_("no model is wanted; add one: qwenctl add qwen-image-edit"))
     return exits.OK
 
 
@@ -75,9 +77,9 @@ def version(arguments: argparse.Namespace, console: Console) -> int:
     if daemon is not None:
         facts = (
             ("pid", daemon.pid),
-            ("socket", socket),
-            ("cache", daemon.cache_dir),
-            ("state", daemon.state_dir),
+            (_("socket"), socket),
+            (_("cache"), daemon.cache_dir),
+            (_("state"), daemon.state_dir),
             ("hub", daemon.endpoint),
         )
         console.data([f"qwen-daemon {safe(daemon.version)}"])
@@ -96,9 +98,9 @@ def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> in
     if not console.as_json:
         console.data(endpoint_lines(endpoints, None, console.glyphs))
         if words := limits_words(state.limits):
-            console.data([f"The daemon: {words}"])
+            console.data([_("The daemon: {limits}", limits=words)])
     if not models:
-        console.hint("no model is wanted; add one: qwenctl add qwen-image-edit")
+        console.hint(_("no model is wanted; add one: qwenctl add qwen-image-edit"))
     return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
 
 
@@ -107,7 +109,8 @@ def _of_disk(ref: ModelRef | None, console: Console) -> int:
     refs = [ref] if ref is not None else _cached_models(cache)
     # What is here is asked, not what could be: the Hub is left alone unless one model was named.
     results = [
-        (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)) for r in refs[:_CACHED_MODELS_MAX]
+        (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)[:2])
+        for r in refs[:_CACHED_MODELS_MAX]
     ]
     if console.as_json:
         console.json(BriefList(source="disk", models=tuple(brief_of_report(report, r) for r, report, _ in results)))
@@ -116,9 +119,10 @@ def _of_disk(ref: ModelRef | None, console: Console) -> int:
     else:
         console.data(list_lines([brief_of_report(report, r) for r, report, _ in results], console.glyphs))
     if not results:
-        console.hint(f"no model in {safe(str(cache))}; fetch one: qwenctl download qwen-image-edit")
+        console.hint(_("no model in {cache}; fetch one: qwenctl download qwen-image-edit", cache=safe(str(cache))))
     if len(refs) > _CACHED_MODELS_MAX:
-        console.hint(f"{len(refs) - _CACHED_MODELS_MAX} more models were not looked at")
+        rest = len(refs) - _CACHED_MODELS_MAX
+        console.hint(ngettext("{count} more model was not looked at", "{count} more models were not looked at", rest))
     return exits.OK if all(report.complete for _, report, _ in results) else exits.INCOMPLETE
 
 

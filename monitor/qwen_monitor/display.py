@@ -1,7 +1,8 @@
 """How numbers and names look on a terminal: sizes, rates, durations, bars, and names that cannot hurt.
 
-Pure. Units are decimal (kB, MB, GB), as on the Hub's own pages. A name from the Hub is outside data: `safe` shows
-what could move the cursor, hide, or reorder text as a visible escape. Which facts are shown is `rows`' business.
+Pure but for the language spoken. Units are decimal (kB, MB, GB), as on the Hub's own pages. A name from the Hub is
+outside data: `safe` shows what could move the cursor, hide, or reorder text as a visible escape. Which facts are shown
+is `rows`' business.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from qwen_api.language import N_, _, decimal
+
 SIZE_WIDTH = 8  # "999.9 GB"
 RATE_WIDTH = 10  # "999.9 MB/s"
 PERCENT_WIDTH = 6  # "100.0%"
 
-_UNITS = ("kB", "MB", "GB", "TB", "PB", "EB")
+_UNITS = (N_("B"), N_("kB"), N_("MB"), N_("GB"), N_("TB"), N_("PB"), N_("EB"))
 _MARKS_MAX = 2  # combining marks on one letter; more is "zalgo", which paints over the lines above and below
 _VARIATION_SELECTORS = {*map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
@@ -90,29 +93,19 @@ def choose_glyphs(env: Mapping[str, str], encoding: str | None, ascii_flag: bool
 
 def bytes_text(count: int) -> str:
     """`57.7 GB`, `485 B`: decimal, at most SIZE_WIDTH cells."""
-    if count < 1000:
-        return f"{max(0, count)} B"
-    value = float(count)
-    for unit in _UNITS:
-        value /= 1000
-        if value < 999.95:  # what would be rounded to 1000.0 belongs to the next unit
-            return f"{value:.1f} {unit}"
-    return f"{value:.0f} {_UNITS[-1]}"
+    power = _power(count)
+    return f"{_scaled(count, power)} {_(_UNITS[power])}"
 
 
 def pair_text(done: int, size: int) -> str:
     """`30.1/57.7 GB`: both in the unit of `size`, which is named once."""
-    whole = bytes_text(size)
-    number, _, unit = whole.partition(" ")
-    if unit == "B":
-        return f"{max(0, done)}/{number} B"
-    scale = 1000.0 ** (_UNITS.index(unit) + 1)
-    return f"{max(0, done) / scale:.1f}/{number} {unit}"
+    power = _power(size)
+    return f"{_scaled(done, power)}/{bytes_text(size)}"
 
 
 def rate_text(bps: float) -> str:
     """`84.9 MB/s`; `bps` is bytes per second."""
-    return f"{bytes_text(int(bps))}/s" if math.isfinite(bps) else "-"
+    return _("{size}/s", size=bytes_text(int(bps))) if math.isfinite(bps) else "-"
 
 
 def duration_text(seconds: float) -> str:
@@ -125,13 +118,13 @@ def duration_text(seconds: float) -> str:
     if hours >= 10_000 * 24:
         return "-"  # an estimate of decades says only that nothing moves
     if hours >= 100:
-        return f"{hours // 24}d {hours % 24:02}h"
+        return _("{days}d {hours:02}h", days=hours // 24, hours=hours % 24)
     return f"{hours}:{minutes:02}:{left:02}" if hours else f"{minutes}:{left:02}"
 
 
 def percent_text(done: int, size: int) -> str:
     """`52.1%`, rounded down: `100.0%` is said only of what is whole."""
-    return f"{_share(done, size, 1000) / 10:.1f}%"
+    return decimal(f"{_share(done, size, 1000) / 10:.1f}%")
 
 
 def bar(done: int, size: int, width: int, glyphs: Glyphs = UNICODE) -> str:
@@ -172,6 +165,19 @@ def padded(text: str, width: int, *, right: bool = False) -> str:
     """`text` filled with spaces to `width` cells; `right` puts it at the right edge."""
     space = " " * max(0, width - cell_width(text))
     return space + text if right else text + space
+
+
+def _power(count: int) -> int:
+    """Which unit a size is told in: what would be rounded to 1000.0 belongs to the next one."""
+    if count < 1000:
+        return 0
+    return next((power for power in range(1, len(_UNITS)) if count / 1000**power < 999.95), len(_UNITS) - 1)
+
+
+def _scaled(count: int, power: int) -> str:
+    value = max(0, count) / 1000**power
+    is_whole = not power or (power == len(_UNITS) - 1 and value >= 999.95)
+    return f"{value:.0f}" if is_whole else decimal(f"{value:.1f}")
 
 
 def _share(done: int, size: int, steps: int) -> int:

@@ -7,6 +7,8 @@ one. Which sentence belongs to an error code is `sentences`' business.
 from __future__ import annotations
 
 from qwen_api.commands import Problem
+from qwen_api.language import _
+from qwen_monitor.sentences import of_daemon
 
 OK = 0
 OTHER = 1
@@ -47,8 +49,6 @@ _BY_CODE: dict[str, int] = {
     "E_STALLED": NETWORK,
     "E_HTTP": NETWORK,
     "E_RATE_LIMITED": NETWORK,
-    "E_SHORT": NETWORK,
-    "E_CHANGED": NETWORK,
     "E_PAUSED": UNFINISHED,
     "E_FILES_PAUSED": UNFINISHED,
     "E_STOPPED": UNFINISHED,
@@ -84,4 +84,5 @@ def exit_code_of(code: str, default: int = OTHER) -> int:
 
 def refusal_of(problem: Problem) -> Refusal:
     """What the daemon said no to, as an error of the command."""
-    return Refusal(problem.code, problem.title, problem.detail, problem.fix)
+    why, fix = of_daemon(problem.code, problem.detail, problem.fix)
+    return Refusal(problem.code, _(problem.title), why, fix)

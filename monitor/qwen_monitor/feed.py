@@ -15,6 +15,7 @@ import msgspec
 
 from qwen_api.client import Disconnected, Follower, Line
 from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown
+from qwen_api.language import _, ngettext
 from qwen_api.status import Status
 from qwen_monitor.display import UNICODE, Glyphs
 from qwen_monitor.event_text import EventText, event_text
@@ -94,7 +95,8 @@ class Feed:
                 self._lost, self._was_live = None, True
             case Gap():
                 lost = line.last - line.first + 1
-                self._note("missed", f"{lost} events are not in this list", is_bad=True)
+                words = ngettext("{count} event is not in this list", "{count} events are not in this list", lost)
+                self._note(_("missed"), words, is_bad=True)
             case Live() | Bookmark() | Unknown():
                 pass
             case _:
@@ -104,7 +106,7 @@ class Feed:
     def _greet(self, hello: Hello) -> None:
         if self._epoch and hello.epoch != self._epoch:
             self._restarts += 1
-            self._note("daemon", "restarted", is_bad=True)
+            self._note(_("daemon"), _("restarted"), is_bad=True)
         self._epoch = hello.epoch
 
     def _note(self, word: str, detail: str, *, is_bad: bool) -> None:

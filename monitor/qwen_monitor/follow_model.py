@@ -15,7 +15,7 @@ from qwen_api.events import Hello, ModelChecked, ModelComplete, ModelRemoved, Mo
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor.console import Console
-from qwen_monitor.display import safe
+from qwen_monitor.plain import waiting_text
 from qwen_monitor.progress import Progress
 
 T = TypeVar("T")
@@ -65,7 +65,7 @@ def _follow(
             if decided is not None:
                 return decided, follower.status.models.get(ref.key)
             if not said_lost:
-                console.hint(f"waiting for the daemon ... ({safe(line.why)}; {safe(line.fix)})")
+                console.hint(waiting_text(line))
             said_lost = True
             continue
         said_lost = False

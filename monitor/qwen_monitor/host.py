@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.weight_sets import ALL_BASES, choose
 from qwen_monitor.display import bytes_text
@@ -57,22 +58,40 @@ def judge_fit(weights_bytes: int, gpu_bytes: int | None, ram_bytes: int | None) 
     if weights_bytes <= usable_gpu:
         return Judgement(fit="fits")
     if weights_bytes > usable_gpu + usable_ram:
-        here = (
-            f"the GPU ({bytes_text(gpu_bytes)}) and RAM ({ram}) together" if gpu_bytes else f"RAM ({ram}), and no GPU"
-        )
-        return Judgement(
-            fit="too_large",
-            sentence=f"the weights ({weights}) are larger than {here}: this machine cannot load them unquantized",
-        )
+        if gpu_bytes:
+            sentence = _(
+                "the weights ({weights}) are larger than the GPU ({gpu}) and RAM ({ram}) together: "
+                "this machine cannot load them unquantized",
+                weights=weights,
+                gpu=bytes_text(gpu_bytes),
+                ram=ram,
+            )
+        else:
+            sentence = _(
+                "the weights ({weights}) are larger than RAM ({ram}), and no GPU: "
+                "this machine cannot load them unquantized",
+                weights=weights,
+                ram=ram,
+            )
+        return Judgement(fit="too_large", sentence=sentence)
     if not gpu_bytes and weights_bytes <= CPU_BYTES_MAX:
         return Judgement(fit="cpu_only")
     if not gpu_bytes:
-        sentence = f"no GPU was found: the weights ({weights}) fit RAM ({ram}), and run on the CPU, slowly"
+        sentence = _(
+            "no GPU was found: the weights ({weights}) fit RAM ({ram}), and run on the CPU, slowly",
+            weights=weights,
+            ram=ram,
+        )
         return Judgement(fit="cpu_only", sentence=sentence)
     return Judgement(
         fit="offload",
-        sentence=f"the weights ({weights}) are larger than the GPU ({bytes_text(gpu_bytes)}): load with CPU offload, "
-        f"RAM ({ram}) takes the rest",
+        sentence=_(
+            "the weights ({weights}) are larger than the GPU ({gpu}): load with CPU offload, "
+            "RAM ({ram}) takes the rest",
+            weights=weights,
+            gpu=bytes_text(gpu_bytes),
+            ram=ram,
+        ),
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
+from qwen_api.language import _, ngettext
 from qwen_api.status import LimitsStatus, ModelStatus
 from qwen_monitor.display import rate_text
 
@@ -13,22 +14,33 @@ STEPS_BPS = tuple(n * unit for unit in (10**5, 10**6, 10**7, 10**8) for n in (1,
 
 def rate_words(rate_limit_bps: int | None) -> str:
     """`at most 20.0 MB/s`, or `no speed limit` for none (None or 0)."""
-    return f"at most {rate_text(rate_limit_bps)}" if rate_limit_bps else "no speed limit"
+    return _("at most {rate}", rate=rate_text(rate_limit_bps)) if rate_limit_bps else _("no speed limit")
 
 
 def limits_words(limits: LimitsStatus) -> str:
     """What holds for the whole daemon; "" if it did not say."""
     if not limits.max_files:
         return ""
-    counts = f"{limits.max_files} files and {limits.max_connections} connections at once"
-    return f"{rate_words(limits.rate_limit_bps)}, {counts}"
+    counts = (files_text(limits.max_files), connections_text(limits.max_connections))
+    both = _("{files} and {connections} at once", files=counts[0], connections=counts[1])
+    return f"{rate_words(limits.rate_limit_bps)}, {both}"
+
+
+def files_text(count: int) -> str:
+    """`1 file`, `8 files`."""
+    return ngettext("{count} file", "{count} files", count)
+
+
+def connections_text(count: int) -> str:
+    """`16 connections`."""
+    return ngettext("{count} connection", "{count} connections", count)
 
 
 def model_limits_words(model: ModelStatus) -> str:
     """What holds for one model besides; "" if nothing does."""
     if not model.rate_limit_bps and not model.priority:
         return ""
-    return f"{rate_words(model.rate_limit_bps)}, priority {model.priority}"
+    return f"{rate_words(model.rate_limit_bps)}, {_('priority {priority}', priority=model.priority)}"
 
 
 def next_limit_bps(limit_bps: int, rate_bps: int, direction: Literal[-1, 1]) -> int | None:

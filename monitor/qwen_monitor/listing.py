@@ -16,9 +16,11 @@ import msgspec
 
 from qwen_api import places
 from qwen_api.inventory import find_snapshot
+from qwen_api.language import _, spoken
 from qwen_api.manifest import BadManifest, Manifest, read_tree
 from qwen_api.models import ModelRef
 from qwen_monitor.exits import Refusal
+from qwen_monitor.sentences import of_daemon
 
 SILENT_S = 3.0  # a person wonders after that long without a word
 LISTING_S = 120.0  # a listing of 100,000 files is 100 pages; a dead proxy must not hold a check for ever
@@ -45,17 +47,21 @@ def ask_hub(ref: ModelRef, env: Mapping[str, str], *, on_wait: Callable[[], None
     Raises Refusal: E_OFFLINE when the environment forbids asking, else what the daemon's command said.
     """
     if places.is_offline(env):
-        raise Refusal("E_OFFLINE", f"the list of files of {ref} was not asked for", "HF_HUB_OFFLINE is set")
+        raise Refusal(
+            "E_OFFLINE", _("the list of files of {ref} was not asked for", ref=ref), _("HF_HUB_OFFLINE is set")
+        )
     # Nothing secret stands in argv: a token travels in HF_TOKEN.
     command = (*DAEMON, "listing", ref.repo, "--revision", ref.revision)
     try:
         told, complaint, code = _run(command, env, on_wait)
     except subprocess.TimeoutExpired as error:
-        raise Refusal("E_TIMEOUT", f"the Hub did not list {ref} within {LISTING_S:.0f} s") from error
+        raise Refusal(
+            "E_TIMEOUT", _("the Hub did not list {ref} within {seconds:.0f} s", ref=ref, seconds=LISTING_S)
+        ) from error
     except OSError as error:
-        raise Refusal("E_INTERNAL", "qwen-daemon could not be started", str(error)) from error
+        raise Refusal("E_INTERNAL", _("qwen-daemon could not be started"), str(error)) from error
     if code != 0:
-        raise read_error(complaint.decode(errors="replace"), f"{ref} could not be listed")
+        raise read_error(complaint.decode(errors="replace"), _("{ref} could not be listed", ref=ref))
     return _read(told, ref)
 
 
@@ -82,8 +88,10 @@ def read_error(text: str, what: str) -> Refusal:
     for number in range(len(lines) - 1, -1, -1):
         if found := _ERROR.match(lines[number]):
             after = dict(_field(line) for line in lines[number + 1 : number + 3])
-            return Refusal(found["code"], found["what"], after.get("why", ""), after.get("fix", ""))
-    last = next((line for line in reversed(lines) if line.strip()), "it said nothing")
+            why, fix = of_daemon(found["code"], after.get("why", ""), after.get("fix", ""))
+            # Its words are English: in another language `what` and its code say it.
+            return Refusal(found["code"], found["what"] if spoken() == "en" else what, why, fix)
+    last = next((line for line in reversed(lines) if line.strip()), _("it said nothing"))
     return Refusal("E_INTERNAL", what, last.strip())
 
 
@@ -97,4 +105,4 @@ def _read(raw: bytes, ref: ModelRef) -> Manifest:
         named = msgspec.json.decode(raw, type=_Named)
         return read_tree(named.repo, named.commit, raw)
     except (msgspec.DecodeError, BadManifest) as error:
-        raise Refusal("E_LISTING", f"the list of files of {ref} cannot be used", str(error)) from error
+        raise Refusal("E_LISTING", _("the list of files of {ref} cannot be used", ref=ref), str(error)) from error

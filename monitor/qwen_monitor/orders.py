@@ -12,8 +12,10 @@ from pathlib import Path
 
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable
 from qwen_api.commands import SetLimits
+from qwen_api.language import _
 from qwen_monitor.display import UNICODE, Glyphs, safe
 from qwen_monitor.limits import rate_words
+from qwen_monitor.sentences import of_daemon
 from qwen_monitor.view import FileOrder, Limit, Order
 
 
@@ -29,9 +31,9 @@ class Orders:
     def give(self, order: Order | FileOrder | Limit) -> None:
         """Begin `order`; while another is under way, say so instead."""
         if not self._busy.acquire(blocking=False):
-            self._told("the daemon has not answered the last command yet")
+            self._told(_("the daemon has not answered the last command yet"))
             return
-        self._told(safe(f"asked the daemon to {_words(order)}", glyphs=self._glyphs))
+        self._told(safe(_words(order), glyphs=self._glyphs))
         threading.Thread(target=self._carry_out, args=(order,), name="order", daemon=True).start()
 
     def _carry_out(self, order: Order | FileOrder | Limit) -> None:
@@ -52,21 +54,25 @@ class Orders:
                 case Limit():
                     client.set_limits(SetLimits(rate_limit_bps=order.rate_limit_bps))
         except DaemonRefused as refusal:
-            fix = f"; {refusal.problem.fix}" if refusal.problem.fix else ""
-            return f"refused: {refusal} [{refusal.problem.code}]{fix}"
+            problem = refusal.problem
+            why, fix = of_daemon(problem.code, str(refusal), problem.fix)
+            return _("refused: {why} [{code}]", why=why, code=problem.code) + (f"; {fix}" if fix else "")
         except DaemonUnreachable as lost:
-            return f"not done: {lost}"
-        return f"limit: {rate_words(order.rate_limit_bps)}" if isinstance(order, Limit) else f"{order.verb}: accepted"
+            return _("not done: {why}", why=lost)
+        if isinstance(order, Limit):
+            return _("limit: {limit}", limit=rate_words(order.rate_limit_bps))
+        return _("{verb}: accepted", verb=order.verb)
 
 
 def _words(order: Order | FileOrder | Limit) -> str:
     match order:
         case Order():
-            return f"{order.verb} {order.model}"
+            what = f"{order.verb} {order.model}"
         case FileOrder():
-            return f"{order.verb}{f' {order.priority}' if order.verb == 'prio' else ''} {order.path}"
+            what = f"{order.verb}{f' {order.priority}' if order.verb == 'prio' else ''} {order.path}"
         case Limit():
-            return f"give everything {rate_words(order.rate_limit_bps)}"
+            return _("asked the daemon to give everything {limit}", limit=rate_words(order.rate_limit_bps))
+    return _("asked the daemon to {command}", command=what)
 
 
 def _give(client: Client, order: Order) -> None:

@@ -14,6 +14,7 @@ from typing import Literal
 import msgspec
 
 from qwen_api.events import FileState
+from qwen_api.language import _, ngettext
 from qwen_api.status import ComponentStatus, FileStatus, LoaderStatus, ModelStatus
 from qwen_monitor.display import (
     PERCENT_WIDTH,
@@ -99,22 +100,27 @@ def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -
     parts = sorted(model.components(), key=lambda c: (c.is_complete, not (c.failed_files or c.retrying_files)))
     if count < 2 or not parts:
         return []
-    rows = [Row(text=line(" COMPONENT", _component_edge_titles(width), width, glyphs), tone="head")]
+    rows = [Row(text=line(" " + _("COMPONENT"), _component_edge_titles(width), width, glyphs), tone="head")]
     shown = parts if len(parts) < count else parts[: count - 2]
     rows += [_component_row(c, width, glyphs) for c in shown]
     if hidden := parts[len(shown) :]:
         done = sum(c.is_complete for c in hidden)
-        rows.append(Row(text=line(f"   +{len(hidden)} more, {done} complete", "", width, glyphs), tone="dim"))
+        rows.append(
+            Row(
+                text=line(f"   {_('+{count} more, {done} complete', count=len(hidden), done=done)}", "", width, glyphs),
+                tone="dim",
+            )
+        )
     return rows
 
 
 def _component_edge_titles(width: int) -> str:
     if width < WIDTH_NARROW:
-        return "DONE"
-    files = f"{'FILES':>9}  {'STATE':<12}"
+        return _("DONE")
+    files = f"{_('FILES'):>9}  {_('STATE'):<12}"
     if width < WIDTH_FULL:
-        return f"{'DONE':>{PERCENT_WIDTH}}{files}"
-    return f"{'SIZE':>{SIZE_WIDTH}}  {'ON DISK':>{SIZE_WIDTH}} {'%':>{PERCENT_WIDTH}}{files}"
+        return f"{_('DONE'):>{PERCENT_WIDTH}}{files}"
+    return f"{_('SIZE'):>{SIZE_WIDTH}}  {_('ON DISK'):>{SIZE_WIDTH}} {'%':>{PERCENT_WIDTH}}{files}"
 
 
 def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
@@ -126,21 +132,21 @@ def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
         edge = f"{percent}{files:>9}  {word:<12}"
     if width >= WIDTH_FULL:
         edge = f"{bytes_text(part.size_bytes):>{SIZE_WIDTH}}  {bytes_text(part.done_bytes):>{SIZE_WIDTH}} {edge}"
-    return Row(text=line(f" {sign} {part.name or '(root)'}", edge, width, glyphs), tone=tone)
+    return Row(text=line(f" {sign} {part.name or _('(root)')}", edge, width, glyphs), tone=tone)
 
 
 def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, Tone]:
     if part.failed_files:
-        return glyphs.failed, f"{part.failed_files} failed", "bad"
+        return glyphs.failed, _("{count} failed", count=part.failed_files), "bad"
     if part.is_complete:
-        return glyphs.done, "verified", "good"
+        return glyphs.done, _("verified"), "good"
     if part.retrying_files:
-        return glyphs.retry, f"{part.retrying_files} retrying", "warn"
+        return glyphs.retry, _("{count} retrying", count=part.retrying_files), "warn"
     if part.active_files:
-        return glyphs.active, rate_text(part.rate_bps) if part.rate_bps else "active", "active"
+        return glyphs.active, rate_text(part.rate_bps) if part.rate_bps else _("active"), "active"
     if part.paused_files:
-        return glyphs.paused, f"{part.paused_files} paused", "warn"
-    return glyphs.idle, "queued", "plain"
+        return glyphs.paused, _("{count} paused", count=part.paused_files), "warn"
+    return glyphs.idle, _("queued"), "plain"
 
 
 def listed_files(model: ModelStatus, text: str, *, with_verified: bool) -> list[FileStatus]:
@@ -175,7 +181,14 @@ def file_rows(
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index
             if count > len(rows):
-                rows.append(Row(text=line(f"   +{left} more files", "", width, glyphs), tone="dim"))
+                rows.append(
+                    Row(
+                        text=line(
+                            f"   {ngettext('+{count} more file', '+{count} more files', left)}", "", width, glyphs
+                        ),
+                        tone="dim",
+                    )
+                )
             break
         rows += block
     return rows
@@ -185,9 +198,9 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
     """The titles over `file_rows`."""
     titles = f"{'%':>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
-        titles += f"  {'STATE':>{RATE_WIDTH}}"
+        titles += f"  {_('STATE'):>{RATE_WIDTH}}"
     if width >= WIDTH_FULL:
-        titles = f"{'DONE / SIZE':>{PAIR_WIDTH}} {titles}"
+        titles = f"{_('DONE / SIZE'):>{PAIR_WIDTH}} {titles}"
     if width >= WIDTH_WIDE:
         titles = f"{'':{FILE_BAR_WIDTH}} {titles}"
     return Row(text=line(f" {title}", titles, width, glyphs), tone="head")
@@ -223,18 +236,18 @@ def _file_sign(state: FileState, glyphs: Glyphs) -> str:
 
 def _file_word(file: FileStatus, now: datetime) -> str:
     if file.is_held:
-        return "paused"
+        return _("paused")
     if file.state == "downloading" and file.rate_bps:
         return rate_text(file.rate_bps)
     wait = until_text(file.retry_at, now)
     if file.state == "retrying" and wait:
-        return f"retry {wait}"
+        return _("retry {time}", time=wait)
     if file.state == "stalled" and wait:
-        return f"stall {wait}"
+        return _("stall {time}", time=wait)
     if file.state == "failed" and wait:
-        return f"fail {wait}"
+        return _("fail {time}", time=wait)
     first = f" {file.priority:+d}" if file.priority and file.state in ("queued", "missing") else ""
-    return FILE_STATES.get(file.state, file.state) + first
+    return _(FILE_STATES.get(file.state, file.state)) + first
 
 
 def until_text(ts: str, now: datetime) -> str:
@@ -251,8 +264,12 @@ def _has_reason(file: FileStatus) -> bool:
 def _file_reason(file: FileStatus, width: int, glyphs: Glyphs) -> list[Row]:
     if not _has_reason(file):
         return []
-    tries = f"try {file.attempt}/{file.attempts_max}: " if file.attempts_max else ""
-    kept = f", goes on at {bytes_text(file.done_bytes)}" if file.done_bytes and file.state == "retrying" else ""
+    tries = _("try {count}/{most}", count=file.attempt, most=file.attempts_max) + ": " if file.attempts_max else ""
+    kept = (
+        _(", goes on at {size}", size=bytes_text(file.done_bytes))
+        if file.done_bytes and file.state == "retrying"
+        else ""
+    )
     why = f"{file.code} {file.detail}" if file.detail else file.code
     return [Row(text=line(f"     {tries}{why}", kept, width, glyphs), tone=_TONES.get(file.state, "plain"))]
 
@@ -264,7 +281,7 @@ def event_rows(
     ours = [e for e in events if e.model in ("", model_key)]
     if count < 2 or not ours:
         return []
-    rows = [heading("EVENTS", "", width, glyphs)]
+    rows = [heading(_("EVENTS"), "", width, glyphs)]
     return rows + [_event_row(e, width, now, glyphs) for e in ours[1 - count :]]
 
 
@@ -282,10 +299,12 @@ def _event_row(event: EventText, width: int, now: datetime, glyphs: Glyphs) -> R
 def loader_row(loader: LoaderStatus, width: int, glyphs: Glyphs) -> Row:
     """`LOADER image-api pid 4121 is loading transformer 12.0 GB  cuda:0`."""
     pid = f" pid {loader.pid}" if loader.pid else ""
-    what = LOADER_STATES.get(loader.state, loader.state)
+    what = _(LOADER_STATES.get(loader.state, loader.state))
     part = f" {loader.component}" if loader.component and loader.state == "loading" else ""
     held = f" {bytes_text(loader.loaded_bytes)}" if loader.loaded_bytes and loader.state == "loading" else ""
     why = f": {loader.detail}" if loader.detail and loader.state == "failed" else ""
     memory = f"{loader.device} {bytes_text(loader.vram_bytes)}" if loader.vram_bytes else loader.device
     tone: Tone = "bad" if loader.state == "failed" else "good" if loader.state == "ready" else "plain"
-    return Row(text=line(f" LOADER {loader.name}{pid} {what}{part}{held}{why}", memory, width, glyphs), tone=tone)
+    return Row(
+        text=line(f" {_('LOADER')} {loader.name}{pid} {what}{part}{held}{why}", memory, width, glyphs), tone=tone
+    )

@@ -12,6 +12,7 @@ from typing import BinaryIO, TextIO
 
 from qwen_api.client import Disconnected, Follower, Line
 from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown
+from qwen_api.language import _, ngettext
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
@@ -56,7 +57,7 @@ class Plain:
             text = model_line(model, self._paces.get(model.model, Pace()), self._glyphs)
             is_news = self._last_summary.get(model.model) != text or model.state not in ("complete", "paused")
             if repeat or is_news:
-                lines.append(_stamped(now, "summary", text))
+                lines.append(_stamped(now, _("summary"), text))
             self._last_summary[model.model] = text
         return lines
 
@@ -76,12 +77,14 @@ class Plain:
             case Hello():
                 restarted = bool(self._epoch) and self._epoch != line.epoch
                 self._epoch = line.epoch
-                return [_stamped(now, "daemon", "restarted")] if restarted else []
+                return [_stamped(now, _("daemon"), _("restarted"))] if restarted else []
             case Gap():
-                return [_stamped(now, "missed", f"{line.last - line.first + 1} events")]
+                return [
+                    _stamped(now, _("missed"), ngettext("{count} event", "{count} events", line.last - line.first + 1))
+                ]
             case Unknown():
                 text = line.raw.decode(errors="replace").strip()
-                return [_stamped(now, "unknown", safe(text, UNKNOWN_WIDTH, self._glyphs))]
+                return [_stamped(now, _("unknown"), safe(text, UNKNOWN_WIDTH, self._glyphs))]
             case Snapshot() | Live() | Bookmark():
                 return []
             case _:
@@ -152,11 +155,16 @@ def _stamped(when: datetime, word: str, text: str) -> str:
 
 
 def _say_waiting(lost: Disconnected, err: TextIO) -> bool:
-    err.write(f"waiting for the daemon ... ({safe(lost.why)}; {safe(lost.fix)})\n")
+    err.write(waiting_text(lost) + "\n")
     err.flush()
     return True
 
 
+def waiting_text(lost: Disconnected) -> str:
+    """That the daemon is waited for, and why it must be."""
+    return _("waiting for the daemon ... ({why}; {fix})", why=safe(lost.why), fix=safe(lost.fix))
+
+
 def _gone(lost: Disconnected, err: TextIO) -> int:
-    err.write(error_text(lost.code, "cannot follow the daemon", lost.why, lost.fix) + "\n")
+    err.write(error_text(lost.code, _("cannot follow the daemon"), lost.why, lost.fix) + "\n")
     return exits.DAEMON_DOWN

@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import Self
 
 from qwen_api import places
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_monitor.exits import Refusal
 from qwen_monitor.listing import DAEMON, read_error
@@ -120,7 +121,7 @@ class PrivateDaemon:
             text = self._log.read_bytes()[-65536:].decode(errors="replace")
         except OSError:
             text = ""
-        return read_error(text, f"the private daemon for {self._ref} ended")
+        return read_error(text, _("the private daemon for {ref} ended", ref=self._ref))
 
     def _start_in_turn(self) -> None:
         for turn in range(1, TURNS_MAX + 1):
@@ -154,7 +155,9 @@ class PrivateDaemon:
             if code is not None:
                 raise self.complaint()
             if time.monotonic() > deadline_s:
-                raise Refusal("E_TIMEOUT", f"the private daemon did not answer within {START_S:.0f} s")
+                raise Refusal(
+                    "E_TIMEOUT", _("the private daemon did not answer within {seconds:.0f} s", seconds=START_S)
+                )
             time.sleep(POLL_S)
 
 

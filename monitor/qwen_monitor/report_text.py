@@ -14,6 +14,7 @@ import msgspec
 
 from qwen_api.causes import CAUSES
 from qwen_api.events import Finding
+from qwen_api.language import N_, _, whole
 from qwen_api.report import ComponentReport, FileReport, Problem, Report
 from qwen_monitor.display import (
     UNICODE,
@@ -32,17 +33,17 @@ _NOTES_MAX = 20
 _LISTED_MAX = 200  # paths in one list of findings; --json has all
 
 _HEADINGS: dict[Finding, str] = {
-    "missing": "Missing",
-    "short": "Incomplete",
-    "empty": "Incomplete",
-    "long": "Corrupt",
-    "corrupt": "Corrupt",
+    "missing": N_("Missing"),
+    "short": N_("Incomplete"),
+    "empty": N_("Incomplete"),
+    "long": N_("Corrupt"),
+    "corrupt": N_("Corrupt"),
 }
 _WORDS: dict[Finding, str] = {
-    "short": "incomplete",
-    "empty": "empty",
-    "long": "too long",
-    "corrupt": "corrupt",
+    "short": N_("incomplete"),
+    "empty": N_("empty"),
+    "long": N_("too long"),
+    "corrupt": N_("corrupt"),
 }
 
 
@@ -107,55 +108,59 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
 
     def totals(self, report: Report) -> list[str]:
         totals = report.totals
-        counts = [f"{totals.files} total", f"{totals.found} found", f"{totals.missing} missing"]
-        counts.append(f"{totals.incomplete} incomplete")
-        counts += [f"{totals.corrupt} corrupt"] if totals.corrupt else []
-        counts += [f"{totals.extra} extra"] if totals.extra else []
+        counts = [_("{count} total", count=totals.files), _("{count} found", count=totals.found)]
+        counts += [_("{count} missing", count=totals.missing), _("{count} incomplete", count=totals.incomplete)]
+        counts += [_("{count} corrupt", count=totals.corrupt)] if totals.corrupt else []
+        counts += [_("{count} extra", count=totals.extra)] if totals.extra else []
         all_known = all(map(_is_known, report.components))
         return [
-            f"Files: {', '.join(counts)}",
-            f"Bytes: {_amount(totals.present_bytes, totals.size_bytes, is_whole=not all_known)}",
-            f"Checked: {_how(report)}",
-            f"Model complete: {'yes' if report.complete else 'no'}",
+            _("Files: {counts}", counts=", ".join(counts)),
+            _("Bytes: {amount}", amount=_amount(totals.present_bytes, totals.size_bytes, is_whole=not all_known)),
+            *self.wrapped(_("Checked: {how}", how=_how(report)), indent="  "),
+            _("Model complete: yes") if report.complete else _("Model complete: no"),
         ]
 
     def problems(self, findings: Iterable[Problem]) -> list[str]:
         """What is wrong, grouped by its reason, the reason in words above its files."""
         ordered = sorted(findings, key=lambda p: (_rank(p.finding), p.cause, p.path))
         lines: list[str] = []
-        for (heading, cause), group in groupby(ordered, key=lambda p: (_HEADINGS.get(p.finding, "Wrong"), p.cause)):
-            reason = CAUSES.get(cause, cause)
-            lines += self.wrapped(f"{heading}: {reason}", indent="  ")
+        for (heading, cause), group in groupby(ordered, key=lambda p: (_HEADINGS.get(p.finding, N_("Wrong")), p.cause)):
+            reason = _(CAUSES.get(cause, cause))
+            lines += self.wrapped(f"{_(heading)}: {reason}", indent="  ")
             problems = list(group)
             for problem in problems[:_LISTED_MAX]:
                 lines += self._problem(problem)
             if len(problems) > _LISTED_MAX:
-                lines.append(f"  and {len(problems) - _LISTED_MAX} more (--json has all)")
+                lines.append("  " + _("and {count} more (--json has all)", count=len(problems) - _LISTED_MAX))
         return lines
 
     def notes(self, report: Report) -> list[str]:
         notes = [*report.notes[:_NOTES_MAX]]
         if len(report.notes) > _NOTES_MAX:
-            notes.append(f"and {len(report.notes) - _NOTES_MAX} more remarks (--json has all)")
+            notes.append(_("and {count} more remarks (--json has all)", count=len(report.notes) - _NOTES_MAX))
         if report.has_code:
-            notes.append("the repository holds Python code; qwen-loader never runs it")
+            notes.append(_("the repository holds Python code; qwen-loader never runs it"))
         if report.has_pickle:
-            notes.append("weights are pickles, which can run code when loaded; qwen-loader refuses them")
-        return [line for note in notes for line in self.wrapped(f"note: {note}", indent="      ")]
+            notes.append(_("weights are pickles, which can run code when loaded; qwen-loader refuses them"))
+        return [line for note in notes for line in self.wrapped(_("note: {note}", note=note), indent="      ")]
 
     def advice(self, report: Report, advice: Advice) -> list[str]:
         if report.complete:
             deeper = report.source == "listing" and report.verified != "sha256"
-            return ["To be sure of every byte: add --verify full"] if deeper else []
+            return [_("To be sure of every byte: add --verify full")] if deeper else []
         if not advice.command:
             return []
-        lines = [f"To do: {self.safe(advice.command)}"]  # a command may be long, but it must be whole
+        lines = [
+            _("To do: {command}", command=self.safe(advice.command))
+        ]  # a command may be long, but it must be whole
         if advice.fetch_bytes is not None:
-            cost = f"fetches {bytes_text(advice.fetch_bytes)} at most"
-            room = f"; {bytes_text(advice.free_bytes)} free" if advice.free_bytes is not None else ""
+            cost = _("fetches {size} at most", size=bytes_text(advice.fetch_bytes))
+            room = _("; {size} free", size=bytes_text(advice.free_bytes)) if advice.free_bytes is not None else ""
             short = advice.free_bytes is not None and advice.fetch_bytes > advice.free_bytes
-            where = f" on {self.safe(advice.place, 40)}" if room and advice.place else ""
-            lines += self.wrapped(f"       {cost}{room}{where}{': NOT ENOUGH ROOM' if short else ''}", indent=" " * 7)
+            where = _(" on {place}", place=self.safe(advice.place, 40)) if room and advice.place else ""
+            lines += self.wrapped(
+                f"       {cost}{room}{where}{_(': NOT ENOUGH ROOM') if short else ''}", indent=" " * 7
+            )
         return lines
 
     def safe(self, text: str, width: int | None = None) -> str:
@@ -166,7 +171,7 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
         return textwrap.wrap(self.safe(text), WIDTH, subsequent_indent=indent, break_on_hyphens=False) or [""]
 
     def _component_name(self, component: ComponentReport) -> str:
-        return self.safe(component.name or "(root)", _NAME_MAX)
+        return self.safe(component.name or _("(root)"), _NAME_MAX)
 
     def _component(self, component: ComponentReport, name_width: int) -> str:
         is_good = component.complete
@@ -187,7 +192,8 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
             return []
         facts = bytes_text(problem.expected_bytes) if problem.expected_bytes is not None else ""
         if problem.finding in ("short", "long") and problem.expected_bytes is not None and not problem.detail:
-            facts = f"{problem.found_bytes} of {problem.expected_bytes} bytes"
+            found, expected = whole(problem.found_bytes), whole(problem.expected_bytes)
+            facts = _("{found} of {expected} bytes", found=found, expected=expected)
         path = self.safe(problem.path, WIDTH - 2 - 2 - len(facts))
         lines = [f"  {path}  {facts}".rstrip()]
         if problem.detail and problem.detail != problem.path:
@@ -212,8 +218,8 @@ def _file_facts(file: FileReport) -> str:
     if file.is_well:
         return bytes_text(file.found_bytes)
     if file.finding == "missing":
-        return f"missing ({bytes_text(size)})" if size is not None else "missing"
-    word = _WORDS.get(file.finding, file.finding)
+        return f"{_('missing')} ({bytes_text(size)})" if size is not None else _("missing")
+    word = _(_WORDS.get(file.finding, file.finding))
     if file.finding == "short" and size:
         return f"{pair_text(file.found_bytes, size)} ({word}, {percent_text(file.found_bytes, size)})"
     return f"{bytes_text(file.found_bytes)} ({word})"
@@ -225,7 +231,7 @@ def _rank(finding: Finding) -> int:
 
 def _how(report: Report) -> str:
     if report.source == "structure":
-        return "by the model's own files; the Hub's listing is not known here"
+        return _("by the model's own files; the Hub's listing is not known here")
     if report.verified == "sha256":
-        return "every byte, by the hashes of the Hub's listing"
-    return "names and sizes of the Hub's listing, headers of the weights"
+        return _("every byte, by the hashes of the Hub's listing")
+    return _("names and sizes of the Hub's listing, headers of the weights")

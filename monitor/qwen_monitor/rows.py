@@ -11,6 +11,7 @@ from datetime import datetime, timedelta
 
 import msgspec
 
+from qwen_api.language import _, ngettext
 from qwen_api.status import LimitsStatus, ModelStatus, Status
 from qwen_monitor.display import (
     Glyphs,
@@ -25,6 +26,7 @@ from qwen_monitor.display import (
     spark,
 )
 from qwen_monitor.event_text import EventText, parse_time
+from qwen_monitor.limits import connections_text, files_text
 from qwen_monitor.pace import Pace
 from qwen_monitor.panes import (
     Row,
@@ -40,8 +42,8 @@ from qwen_monitor.panes import (
     loader_row,
     until_text,
 )
-from qwen_monitor.sentences import reason
-from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files
+from qwen_monitor.sentences import DISK_STATES, reason, state_word
+from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files, verifying
 from qwen_monitor.view import KEYS, View, chosen, files_shown, models_shown
 
 HEIGHT_SPARK = 20  # rows from which the graph is drawn
@@ -129,13 +131,14 @@ def _file_pane(scene: Scene, model: ModelStatus, room: int, width: int, now: dat
     view = scene.view
     files = files_shown(scene.status, view)
     hidden = 0 if view.all_files or view.filter else verified_files(model)
-    title = f"FILE [{view.filter}]" if view.filter else "FILE"
+    title = f"{_('FILE')} [{view.filter}]" if view.filter else _("FILE")
     rows = [file_heading(safe(title, max(8, width // 2), glyphs), width, glyphs)]
     count = room - 1 - bool(hidden)
     start = first_shown(files, view.file, count)
     rows += file_rows(files[start:], count, width, now, glyphs, view.file)
     if hidden:
-        rows.append(Row(text=line(f" {glyphs.done} {hidden} files verified (a: all)", "", width, glyphs), tone="good"))
+        words = ngettext("{count} file verified (a: all)", "{count} files verified (a: all)", hidden)
+        rows.append(Row(text=line(f" {glyphs.done} {words}", "", width, glyphs), tone="good"))
     return rows[:room]
 
 
@@ -143,35 +146,35 @@ def _header(scene: Scene, model: ModelStatus | None, width: int, now: datetime, 
     if not scene.link.is_live:
         return _lost_header(scene.link, width, now, glyphs)
     up = _up_text(scene.status, now) if width >= 80 else ""
-    ready = "stopping" if scene.status.stopping else "live"
+    ready = _("stopping") if scene.status.stopping else _("live")
     if model is None:
         return Row(text=line(" qwen-daemon", f"{glyphs.live} {ready}{up} ", width, glyphs), tone="head")
     models = models_shown(scene.status, scene.view)
     place = f" [{models.index(model) + 1}/{len(models)}]" if len(models) > 1 else ""
     digits = 8 if width >= 80 else 7
-    edge = f"{model.state.upper()}  {glyphs.live} {ready}{up} "
+    edge = f"{state_word(model.state).upper()}  {glyphs.live} {ready}{up} "
     return Row(text=line(f" {model_name(model, digits)}{place}", edge, width, glyphs), tone="head")
 
 
 def _up_text(status: Status, now: datetime) -> str:
     started = parse_time(status.started_at)
-    return f"  up {duration_text((now - started).total_seconds())}" if started else ""
+    return "  " + _("up {time}", time=duration_text((now - started).total_seconds())) if started else ""
 
 
 def _lost_header(link: Link, width: int, now: datetime, glyphs: Glyphs) -> Row:
-    wait = f"next try in {duration_text(link.retry_in_s)}"
+    wait = _("next try in {time}", time=duration_text(link.retry_in_s))
     if not link.was_live:
-        return Row(text=line(f" {glyphs.down} waiting for the daemon, {wait}", "", width, glyphs), tone="bad")
-    text = f" {glyphs.down} disconnected {duration_text(link.lost_s)}, {wait}"
-    last = (now - timedelta(seconds=link.lost_s)).strftime("%H:%M:%S")
-    return Row(text=line(text, f"last data {last} " if width >= 80 else "", width, glyphs), tone="bad")
+        return Row(text=line(f" {glyphs.down} {_('waiting for the daemon')}, {wait}", "", width, glyphs), tone="bad")
+    text = f" {glyphs.down} {_('disconnected {time}', time=duration_text(link.lost_s))}, {wait}"
+    last = _("last data {time}", time=(now - timedelta(seconds=link.lost_s)).strftime("%H:%M:%S"))
+    return Row(text=line(text, f"{last} " if width >= 80 else "", width, glyphs), tone="bad")
 
 
 def _bar_row(model: ModelStatus, width: int, glyphs: Glyphs) -> Row:
     if not model.files:
-        return Row(text=line(" the list of files is not known yet", "", width, glyphs), tone="dim")
+        return Row(text=line(" " + _("the list of files is not known yet"), "", width, glyphs), tone="dim")
     done, size = model.done_bytes, model.size_bytes
-    files = f"{verified_files(model)}/{len(model.files)} files"
+    files = ngettext("{done}/{count} file", "{done}/{count} files", len(model.files), done=verified_files(model))
     room = max(0, width - 12)
     edge = fitting([f"{percent_text(done, size):>6}", pair_text(done, size), files], room, between="  ")
     drawn = bar(done, size, width - cell_width(edge) - 4, glyphs)
@@ -193,30 +196,34 @@ def _model_tone(model: ModelStatus) -> Tone:
 def _facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
     facts = _speed_facts(scene.pace, model, now) if model.state == "downloading" else []
     active = sum(f.state in ("downloading", "verifying") for f in model.files.values())
-    facts += [*troubles(model), f"{active} active" if active else ""]
+    facts += [*verifying(model), *troubles(model), _("{count} active", count=active) if active else ""]
     if wait := until_text(scene.status.throttled_until, now):
-        facts.append(f"the Hub asks to wait {wait}")
+        facts.append(_("the Hub asks to wait {time}", time=wait))
     for endpoint in scene.status.endpoints.values():
         if wait := until_text(endpoint.retry_at, now):
-            facts.append(f"{endpoint.endpoint} set aside {wait}")
+            facts.append(_("{endpoint} set aside {time}", endpoint=endpoint.endpoint, time=wait))
     facts += _limit_facts(scene.status.limits, model)
     for disk in scene.status.disks.values():
-        state = "" if disk.state == "ok" else f"DISK {disk.state.upper()} "
-        facts.append(f"{state}free {bytes_text(disk.free_bytes)}")
-    facts.append(f"newer commit {model.newer_commit[:8]}" if model.newer_commit else "")
+        free = _("free {size}", size=bytes_text(disk.free_bytes))
+        facts.append(free if disk.state == "ok" else f"{_(DISK_STATES[disk.state])} {free}")
+    facts.append(_("newer commit {commit}", commit=model.newer_commit[:8]) if model.newer_commit else "")
     average = scene.pace.average_bps()
     facts.append(
-        f"avg {rate_text(average)}" if average and scene.pace.is_settled and model.state == "downloading" else ""
+        _("avg {rate}", rate=rate_text(average))
+        if average and scene.pace.is_settled and model.state == "downloading"
+        else ""
     )
     limits = scene.status.limits
-    facts.append(f"up to {limits.max_files} files, {limits.max_connections} connections" if limits.max_files else "")
+    if limits.max_files:
+        files, connections = files_text(limits.max_files), connections_text(limits.max_connections)
+        facts.append(_("up to {files}, {connections}", files=files, connections=connections))
     return Row(text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2), "", width, glyphs))
 
 
 def _limit_facts(limits: LimitsStatus, model: ModelStatus) -> list[str]:
     rates = [rate for rate in (limits.rate_limit_bps, model.rate_limit_bps) if rate]
-    facts = [f"limit {rate_text(min(rates))}"] if rates else []
-    return [*facts, f"priority {model.priority}"] if model.priority else facts
+    facts = [_("limit {rate}", rate=rate_text(min(rates)))] if rates else []
+    return [*facts, _("priority {priority}", priority=model.priority)] if model.priority else facts
 
 
 def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
@@ -224,9 +231,9 @@ def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
     left = eta_s(model, pace)
     text = duration_text(left)
     if text == "-" or left >= 86_400:
-        return [rate_text(rate), f"ETA {text}"]
+        return [rate_text(rate), _("ETA {time}", time=text)]
     arrival = datetime.fromtimestamp(now.timestamp() + left, tz=now.tzinfo)
-    return [rate_text(rate), f"ETA {text} ~{arrival.strftime('%H:%M')}"]
+    return [rate_text(rate), _("ETA {time}", time=text) + f" ~{arrival.strftime('%H:%M')}"]
 
 
 def _trouble_rows(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
@@ -234,11 +241,11 @@ def _trouble_rows(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs)
         return []
     why, fix = reason(model.code)
     wait = until_text(model.retry_at, now)
-    again = f"again in {wait} " if wait else ""
+    again = _("again in {time}", time=wait) + " " if wait else ""
     detail = f" ({model.detail})" if model.detail else ""
     tone = _model_tone(model)
     rows = [Row(text=line(f" {glyphs.failed} {model.code}: {why}{detail}", again, width, glyphs), tone=tone)]
-    return rows if wait else [*rows, Row(text=line(f"   fix: {fix}", "", width, glyphs), tone=tone)]
+    return rows if wait else [*rows, Row(text=line(f"   {_('fix:')} {fix}", "", width, glyphs), tone=tone)]
 
 
 def _spark_row(pace: Pace, width: int, glyphs: Glyphs) -> Row:
@@ -246,7 +253,10 @@ def _spark_row(pace: Pace, width: int, glyphs: Glyphs) -> Row:
     rates = pace.history(cells)
     if not any(rates):
         return Row(text="", tone="dim")
-    return Row(text=line(f" {spark(rates, glyphs)}", f"max {rate_text(max(rates))} ", width, glyphs), tone="active")
+    return Row(
+        text=line(f" {spark(rates, glyphs)}", _("max {rate}", rate=rate_text(max(rates))) + " ", width, glyphs),
+        tone="active",
+    )
 
 
 def _loader_rows(status: Status, model: ModelStatus, width: int, glyphs: Glyphs) -> list[Row]:
@@ -265,13 +275,18 @@ def _message(scene: Scene) -> str:
 
 def _key_row(scene: Scene, model: ModelStatus | None, width: int, glyphs: Glyphs) -> Row:
     if scene.view.typing:
-        return Row(text=line(f" / {scene.view.filter}_", "Enter keeps, Esc clears ", width, glyphs), tone="head")
+        return Row(
+            text=line(f" / {scene.view.filter}_", _("Enter keeps, Esc clears") + " ", width, glyphs), tone="head"
+        )
     paused = model is not None and model.state == "paused"
-    labels = {"p": "Resume" if paused else "Pause", "a": "Unverified" if scene.view.all_files else "All files"}
+    labels = {
+        "p": _("Resume") if paused else _("Pause"),
+        "a": _("Unverified") if scene.view.all_files else _("All files"),
+    }
     hidden = {"p", "r", "v", "Spc", "<>", "+-"} if scene.view.read_only else set()
     hidden |= set() if scene.view.file else {"Spc", "<>"}
     hidden |= set() if len(models_shown(scene.status, scene.view)) > 1 else {"Tab"}
-    parts = [f"{key} {labels.get(key, label)}" for key, label, _, _ in KEYS if key not in hidden]
+    parts = [f"{key} {labels.get(key) or _(label)}" for key, label, *_rest in KEYS if key not in hidden]
     help_part = parts.pop()
     shown = fitting(parts, width - len(help_part) - 4, between="  ")
     return Row(text=line(f" {shown}  {help_part}", "", width, glyphs), tone="head")
@@ -281,22 +296,26 @@ def _nothing(scene: Scene, width: int, glyphs: Glyphs) -> list[Row]:
     if not scene.link.is_live:
         return []
     if scene.view.wanted is not None:
-        lines = [f" {scene.view.wanted} is not wanted by this daemon", f" ask for it: qwenctl add {scene.view.wanted}"]
+        ref = str(scene.view.wanted)
+        lines = [_("{ref} is not wanted by this daemon", ref=ref), _("ask for it: qwenctl add {ref}", ref=ref)]
     else:
-        lines = [" no model is wanted", " ask for one: qwenctl add qwen-image-edit"]
-    return [Row(text=line(text, "", width, glyphs)) for text in ["", *lines]]
+        lines = [_("no model is wanted"), _("ask for one: qwenctl add qwen-image-edit")]
+    return [Row(text=line(f" {text}", "", width, glyphs)) for text in ["", *lines]]
 
 
 def _help_rows(size: Size, glyphs: Glyphs) -> list[Row]:
     width = size.width
-    rows = [heading("KEYS", "any key goes back", width, glyphs)]
-    for key, _, what, command in KEYS:
-        rows.append(Row(text=line(f" {key:<4} {what}", f"{command} " if width >= 80 else "", width, glyphs)))
+    rows = [heading(_("KEYS"), _("any key goes back"), width, glyphs)]
+    for key, _label, what, command in KEYS:
+        rows.append(Row(text=line(f" {key:<4} {_(what)}", f"{command} " if width >= 80 else "", width, glyphs)))
         if width < 80 and command:
             rows.append(Row(text=line(f"      {command}", "", width, glyphs), tone="dim"))
-    rows.append(Row(text=line(" up, down, PageUp, PageDown, Home, End choose a file", "", width, glyphs)))
-    signs = f"{glyphs.done} verified  {glyphs.active} active  {glyphs.retry} retry, stalled  {glyphs.failed} failed"
-    return [*rows, Row(text=line(f" {signs}  {glyphs.idle} queued  {glyphs.paused} paused", "", width, glyphs))]
+    rows.append(Row(text=line(" " + _("up, down, PageUp, PageDown, Home, End choose a file"), "", width, glyphs)))
+    signs = (
+        f"{glyphs.done} {_('verified')}  {glyphs.active} {_('active')}  {glyphs.retry} {_('retry, stalled')}  "
+        f"{glyphs.failed} {_('failed')}  {glyphs.idle} {_('queued')}  {glyphs.paused} {_('paused')}"
+    )
+    return [*rows, Row(text=line(f" {signs}", "", width, glyphs))]
 
 
 def _pad(rows: list[Row], height: int) -> list[Row]:

@@ -11,6 +11,7 @@ from typing import Literal
 
 import msgspec
 
+from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.report import Report
 from qwen_api.status import ComponentStatus, EndpointStatus, LimitsStatus, ModelStatus
@@ -19,7 +20,7 @@ from qwen_monitor.event_text import clock_text
 from qwen_monitor.limits import model_limits_words
 from qwen_monitor.pace import Pace
 from qwen_monitor.report_text import Signs
-from qwen_monitor.sentences import reason
+from qwen_monitor.sentences import FILE_WORDS, reason, state_word
 from qwen_monitor.summary import model_line
 
 WIDTH = 80
@@ -109,11 +110,11 @@ def status_lines(model: ModelStatus, signs: Signs, glyphs: Glyphs = UNICODE) -> 
     lines = [model_line(model, Pace(), glyphs)]
     lines += [_component(c, width, signs, glyphs) for c in components]
     lines += _troubles(model, glyphs)
-    lines.append(f"Model complete: {'yes' if model.state == 'complete' else 'no'}")
+    lines.append(_("Model complete: yes") if model.state == "complete" else _("Model complete: no"))
     if words := model_limits_words(model):
-        lines.append(f"Limits: {words}")
+        lines.append(_("Limits: {limits}", limits=words))
     if model.path:
-        lines.append(f"Path: {safe(model.path, glyphs=glyphs)}")
+        lines.append(_("Path: {path}", path=safe(model.path, glyphs=glyphs)))
     return lines
 
 
@@ -123,11 +124,11 @@ def endpoint_lines(endpoints: Iterable[EndpointStatus], zone: tzinfo | None, gly
     width = max((cell_width(safe(one.endpoint, _NAME_MAX, glyphs)) for one in known), default=0)
     lines = []
     for one in known:
-        until = f" until {clock_text(one.retry_at, zone)}" if one.retry_at else ""
+        until = _(" until {time}", time=clock_text(one.retry_at, zone)) if one.retry_at else ""
         why = f": {reason(one.code)[0]} ({safe(one.detail or one.code, glyphs=glyphs)})" if one.code else ""
-        state = f"set aside{until}{why}" if one.state == "aside" else "ok"
+        state = _("set aside{until}{why}", until=until, why=why) if one.state == "aside" else _("ok")
         name = padded(safe(one.endpoint, _NAME_MAX, glyphs), width)
-        lines.append(f"Endpoint {name}  {safe(one.url, glyphs=glyphs)}  {state}")
+        lines.append(_("Endpoint {name}", name=name) + f"  {safe(one.url, glyphs=glyphs)}  {state}")
     return lines
 
 
@@ -138,8 +139,8 @@ def list_lines(briefs: Sequence[Brief], glyphs: Glyphs = UNICODE) -> list[str]:
     names = [safe(f"{b.repo}@{b.commit[:8] or b.revision}", 44, glyphs) for b in briefs]
     width = max(map(cell_width, names))
     return [
-        f"{padded(name, width)}  {b.state:<11} {percent_text(b.done_bytes, b.size_bytes) if b.files else '-':>6}"
-        f"  {bytes_text(b.size_bytes):>8}".rstrip()
+        f"{padded(name, width)}  {state_word(b.state):<11} "
+        f"{percent_text(b.done_bytes, b.size_bytes) if b.files else '-':>6}  {bytes_text(b.size_bytes):>8}".rstrip()
         for name, b in zip(names, briefs, strict=True)
     ]
 
@@ -155,27 +156,28 @@ def _component(component: ComponentStatus, width: int, signs: Signs, glyphs: Gly
 
 def _activity(component: ComponentStatus) -> str:
     counts = {
-        "active": component.active_files,
-        "retrying": component.retrying_files,
-        "failed": component.failed_files,
-        "paused": component.paused_files,
+        N_("{count} active"): component.active_files,
+        N_("{count} retrying"): component.retrying_files,
+        N_("{count} failed"): component.failed_files,
+        N_("{count} paused"): component.paused_files,
     }
-    return "".join(f"  {count} {word}" for word, count in counts.items() if count)
+    return "".join(f"  {_(words, count=count)}" for words, count in counts.items() if count)
 
 
 def _name(component: ComponentStatus, glyphs: Glyphs) -> str:
-    return safe(component.name or "(root)", _NAME_MAX, glyphs)
+    return safe(component.name or _("(root)"), _NAME_MAX, glyphs)
 
 
 def _troubles(model: ModelStatus, glyphs: Glyphs) -> Iterable[str]:
     bad = [f for f in model.files.values() if f.code or f.state == "missing" or f.is_held]
     for file in bad[:_MISSING_MAX]:
         what = f": {reason(file.code)[0]} ({safe(file.code)})" if file.code else ""
-        yield f"   {safe(file.path, WIDTH - 16, glyphs)}  {'paused' if file.is_held else file.state}"
+        yield f"   {safe(file.path, WIDTH - 16, glyphs)}  {_('paused') if file.is_held else _(FILE_WORDS[file.state])}"
         if what:
             yield f"     {what.removeprefix(': ')}"
     if len(bad) > _MISSING_MAX:
-        yield f"   and {len(bad) - _MISSING_MAX} more (--json has all)"
+        yield "   " + _("and {count} more (--json has all)", count=len(bad) - _MISSING_MAX)
     if model.code:
-        yield f"Why: {reason(model.code)[0]} ({safe(model.code)})"
-        yield f"Fix: {reason(model.code)[1]}"
+        why, fix = reason(model.code)
+        yield _("Why: {why} ({code})", why=why, code=safe(model.code))
+        yield _("Fix: {fix}", fix=fix)

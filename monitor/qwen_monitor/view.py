@@ -11,6 +11,7 @@ from typing import Literal, TypeAlias
 
 import msgspec
 
+from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import FileStatus, ModelStatus, Status
 from qwen_monitor.limits import next_limit_bps
@@ -73,17 +74,22 @@ Action: TypeAlias = Leave | Order | FileOrder | Limit | Say
 
 # (key as drawn, label, long explanation, the command that does the same)
 KEYS: tuple[tuple[str, str, str, str], ...] = (
-    ("q", "Quit", "leave; the daemon goes on", ""),
-    ("p", "Pause", "stop or go on fetching this model", "qwenctl pause | resume MODEL"),
-    ("r", "Retry", "cut every wait short and try failed files now", "qwenctl retry MODEL"),
-    ("v", "Verify", "hash every file of this model again", "qwenctl verify MODEL"),
-    ("Spc", "File", "choose a file with up and down; stop or go on fetching it", "qwenctl pause MODEL --file F"),
-    ("<>", "First", "begin the chosen file later, or sooner", "qwenctl prio MODEL N --file F"),
-    ("+-", "Limit", "raise or lower the speed limit of everything", "qwenctl limit 20MB/s"),
-    ("/", "Filter", "only files whose path holds the text; Esc clears", "qwenctl status MODEL"),
-    ("a", "All files", "show verified files too", "qwenctl status MODEL"),
-    ("Tab", "Model", "the next model", "qwenctl ls"),
-    ("?", "Help", "this page", "qwenctl --help"),
+    ("q", N_("Quit"), N_("leave; the daemon goes on"), ""),
+    ("p", N_("Pause"), N_("stop or go on fetching this model"), "qwenctl pause | resume MODEL"),
+    ("r", N_("Retry"), N_("cut every wait short and try failed files now"), "qwenctl retry MODEL"),
+    ("v", N_("Verify"), N_("hash every file of this model again"), "qwenctl verify MODEL"),
+    (
+        "Spc",
+        N_("File"),
+        N_("choose with up, down; stop or go on fetching"),
+        "qwenctl pause MODEL --file F",
+    ),
+    ("<>", N_("First"), N_("begin the chosen file later, or sooner"), "qwenctl prio MODEL N --file F"),
+    ("+-", N_("Limit"), N_("raise or lower the speed limit of everything"), "qwenctl limit 20MB/s"),
+    ("/", N_("Filter"), N_("only files whose path holds the text; Esc clears"), "qwenctl status MODEL"),
+    ("a", N_("All files"), N_("show verified files too"), "qwenctl status MODEL"),
+    ("Tab", N_("Model"), N_("the next model"), "qwenctl ls"),
+    ("?", N_("Help"), N_("this page"), "qwenctl --help"),
 )
 
 
@@ -141,11 +147,11 @@ def press(view: View, key: str, character: str, status: Status) -> tuple[View, A
 def _order(letter: str, view: View, status: Status) -> Action:
     model = chosen(status, view)
     if model is None:
-        return Say(text="no model to do this to")
+        return Say(text=_("no model to do this to"))
     paused = model.state == "paused"
     verb: Verb = "retry" if letter == "r" else "verify" if letter == "v" else "resume" if paused else "pause"
     if view.read_only:
-        return Say(text=f"read-only; elsewhere: qwenctl {verb} {model.repo}")
+        return Say(text=_read_only(f"{verb} {model.repo}"))
     return Order(verb=verb, model=model.model)
 
 
@@ -153,7 +159,7 @@ def _file_order(sign: str, view: View, status: Status) -> Action:
     model = chosen(status, view)
     file = next((file for file in files_shown(status, view) if file.path == view.file), None)
     if model is None or file is None:
-        return Say(text="choose a file first: up, down")
+        return Say(text=_("choose a file first: up, down"))
     if sign == " ":
         order = FileOrder(verb="resume" if file.paused else "pause", model=model.model, path=file.path)
         words = f"{order.verb} {model.repo}"
@@ -162,7 +168,7 @@ def _file_order(sign: str, view: View, status: Status) -> Action:
         order = FileOrder(verb="prio", model=model.model, path=file.path, priority=priority)
         words = f"prio {model.repo} {priority}"
     if view.read_only:
-        return Say(text=f"read-only; elsewhere: qwenctl {words} --file {shlex.quote(file.path)}")
+        return Say(text=_read_only(f"{words} --file {shlex.quote(file.path)}"))
     return order
 
 
@@ -170,8 +176,12 @@ def _limit(direction: Literal[-1, 1], view: View, status: Status) -> Action:
     rate_bps = sum(model.rate_bps for model in status.models.values())
     limit_bps = next_limit_bps(status.limits.rate_limit_bps, rate_bps, direction)
     if view.read_only:
-        return Say(text=f"read-only; elsewhere: qwenctl limit {limit_bps or 'off'}")
+        return Say(text=_read_only(f"limit {limit_bps or 'off'}"))
     return Limit(rate_limit_bps=limit_bps)
+
+
+def _read_only(words: str) -> str:
+    return _("read-only; elsewhere: {command}", command=f"qwenctl {words}")
 
 
 def _typed(view: View, key: str, character: str) -> View:

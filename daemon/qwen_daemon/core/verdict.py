@@ -17,6 +17,7 @@ from qwen_daemon.core.backoff import asked_wait_s
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, Trouble, TryAgain, TryLater
 
 _CONTENT_RANGE = re.compile(r"bytes (\d{1,19})-(\d{1,19})/(\d{1,19}|\*)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _ASCII = "".join(map(chr, range(0x21, 0x7F)))
 _BUSY_WAIT_S = 10.0  # for a 429 or 503 that names no time
 
@@ -115,7 +116,7 @@ def _judge_cdn(status: int, said: str) -> Trouble:
 
 def _judge_redirect(asked: Asked, answer: Answer) -> Verdict:
     location = answer.headers.get("location", "")
-    if not location or any(ord(c) < 0x20 or ord(c) == 0x7F for c in location):
+    if not location or _CONTROL.search(location):
         return TryAgain("E_REDIRECT", f"HTTP {answer.status} without a usable Location")
     # Proxies unescape paths; what may not stand in an address is escaped again, everything else is left as it came.
     return _why_not_ours(asked, answer) or Follow(location=quote(location, safe=_ASCII, errors="surrogateescape"))

@@ -16,11 +16,12 @@ from contextlib import contextmanager
 import msgspec
 
 from qwen_api import events as e
-from qwen_api.status import Status, encode_status, fold
+from qwen_api.status import Status, encode_status, fold_all
 from qwen_daemon.ports import Clock
 
 RING_EVENTS = 5000  # durable events kept for readers that reconnect
 QUEUE_LINES = 2000  # lines a reader may lag behind before it gets a gap and a snapshot
+UNFOLDED_EVENTS = 256  # folded together when somebody asks, or when there are so many: a fold copies the model's files
 BOOKMARK_S = 5.0  # heartbeat when nothing happens
 FEATURES = ("pause", "retry", "verify", "loaders")
 
@@ -30,15 +31,24 @@ class Bus:
 
     def __init__(self, clock: Clock, server: str) -> None:
         self.epoch = secrets.token_hex(4)
-        self.status = Status()
         self._clock = clock
         self._server = server
         self._seq = 0
+        self._folded = Status()
+        self._unfolded: list[e.Event] = []
         self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_EVENTS)
         self._evicted_seq = 0
         self._readers: set[_Reader] = set()
         self._closed = False
         self._listeners: list[Callable[[e.Event], None]] = []
+
+    @property
+    def status(self) -> Status:
+        """The state after the last event."""
+        if self._unfolded:
+            self._folded = fold_all(self._folded, self._unfolded)
+            self._unfolded.clear()
+        return self._folded
 
     @property
     def seq(self) -> int:
@@ -50,10 +60,12 @@ class Bus:
         self._listeners.append(listener)
 
     def publish(self, event: e.Event) -> int:
-        """Stamp, fold and hand out; returns its seq."""
+        """Stamp, keep and hand out; returns its seq."""
         self._seq += 1
         stamped: e.Event = msgspec.structs.replace(event, seq=self._seq, ts=self._clock.utc())
-        self.status = fold(self.status, stamped)
+        self._unfolded.append(stamped)
+        if len(self._unfolded) >= UNFOLDED_EVENTS:
+            self._folded = self.status
         line = e.encode_line(stamped)
         if e.is_durable(stamped):
             if len(self._ring) == RING_EVENTS:
@@ -162,4 +174,6 @@ class _Reader:
 
 
 def _progress_key(event: e.Event) -> str:
-    return f"{event.model}/{event.path}" if isinstance(event, e.FileProgress) else e.type_of(event)
+    if isinstance(event, e.FileProgress):
+        return f"{event.model}/{event.path}"
+    return event.model if isinstance(event, e.ModelVerifying) else e.type_of(event)

@@ -7,6 +7,8 @@ from collections.abc import AsyncIterator, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+BEGUN_AT_ONCE = 200  # by `together`, before others have a turn: thousands would keep them waiting
+
 T = TypeVar("T")
 
 
@@ -44,7 +46,11 @@ async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
     """Run all at once; the first failure cancels the others and is raised as itself, not as a group."""
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(work) for work in works]
+            tasks = []
+            for work in works:
+                tasks.append(group.create_task(work))
+                if len(tasks) % BEGUN_AT_ONCE == 0:
+                    await asyncio.sleep(0)
     except BaseExceptionGroup as failed:
         raise _first(failed) from failed
     return [task.result() for task in tasks]

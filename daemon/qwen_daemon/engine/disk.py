@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.seals import Seal
+from qwen_daemon.engine.batch import WAITING_FILES_MAX
 from qwen_daemon.engine.budget import Rank, Slots
 from qwen_daemon.engine.connections import Connections
-from qwen_daemon.ports import Blobs, Ledger, Locks, Reader, Seals, Store, Twins
+from qwen_daemon.ports import Batches, Blobs, Ledger, Locks, Reader, Seals, Store, Twins
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +21,7 @@ class Disk:
     """The ports onto what is stored in one layout. `where` names a content's place in the ledger (ports.Ledger)."""
 
     store: Store
+    batches: Batches
     blobs: Blobs
     ledger: Ledger
     seals: Seals
@@ -86,9 +88,13 @@ class _Content:
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """What all models share: files in flight and their connections, files being hashed, contents being fetched."""
+    """What all models share: files in flight and their connections, files being hashed, contents being fetched.
+
+    `batched`: small files that have come and wait for their batch. To be made in the event loop that uses it.
+    """
 
     files: Slots
     connections: Connections
     hashes: asyncio.Semaphore
     contents: Contents
+    batched: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(WAITING_FILES_MAX))

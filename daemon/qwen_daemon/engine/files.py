@@ -7,17 +7,18 @@ and durable. Tries and pauses stand in engine.fetches, the round (what a model n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from dataclasses import dataclass
 
 from qwen_api import events as e
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.digest import algorithm_of
-from qwen_daemon.core.errors import StartOver, Trouble, TryLater
+from qwen_daemon.core.errors import StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
+from qwen_daemon.engine.batch import Batch
 from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.cancel import finish
 from qwen_daemon.engine.controls import ModelControls
@@ -47,13 +48,19 @@ class Files:
     verified: Callable[[WantedFile], None]
     adoption: Adoption
 
+    def __post_init__(self) -> None:
+        self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals, self._where)
+
     async def link(self, step: Step) -> None:
         """The blob is here and sealed; only the snapshot's name for it is missing."""
         await self.disk.store.publish(self.manifest, step.file, None)
         await self._announce(step.file)
 
     async def hash(self, step: Step, found: Found) -> bool:
-        """Hash a file that is here without proof; True if it is right (then it is sealed), False if not."""
+        """Hash a file that is here without proof; True if it is right (then it is sealed), False if not.
+
+        What cannot be read is not right either: to fetch it again helps where the disk has spare sectors.
+        """
         file, started_s = step.file, self.clock.monotonic_s()
         async with self.budget.hashes:
             with self.transfers.watch(file, verifying=True) as transfer:
@@ -61,25 +68,34 @@ class Files:
                 def progress(done_bytes: int) -> None:
                     transfer.position = done_bytes  # written in the hashing thread, only ever read elsewhere
 
-                digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
+                try:
+                    digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
+                except TryAgain:
+                    digest, spans = "", ()
         if digest != file.etag:
             await self.disk.seals.seal(self._where(file), file.etag, None)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
             )
             return False
+        if not is_small(file.size_bytes):
+            await self._remember(file, spans)
+        seal = await self.disk.store.publish(self.manifest, file, None)
+        if seal != found.seal:
+            return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
+        if (await self.disk.sealed(self.manifest.keep([file.path]))).get(file.path) != seal:
+            await self.disk.seals.seal(self._where(file), file.etag, seal)
+        await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
+        return True
+
+    async def _remember(self, file: WantedFile, spans: Sequence[Span]) -> None:
+        """The spans of a published file that was hashed, for its repair one day; no part of it will be resumed."""
         part, known = await self.disk.ledger.spans(self._where(file), file.etag, file.size_bytes)
         if not known or part is not None:
             await self.disk.ledger.forget(self._where(file), file.etag)
             await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)
         if part is not None:
             await self.disk.blobs.drop_part(self.manifest.repo, part)
-        seal = await self.disk.store.publish(self.manifest, file, None)
-        if seal != found.seal:
-            return True  # what was hashed is not what stands there now: not sealed, so the next look hashes it again
-        await self.disk.seals.seal(self._where(file), file.etag, seal)
-        await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
-        return True
 
     async def fetch(self, steps: list[Step], found: Found, attempt: int) -> bool:
         """One try at one content (the steps differ in path only): True if it was adopted after all, False if it came.
@@ -93,11 +109,11 @@ class Files:
             may_be_here = was_brought or not is_small(file.size_bytes)
             if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
                 return True
-            async with self.budget.files.slot(rank):
-                if not is_small(file.size_bytes):
+            if not is_small(file.size_bytes):
+                async with self.budget.files.slot(rank):
                     await self._try(file, found, attempt, rank)
-                elif not was_brought or not await self._came_meanwhile(file, found):
-                    await self._try_small(file, attempt, rank)
+            elif not was_brought or not await self._came_meanwhile(file, found):
+                await self._try_small(file, attempt, rank)
         return False
 
     async def tell_fetched(self, steps: list[Step], started_s: float) -> None:
@@ -123,12 +139,19 @@ class Files:
 
     async def _try_small(self, file: WantedFile, attempt: int, rank: Rank) -> None:
         """Without huggingface_hub's lock: to fetch a small file twice at once costs less than to ask for it."""
-        self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
-        with self.transfers.watch(file) as transfer:
-            digest, content, spans = await fetch_small(
-                self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter, rank
-            )
-        await self._judge(file, digest, content, spans)
+        async with AsyncExitStack() as room:
+            async with self.budget.files.slot(rank):
+                self.publish(
+                    e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes)
+                )
+                with self.transfers.watch(file) as transfer:
+                    digest, content = await fetch_small(
+                        self._source(file), self.clock, transfer, self.budget.connections, self.controls.limiter, rank
+                    )
+                self._refuse_wrong(file, digest)
+                await room.enter_async_context(self.budget.batched)
+            await self.batch.publish(file, content)  # the slot is the next file's already
+        self.budget.contents.brought(file.etag)
 
     def _source(self, file: WantedFile) -> Source:
         manifest = self.manifest
@@ -166,7 +189,13 @@ class Files:
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()
-                await self._judge(file, digest, part.name, ())
+                self._refuse_wrong(file, digest)
+                seal = await self.disk.store.publish(self.manifest, file, part.name)
+                self.budget.contents.brought(file.etag)
+                await self.disk.ledger.settle(self._where(file), file.etag, file.size_bytes, (), seal)
+            except StartOver:
+                await finish(self.disk.ledger.forget(self._where(file), file.etag))
+                raise
             finally:
                 await finish(self._drop_unless_recorded(file, part.name))
 
@@ -205,18 +234,14 @@ class Files:
         await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, copy, ())
         return copy, spans
 
-    async def _judge(self, file: WantedFile, digest: str, part: str | bytes, spans: Sequence[Span]) -> None:
-        """The whole file is here: publish it, or throw away what the network lied about."""
+    def _refuse_wrong(self, file: WantedFile, digest: str) -> None:
+        """The whole file is here; if it is not the Hub's, what the network lied about is thrown away."""
         if digest != file.etag:
-            await self.disk.ledger.forget(self._where(file), file.etag)
             self.origin.distrust(self.manifest.repo, file)
             self.publish(
                 e.FileCorrupt(model=self.model, path=file.path, where="network", expected=file.etag, found=digest)
             )
             raise StartOver("E_CORRUPT", "the bytes that came do not have the Hub's hash")
-        seal = await self.disk.store.publish(self.manifest, file, part)
-        self.budget.contents.brought(file.etag)
-        await self.disk.ledger.settle(self._where(file), file.etag, file.size_bytes, spans, seal)
 
     async def _announce(self, file: WantedFile, *, duration_s: float = 0.0) -> None:
         self.publish(

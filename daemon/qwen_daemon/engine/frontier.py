@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash
-from qwen_daemon.core.errors import TryAgain
+from qwen_daemon.core.errors import StartOver, TryAgain
 from qwen_daemon.core.segments import Segments
 from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.cancel import finish
@@ -42,6 +42,7 @@ class Frontier:
         self._damaged = damaged
         self._step_bytes = step_bytes
         self._whole = new_hash(file)
+        self._unreadable: list[Span] = []
         self.position = 0
         self.kept_bytes = 0  # of earlier tries, re-read and still good
 
@@ -65,11 +66,19 @@ class Frontier:
         if end - self.position < (self._step_bytes if goes_on else 1):
             return False
         length = min(end - self.position, STEP_MAX_BYTES)
-        if await finish(self._part.feed(self.position, length, self._whole.update)) < length:
+        if await self._feed(length) < length:
             raise TryAgain("E_DISK_IO", "the part is shorter than what was written to it")
         self.position += length
         self._segments.hashed(length)
         return True
+
+    async def _feed(self, length: int) -> int:
+        try:
+            return await finish(self._part.feed(self.position, length, self._whole.update))
+        except TryAgain as trouble:
+            if any(span.offset < self.position + length and self.position < span.end for span in self._unreadable):
+                raise StartOver(trouble.code, "the disk takes what is written to it and cannot read it") from trouble
+            raise
 
     async def _reread(self, span: Span) -> None:
         digester, whole = SpanDigester(span.offset), self._whole.copy()
@@ -78,7 +87,10 @@ class Frontier:
             digester.update(piece)
             whole.update(piece)
 
-        await finish(self._part.feed(span.offset, span.length, take))
+        try:
+            await finish(self._part.feed(span.offset, span.length, take))
+        except TryAgain:
+            self._unreadable.append(span)  # as good as damaged: written anew, a disk mostly finds another place for it
         if digester.take() != (span,):
             self._damaged(span)
             return

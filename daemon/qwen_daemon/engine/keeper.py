@@ -69,6 +69,7 @@ class Keeper:
         self._rhythm = rhythm
         self._paused = False
         self._distrust = False
+        self._is_asked = False  # by somebody who waits to hear that it is complete
         self._reason = "start"
         self._failed_rounds = 0
         self._woken = asyncio.Event()
@@ -108,11 +109,12 @@ class Keeper:
         self._woken.set()
 
     def verify(self, *, full: bool) -> None:
-        """Look at the disk again, and hash every file if `full`; until then the model is not called complete."""
+        """Look at the disk again, and hash every file if `full`. What is complete stays so until that finds damage,
+
+        and is told as complete once more at the end: whoever asked waits for an answer.
+        """
         self.wake("command", distrust=full)
-        if self.complete:
-            self.complete = False
-            self._say("checking")
+        self._is_asked = True
 
     async def update(self) -> None:
         """Ask the Hub again which commit the revision names, and bring that one to complete."""
@@ -162,8 +164,8 @@ class Keeper:
             self._woken.clear()
             self._say("paused")
             return FAR_S
-        reason, distrust = self._reason, self._distrust
-        self._reason, self._distrust = "timer", False
+        reason, distrust, is_asked = self._reason, self._distrust, self._is_asked
+        self._reason, self._distrust, self._is_asked = "timer", False, False
         if not self.complete:
             self._say("checking")
         this = Round(
@@ -174,6 +176,7 @@ class Keeper:
             distrust=distrust,
             hurry=self._hurry,
             quiet=self.complete and reason in ("timer", "change"),
+            was_complete=self.complete,
         )
         self._woken.clear()
         scope = asyncio.timeout(None)
@@ -192,7 +195,7 @@ class Keeper:
         finally:
             self._scope = self._this = None
             self._manifest = this.manifest or self._manifest
-        return self._told(outcome)
+        return self._told(outcome, is_asked=is_asked)
 
     def _told_full(self, full: MakeRoom) -> float:
         self.complete = False
@@ -200,11 +203,11 @@ class Keeper:
         self._say("waiting", full.code, full.detail, DISK_RETRY_S)
         return DISK_RETRY_S
 
-    def _told(self, outcome: Outcome) -> float:
+    def _told(self, outcome: Outcome, *, is_asked: bool = False) -> float:
         self.outcome = outcome
         if outcome.complete:
             self._failed_rounds = 0
-            self._tell_complete(outcome)
+            self._tell_complete(outcome, is_asked=is_asked)
             return self._rhythm.check_s
         self.complete = False
         if outcome.needs_human:
@@ -218,10 +221,10 @@ class Keeper:
         self._say("waiting", outcome.code, outcome.detail, delay_s)
         return delay_s
 
-    def _tell_complete(self, outcome: Outcome) -> None:
+    def _tell_complete(self, outcome: Outcome, *, is_asked: bool) -> None:
         manifest = outcome.manifest
         assert manifest is not None and outcome.structure is not None, "complete without knowing of what"
-        if self.complete and not outcome.worked:
+        if self.complete and not outcome.worked and not is_asked:
             return  # it was and still is: nothing to tell
         self.complete = True
         self._world.publish(

@@ -42,7 +42,7 @@ class Lookup:
         raw = await world.listings.listed(self.ref.repo, commit)
         if raw is not None:
             with suppress(BadManifest):  # damaged: ask the Hub again
-                whole = read_tree(self.ref.repo, commit, raw)
+                whole = await asyncio.to_thread(read_tree, self.ref.repo, commit, raw)
         if whole is None:
             if world.offline:
                 raise TryAgain("E_OFFLINE", "the Hub may not be asked, and the cache has no listing of this commit")

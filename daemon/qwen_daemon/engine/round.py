@@ -18,7 +18,6 @@ from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found, Plan, Step, make_plan
-from qwen_daemon.core.spans import recorded_bytes
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.cancel import beside, together
@@ -45,7 +44,9 @@ class Round:
     distrust: bool  # hash every file, seals or not
     hurry: asyncio.Event
     quiet: bool  # a routine look at a complete model: say nothing if all is well
+    was_complete: bool = False
     manifest: Manifest | None = None  # known once the round got that far
+    _is_still_complete: bool = False  # every seal holds: it is only distrusted, and no file was found damaged so far
 
     async def run(self, last: Manifest | None) -> Outcome:
         """Do it. `last` is the manifest of the round before. Raises no Trouble but MakeRoom."""
@@ -71,7 +72,9 @@ class Round:
         for looks in range(LOOKS_MAX):
             found = await self.world.disk.store.find(manifest)
             plan = await self._plan(manifest, found, distrust)
-            self._tell_plan(manifest, plan, first=looks == 0)
+            proven = await self._plan(manifest, found, False) if distrust else plan
+            self._is_still_complete = self.was_complete and distrust and proven.is_done
+            self._tell_plan(manifest, proven if self._is_still_complete else plan, first=looks == 0)
             if plan.is_done:
                 return replace(await self._finish(manifest), worked=looks > 0)
             fetches = await self._carry_out(manifest, plan, found)
@@ -91,19 +94,41 @@ class Round:
         self.world.publish(_checked(self.ref.key, manifest, self.reason, plan))
 
     async def _carry_out(self, manifest: Manifest, plan: Plan, found: dict[str, Found]) -> Fetches:
-        await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
-        self._say("downloading" if any(not self._is_paused([step]) for step in plan.of("fetch")) else "checking")
-        transfers = Transfers(self.ref.key, self.world.clock, self.world.publish)
+        if not self._is_still_complete:
+            await self._not_complete(
+                "downloading" if any(not self._is_paused([step]) for step in plan.of("fetch")) else "checking"
+            )
+        transfers = Transfers(
+            self.ref.key,
+            self.world.clock,
+            self.world.publish,
+            to_hash=[step.file for step in plan.of("hash")],
+            is_complete=self._is_still_complete,
+        )
         files = self._files(manifest, transfers, plan)
         fetches = Fetches(files, found)
-        async with beside(transfers.tell()):
-            await self._work(files, fetches, plan, found)
+        try:
+            async with beside(transfers.tell()):
+                await self._work(files, fetches, plan, found)
+        except Trouble:
+            if self._is_still_complete:
+                await self._not_complete("checking")
+            raise
         return fetches
+
+    async def _not_complete(self, state: e.ModelState) -> None:
+        self._is_still_complete = False
+        await self.world.desires.set_ready(self.ref.key, None)  # not true any more, or not yet
+        self._say(state)
 
     async def _work(self, files: Files, fetches: Fetches, plan: Plan, found: dict[str, Found]) -> None:
         for step in plan.of("link"):
             await files.link(step)
-        damaged = await together(self._hash(files, step, found[step.file.path]) for step in plan.of("hash"))
+        # The largest first, so that the end is not one core with one long file.
+        to_hash = sorted(plan.of("hash"), key=lambda step: -step.file.size_bytes)
+        damaged = await together(self._hash(files, step, found[step.file.path]) for step in to_hash)
+        if to_hash:
+            files.transfers.tell_hashed(sum(step is not None for step in damaged))
         steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
         contents: dict[tuple[str, str], list[Step]] = {}  # those of one group are one file on disk
         for step in steps:
@@ -169,6 +194,8 @@ class Round:
     async def _hash(self, files: Files, step: Step, found: Found) -> Step | None:
         if await files.hash(step, found):
             return None
+        if self._is_still_complete:
+            await self._not_complete("checking")
         return Step(file=step.file, action="fetch", finding="corrupt")
 
     async def _finish(self, manifest: Manifest) -> Outcome:
@@ -187,12 +214,12 @@ class Round:
     async def _plan(self, manifest: Manifest, found: dict[str, Found], distrust: bool) -> Plan:
         disk = self.world.disk
         seals = await disk.sealed(manifest)
-        kept = {}
-        for file in manifest.files:
-            if seals.get(file.path) is None or found[file.path].seal is None:
-                part, spans = await disk.ledger.spans(disk.where(manifest, file), file.etag, file.size_bytes)
-                kept[file.path] = recorded_bytes(spans) if part else 0
-        return make_plan(manifest, found, seals, kept, distrust=distrust, components=self._controls.components)
+        unsure = [file for file in manifest.files if seals.get(file.path) is None or found[file.path].seal is None]
+        kept = await disk.ledger.kept_bytes([(disk.where(manifest, file), file) for file in unsure])
+        components = self._controls.components
+        return await asyncio.to_thread(
+            make_plan, manifest, found, seals, kept, distrust=distrust, components=components
+        )
 
     @property
     def _controls(self) -> FileControls:

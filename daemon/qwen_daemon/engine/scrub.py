@@ -13,7 +13,7 @@ from typing import Protocol
 
 from qwen_api import events as e
 from qwen_api.manifest import Manifest, WantedFile
-from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.errors import Trouble, TryAgain
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.ports import Clock
 
@@ -110,8 +110,11 @@ class Scrub:
         found, seal = (await disk.store.find(this))[file.path], (await disk.sealed(this)).get(file.path)
         if found.seal is None or found.seal != seal:
             return True
-        if await disk.reader.digest(manifest.repo, file, found) == file.etag:
-            return True
+        try:
+            if await disk.reader.digest(manifest.repo, file, found) == file.etag:
+                return True
+        except TryAgain:
+            pass  # what the disk no longer gives back is as bad as what it gives back wrong
         if (await disk.store.find(this))[file.path].seal != seal:
             return True
         await disk.seals.seal(disk.where(manifest, file), file.etag, None)

@@ -1,16 +1,15 @@
-"""Small files come in one piece: into memory, then onto the disk and into the ledger in one step each.
+"""Small files come in one piece: into memory, and from there onto the disk in batches (engine.batch).
 
-A part that could be resumed costs a small file more than fetching it again: five writes that wait for the disk instead
-of two, and a dozen hops to threads. So nothing of it is on record before it is published.
+A part that could be resumed costs a small file more than fetching it again. So nothing of it is on record before it is
+published, and no spans ever are: a damaged one is fetched again whole.
 """
 
 from __future__ import annotations
 
 import asyncio
 
-from qwen_daemon.core.digest import SpanDigester, new_hash
+from qwen_daemon.core.digest import new_hash
 from qwen_daemon.core.order import SMALL_BYTES
-from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
 from qwen_daemon.engine.stream import Limit, Source
@@ -49,8 +48,8 @@ class _One:
 
 async def fetch_small(
     source: Source, clock: Clock, transfer: Transfer, connections: Connections, limit: Limit, rank: Rank
-) -> tuple[str, bytes, tuple[Span, ...]]:
-    """Fetch a small file: its hash, its content, its spans. Raises Troubles."""
+) -> tuple[str, bytes]:
+    """Fetch a small file: its hash and its content. Raises Troubles."""
     one = _One(source.file.size_bytes)
     connections.join(one, rank)
     try:
@@ -61,10 +60,8 @@ async def fetch_small(
         if one.streams:
             connections.release()
     if len(content) <= INLINE_BYTES:
-        digest, spans = _digest(source, content)
-    else:
-        digest, spans = await asyncio.to_thread(_digest, source, content)
-    return digest, content, spans
+        return _digest(source, content), content
+    return await asyncio.to_thread(_digest, source, content), content
 
 
 async def _receive(source: Source, clock: Clock, transfer: Transfer, limit: Limit) -> bytes:
@@ -81,8 +78,7 @@ async def _receive(source: Source, clock: Clock, transfer: Transfer, limit: Limi
     return bytes(content)
 
 
-def _digest(source: Source, content: bytes) -> tuple[str, tuple[Span, ...]]:
-    whole, spans = new_hash(source.file), SpanDigester(0)
+def _digest(source: Source, content: bytes) -> str:
+    whole = new_hash(source.file)
     whole.update(content)
-    spans.update(content)
-    return whole.hexdigest(), spans.take()
+    return whole.hexdigest()

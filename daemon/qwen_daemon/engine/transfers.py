@@ -6,12 +6,13 @@ Holds no decision: it reads what downloads and hashes have done and publishes pr
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qwen_api import events as e
 from qwen_api.manifest import WantedFile
+from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_CUT_S, STALL_NOTICE_S, Pace
 from qwen_daemon.ports import Clock
 
@@ -41,10 +42,46 @@ class _Watched:
     told_stalled: bool = False
 
 
-class Transfers:
-    """Register what moves; `tell` runs beside it until cancelled."""
+class _Hashing:
+    """What is hashed in all, and how far that has come."""
 
-    def __init__(self, model: str, clock: Clock, publish: Callable[[e.Event], int]) -> None:
+    def __init__(self, files: Sequence[WantedFile], began_s: float) -> None:
+        self.files, self.size_bytes, self.began_s = len(files), sum(file.size_bytes for file in files), began_s
+        self.done_files = self.done_bytes = 0
+        self._left = {file.path for file in files}
+
+    @property
+    def is_done(self) -> bool:
+        return not self._left
+
+    def ended(self, file: WantedFile, position: int) -> None:
+        if file.path in self._left:
+            self._left.remove(file.path)
+            self.done_files += 1
+            self.done_bytes += position
+
+    def rate_bps(self, done_bytes: int, now_s: float) -> int:
+        return int(done_bytes / max(now_s - self.began_s, 1e-3))
+
+
+class Transfers:
+    """Register what moves; `tell` runs beside it until cancelled.
+
+    `to_hash` are the files that are here and will be hashed. `is_complete`: the model is, so that it is said of the
+    whole how far they are, and of none of them that it is not verified.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        clock: Clock,
+        publish: Callable[[e.Event], int],
+        to_hash: Sequence[WantedFile] = (),
+        *,
+        is_complete: bool = False,
+    ) -> None:
+        self._hashing = _Hashing(to_hash, clock.monotonic_s())
+        self._is_complete = is_complete
         self._model = model
         self._clock = clock
         self._publish = publish
@@ -62,7 +99,9 @@ class Transfers:
             yield transfer
         finally:
             self._received[file.path] = before + transfer.received_bytes
-            if not verifying:
+            if verifying:
+                self._hashing.ended(file, transfer.position)
+            if not verifying and file.size_bytes > SMALL_BYTES:  # of a small one the next event says it all
                 self._tell(watched, self._clock.monotonic_s())
             del self._watched[file.path]
 
@@ -80,8 +119,40 @@ class Transfers:
         while True:
             now_s = self._clock.monotonic_s()
             for watched in list(self._watched.values()):
-                self._tell(watched, now_s)
+                if not (watched.verifying and self._is_complete):
+                    self._tell(watched, now_s)
+            if not self._hashing.is_done:
+                self._tell_hashing(now_s)
             await asyncio.sleep(TICK_S)
+
+    def tell_hashed(self, damaged: int) -> None:
+        """Everything that was to be hashed has been."""
+        hashing, now_s = self._hashing, self._clock.monotonic_s()
+        self._publish(
+            e.ModelVerified(
+                model=self._model,
+                files=hashing.files,
+                size_bytes=hashing.size_bytes,
+                damaged=damaged,
+                duration_s=round(now_s - hashing.began_s, 3),
+                rate_bps=hashing.rate_bps(hashing.size_bytes, now_s),
+            )
+        )
+
+    def _tell_hashing(self, now_s: float) -> None:
+        hashing = self._hashing
+        under_way = (watched.transfer.position for watched in self._watched.values() if watched.verifying)
+        done_bytes = hashing.done_bytes + sum(under_way)
+        self._publish(
+            e.ModelVerifying(
+                model=self._model,
+                files=hashing.files,
+                size_bytes=hashing.size_bytes,
+                done_files=hashing.done_files,
+                done_bytes=done_bytes,
+                rate_bps=hashing.rate_bps(done_bytes, now_s),
+            )
+        )
 
     def _tell(self, watched: _Watched, now_s: float) -> None:
         transfer = watched.transfer

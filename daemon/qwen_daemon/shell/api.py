@@ -16,6 +16,7 @@ from aiohttp import web
 
 from qwen_api import commands
 from qwen_api import events as e
+from qwen_api.language import N_
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.seals import Seal
 from qwen_api.status import ModelStatus, encode_status
@@ -117,10 +118,10 @@ class Api:
         name = request.match_info["name"]
         report = await read_body(request, commands.LoaderReport)
         if len(name) > LOADER_NAME_MAX or not name.isprintable():
-            raise Refusal(400, "E_USAGE", "bad loader name", "at most 64 printable characters", "use another name")
+            raise Refusal(400, "E_USAGE", N_("bad loader name"), "at most 64 printable characters", "use another name")
         known = self._bus.status.loaders
         if name not in known and sum(not item.is_over for item in known.values()) >= LOADERS_MAX:
-            raise Refusal(503, "E_BUSY", "too many loaders", f"{LOADERS_MAX} are known", "stop some")
+            raise Refusal(503, "E_BUSY", N_("too many loaders"), f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
         facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid if report.pid else 0))
         if report.components:

@@ -12,6 +12,7 @@ import msgspec
 from aiohttp import web
 
 from qwen_api import events as e
+from qwen_api.language import N_
 from qwen_api.status import Status
 from qwen_daemon.shell.problems import Refusal
 
@@ -22,7 +23,9 @@ READERS_MAX = 64
 class Stream(Protocol):
     """What the event bus does for the API."""
 
-    status: Status
+    @property
+    def status(self) -> Status:
+        """The state after the last event."""
 
     @property
     def seq(self) -> int:
@@ -47,7 +50,7 @@ class EventStream:
         """Until the reader goes away, the daemon ends, or with `follow=0` up to now."""
         # A reader that went away is noticed at its next line only; it must not keep others out until then.
         if sum(reader.transport is not None for reader in self._readers) >= READERS_MAX:
-            raise Refusal(503, "E_BUSY", "too many readers", f"{READERS_MAX} streams are open", "close one")
+            raise Refusal(503, "E_BUSY", N_("too many readers"), f"{READERS_MAX} streams are open", "close one")
         since, follow = _int_query(request, "since"), request.query.get("follow", "1") != "0"
         passes = _filter(self._key(request.query.get("model", "")), request.query.get("types", ""))
         as_sse = "text/event-stream" in request.headers.get("Accept", "")

@@ -11,6 +11,7 @@ import structlog
 from aiohttp import web
 
 from qwen_api import commands
+from qwen_api.language import N_
 from qwen_daemon.shell.problems import Refusal
 
 log = structlog.get_logger(__name__)
@@ -22,7 +23,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
     except msgspec.DecodeError as error:
-        raise Refusal(400, "E_USAGE", "the request's body is wrong", str(error), "see docs/api.md") from error
+        raise Refusal(400, "E_USAGE", N_("the request's body is wrong"), str(error), "see docs/api.md") from error
 
 
 def json_answer(body: bytes, *, status: int = 200) -> web.Response:

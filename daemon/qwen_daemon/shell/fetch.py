@@ -14,6 +14,7 @@ import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
@@ -239,6 +240,7 @@ def _where_and_why(error: aiohttp.ClientConnectorError) -> str:
     return f"{place(error.host, error.port)}: {why}"
 
 
+@lru_cache(maxsize=256)  # of each address it is asked several times
 def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)

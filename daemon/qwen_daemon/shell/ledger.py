@@ -24,8 +24,9 @@ import structlog
 
 from qwen_api import places
 from qwen_api.commands import AddModel
+from qwen_api.manifest import WantedFile
 from qwen_api.seals import Ready, Seal
-from qwen_daemon.core.spans import Span, keep_in_order
+from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.shell import durable
 from qwen_daemon.shell.ledger_file import connect, intact, is_damage, row_check, set_aside, translate
 
@@ -50,26 +51,31 @@ class SqliteLedger:
 
     async def close(self) -> None:
         """Close the database and end its thread."""
-        await self._run(self._close)
+        await asyncio.get_running_loop().run_in_executor(self._thread, self._close)
         self._thread.shutdown()
 
     async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
         """See ports.Ledger; rows with a wrong checksum, and those of another size, are left out."""
 
-        def read() -> tuple[str | None, tuple[Span, ...]]:
-            part = self._conn.execute(
-                "SELECT blob, size_bytes, name, row_check FROM parts WHERE blob = ?", (_blob(where, etag),)
-            )
-            row = intact(part.fetchone())
-            if row is None or row[1] != size_bytes:
-                return None, ()
-            rows = self._conn.execute(
-                "SELECT blob, offset, length, digest, row_check FROM spans WHERE blob = ?", (_blob(where, etag),)
-            )
-            good = [Span(offset=s[1], length=s[2], digest=s[3]) for s in map(intact, rows) if s is not None]
-            return row[2], keep_in_order(good, size_bytes)
+        return await self._run(lambda: self._spans(_blob(where, etag), size_bytes))
+
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
+        """See ports.Ledger."""
+
+        def read() -> dict[str, int]:
+            known = {file.path: self._spans(_blob(where, file.etag), file.size_bytes) for where, file in contents}
+            return {path: recorded_bytes(spans) for path, (part, spans) in known.items() if part is not None}
 
         return await self._run(read)
+
+    def _spans(self, blob: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+        part = self._conn.execute("SELECT blob, size_bytes, name, row_check FROM parts WHERE blob = ?", (blob,))
+        row = intact(part.fetchone())
+        if row is None or row[1] != size_bytes:
+            return None, ()
+        rows = self._conn.execute("SELECT blob, offset, length, digest, row_check FROM spans WHERE blob = ?", (blob,))
+        good = [Span(offset=s[1], length=s[2], digest=s[3]) for s in map(intact, rows) if s is not None]
+        return row[2], keep_in_order(good, size_bytes)
 
     async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
         """See ports.Ledger."""
@@ -136,6 +142,15 @@ class SqliteLedger:
             if seal is None:
                 self._conn.execute("DELETE FROM seals WHERE blob = ?", (_blob(where, etag),))
             else:
+                self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
+
+        await self._write(write)
+
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
+        """See ports.Seals."""
+
+        def write() -> None:
+            for (where, etag), seal in seals.items():
                 self._put("seals", _blob(where, etag), msgspec.json.encode(seal))
 
         await self._write(write)
@@ -214,7 +229,15 @@ class SqliteLedger:
 
     async def _run(self, work: Callable[[], T]) -> T:
         # Shielded: a commit that has begun is waited for, so that a cancelled caller never overtakes it.
-        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._guarded, work))
+        return await asyncio.shield(asyncio.get_running_loop().run_in_executor(self._thread, self._read, work))
+
+    def _read(self, work: Callable[[], T]) -> T:
+        def together() -> T:
+            with self._conn:
+                self._conn.execute("BEGIN")  # one look at the file for thousands of rows, not one for each
+                return work()
+
+        return self._guarded(together)
 
     async def _write(self, work: Callable[[], None]) -> None:
         """Do it in a transaction, together with whatever else is waiting: each commit waits for the disk."""

@@ -18,6 +18,7 @@ import aiofiles.os
 from aiofiles.threadpool.binary import AsyncFileIO
 
 from qwen_daemon.core.digest import Bytes
+from qwen_daemon.core.errors import TryAgain
 from qwen_daemon.shell import durable
 
 WRITE_BYTES = 64 << 10  # for larger writes Linux takes larger pages: on a virtual machine three times the CPU
@@ -81,11 +82,13 @@ class PartFile:
     async def sync(self) -> None:
         """See ports.Part."""
         try:
-            await _sync(self._handle.fileno())
+            names = await _sync(self._handle.fileno())
         except OSError as error:
             # The kernel may have dropped the pages and forgotten the error; what is cached proves nothing now.
             await _drop_cached(self._handle.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
             raise durable.translate(error) from error
+        if not names:
+            raise TryAgain("E_PART_GONE", "somebody removed the unfinished file while it was being written")
 
     async def close(self) -> None:
         """See ports.Part."""
@@ -142,7 +145,12 @@ def _cut(descriptor: int, bytes_max: int) -> None:
         os.fdatasync(descriptor)
 
 
-_sync = aiofiles.os.wrap(os.fdatasync)
+@aiofiles.os.wrap
+def _sync(descriptor: int) -> int:
+    os.fdatasync(descriptor)
+    return os.fstat(descriptor).st_nlink  # 0: it would be lost however durable it is
+
+
 _drop_cached = aiofiles.os.wrap(os.posix_fadvise)
 
 

@@ -8,14 +8,17 @@ from before is a source like any other (shell.elsewhere).
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.seals import Seal, take_seal
+from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
 from qwen_daemon.shell.inside import plain_inside, seal_of
 from qwen_daemon.shell.store import HubCache
+from qwen_daemon.shell.stored import StoredFiles
 
 
 class PlainCache(HubCache):
@@ -52,6 +55,11 @@ class PlainCache(HubCache):
         if part is not None:
             way.put(blobs / part, named, below=self.snapshot(manifest).parent)
         return take_seal(named)
+
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        return StoredFiles._publish_all(self, manifest, contents)  # the cache's way makes links
 
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         freed = sum(path.lstat().st_size for path in self.snapshot(manifest).rglob("*") if path.is_file())

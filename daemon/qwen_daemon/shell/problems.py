@@ -11,6 +11,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from qwen_api import commands
+from qwen_api.language import N_
 from qwen_api.models import BadModelName
 from qwen_daemon.core.choice import UnknownFile
 from qwen_daemon.core.errors import Configured, FilesUnknown, Trouble, UnknownModel
@@ -52,7 +53,7 @@ def _problem(error: Exception) -> commands.Problem:
             return commands.Problem(
                 status=400,
                 code="E_USAGE",
-                title="no such model name",
+                title=N_("no such model name"),
                 detail=str(error),
                 fix="write org/name or an alias",
             )
@@ -60,7 +61,7 @@ def _problem(error: Exception) -> commands.Problem:
             return commands.Problem(
                 status=404,
                 code="E_UNKNOWN_MODEL",
-                title="the daemon does not know this model",
+                title=N_("the daemon does not know this model"),
                 detail=str(error.args[0]),
                 fix="qwenctl ls shows the models it knows, qwenctl add MODEL adds one",
             )
@@ -71,7 +72,7 @@ def _problem(error: Exception) -> commands.Problem:
             return commands.Problem(
                 status=404,
                 code="E_UNKNOWN_FILE",
-                title="no file of this model is meant",
+                title=N_("no file of this model is meant"),
                 detail=error.word,
                 fix=near,
             )
@@ -79,7 +80,7 @@ def _problem(error: Exception) -> commands.Problem:
             return commands.Problem(
                 status=409,
                 code="E_FILES_UNKNOWN",
-                title="the model's files are not known yet",
+                title=N_("the model's files are not known yet"),
                 detail=str(error.args[0]),
                 fix="try again once it is listed; qwenctl status MODEL says what it waits for",
             )
@@ -87,18 +88,18 @@ def _problem(error: Exception) -> commands.Problem:
             return commands.Problem(
                 status=409,
                 code="E_CONFIGURED",
-                title="the configuration wants this model",
+                title=N_("the configuration wants this model"),
                 detail=str(error.args[0]),
                 fix="take it out of [[models]] in the configuration file",
             )
         case ConnectionError() | web.RequestPayloadError():  # most likely nobody reads this answer
-            return commands.Problem(status=400, code="E_HTTP", title="the request broke off")
+            return commands.Problem(status=400, code="E_HTTP", title=N_("the request broke off"))
         case Trouble():
-            return commands.Problem(status=503, code=error.code, title="it could not be done", detail=error.detail)
+            return commands.Problem(status=503, code=error.code, title=N_("it could not be done"), detail=error.detail)
         case _:
             log.error("request.surprised", exc_info=error)
             return commands.Problem(
-                status=500, code="E_INTERNAL", title="the daemon has a fault", detail=type(error).__name__
+                status=500, code="E_INTERNAL", title=N_("the daemon has a fault"), detail=type(error).__name__
             )
 
 
@@ -107,7 +108,7 @@ def _http_problem(request: web.Request, error: web.HTTPException, *, control: bo
         return commands.Problem(
             status=403,
             code="E_READ_ONLY_SOCKET",
-            title="this socket only answers questions",
+            title=N_("this socket only answers questions"),
             detail=f"{request.method} {request.path}",
             fix="use control.sock; its group is qwen-admin",
         )

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import urllib.request
+from functools import lru_cache
 from urllib.parse import urlsplit
+
+_NAMES = [name for scheme in ("http", "https", "all", "no") for name in (f"{scheme}_proxy", f"{scheme}_PROXY".upper())]
 
 
 def proxy_for(url: str) -> str | None:
@@ -12,11 +16,16 @@ def proxy_for(url: str) -> str | None:
     Not aiohttp's trust_env: that would send the passwords of ~/.netrc along, whose `default` is meant for any host,
     also to a CDN whose signed addresses refuse a second authorization.
     """
-    parts = urlsplit(url)
-    if urllib.request.proxy_bypass_environment(parts.netloc):  # type: ignore[attr-defined] # typeshed leaves it out
+    parts, proxies = urlsplit(url), _proxies(tuple(map(os.environ.get, _NAMES)))
+    # typeshed leaves the function out
+    if not proxies or urllib.request.proxy_bypass_environment(parts.netloc, proxies):  # type: ignore[attr-defined]
         return None
-    proxies = urllib.request.getproxies_environment()
     return proxies.get(parts.scheme) or proxies.get("all")
+
+
+@lru_cache(maxsize=8)  # it walks the whole environment, and is asked at every request
+def _proxies(_said: tuple[str | None, ...]) -> dict[str, str]:
+    return urllib.request.getproxies_environment()
 
 
 def named(proxy: str) -> str:

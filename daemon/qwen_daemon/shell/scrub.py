@@ -1,7 +1,8 @@
 """Reads what is published from the disk itself and hashes it, in the background: last in line for processor and disk.
 
-One thread of its own, because a thread that made itself nice cannot go back. Linux has both priorities per thread; the
-one for the disk (ioprio_set(2), which glibc has no function for) counts where the disk's scheduler knows any.
+One file at a time: nobody waits for it, and two would make a disk's heads go to and fro. One thread of its own, because
+a thread that made itself nice cannot go back. Linux has both priorities per thread; the one for the disk
+(ioprio_set(2), which glibc has no function for) counts where the disk's scheduler knows any.
 """
 
 from __future__ import annotations

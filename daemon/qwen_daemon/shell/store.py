@@ -11,15 +11,19 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Sequence
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
+from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
+from qwen_daemon.shell.batch import Batch
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import plain_inside, plain_seal, real_inside, seal_inside, seal_of
 from qwen_daemon.shell.stored import StoredFiles
@@ -32,7 +36,7 @@ CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the fold
 
 
 class HubCache(StoredFiles):
-    """ports.Store, ports.Blobs and ports.Listings over the cache directory `cache`."""
+    """ports.Store, ports.Batches, ports.Blobs and ports.Listings over the cache directory `cache`."""
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
@@ -143,6 +147,19 @@ class HubCache(StoredFiles):
         if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
             self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        blobs = self.parts_folder(manifest.repo)
+        batch = Batch(
+            blobs=blobs,
+            snapshot=self.snapshot(manifest),
+            replace=lambda part, blob: way.put(Path(part), Path(blob), below=blobs),
+            link=partial(self._link, manifest),
+            new_part=parts.new_part_name,
+        )
+        return batch.publish(contents)
+
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         blobs = self.parts_folder(manifest.repo)
         blob, named = blobs / file.etag, self._named(manifest, file)
@@ -154,12 +171,17 @@ class HubCache(StoredFiles):
         elif [each.etag for each in manifest.files].count(file.etag) > 1 and not os.path.lexists(blob):
             self._make_blob(manifest.repo, named, blob)
         if blob.exists():
-            target = os.path.relpath(blob, named.parent)
-            if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
-                way.clear(named, below=self.snapshot(manifest).parent)
-                durable.replace_link(named, target)
-                durable.sync_folder(named.parent)
+            self._link(manifest, file)
         return take_seal(named)
+
+    def _link(self, manifest: Manifest, file: WantedFile) -> None:
+        """The snapshot's name for a blob, durable."""
+        named = self._named(manifest, file)
+        target = os.path.relpath(self.parts_folder(manifest.repo) / file.etag, named.parent)
+        if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
+            way.clear(named, below=self.snapshot(manifest).parent)
+            durable.replace_link(named, target)
+            durable.sync_folder(named.parent)
 
     def _make_blob(self, repo: str, named: Path, blob: Path) -> None:
         """Of a plain file whose content has several names: they can have one record only if they are one file."""

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from qwen_api.manifest import WantedFile
-from qwen_daemon.core.errors import MakeRoom
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.seals import Seal
+from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import durable, parts
@@ -26,6 +27,30 @@ class StoredFiles(ABC):
     @abstractmethod
     def parts_folder(self, repo: str) -> Path:
         """The folder for what is being written, on the same file system as what is published."""
+
+    @abstractmethod
+    def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        """See ports.Store.publish. Raises Troubles and OSError."""
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """See ports.Batches."""
+        return await in_thread(self._publish_all, manifest, contents)
+
+    def _publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        """One by one, but in one thread; a layout that can wait for the disk once for all of them does."""
+        return [self._published(manifest, file, content) for file, content in contents]
+
+    def _published(self, manifest: Manifest, file: WantedFile, content: bytes) -> Seal | Trouble:
+        try:
+            return self._publish(manifest, file, content)
+        except OSError as error:
+            return durable.translate(error)
+        except Trouble as trouble:
+            return trouble
 
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
         """See ports.Store."""
@@ -48,12 +73,12 @@ class StoredFiles(ABC):
             raise durable.translate(error) from error
 
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        """See ports.Blobs. None if there is no room for a copy; then the file is fetched whole."""
+        """See ports.Blobs. None if there is no room for it, or no reading it; then the file is fetched whole."""
 
         def copy() -> str:
             return parts.copy_to_part(self.current(repo, file, found), self.parts_folder(repo), file.etag)
 
         try:
             return await in_thread(copy)
-        except MakeRoom:
+        except (MakeRoom, TryAgain):
             return None

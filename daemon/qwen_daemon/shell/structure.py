@@ -26,12 +26,12 @@ class SnapshotStructure:
     async def __call__(self, ref: ModelRef, manifest: Manifest) -> Structure:
         """Look at the commit's snapshot. Files that the patterns leave out are nobody's problem."""
         raw = await self._listings.listed(manifest.repo, manifest.commit)
-        whole: Manifest | None = None
-        with suppress(BadManifest):
-            whole = read_tree(manifest.repo, manifest.commit, raw or b"")
-        return await asyncio.to_thread(self._look, ref, manifest, whole or manifest)
+        return await asyncio.to_thread(self._look, ref, manifest, raw or b"")
 
-    def _look(self, ref: ModelRef, manifest: Manifest, whole: Manifest) -> Structure:
+    def _look(self, ref: ModelRef, manifest: Manifest, raw: bytes) -> Structure:
+        whole = manifest
+        with suppress(BadManifest):
+            whole = read_tree(manifest.repo, manifest.commit, raw)
         folder = self._listings.snapshot(manifest)
         # Every file was just verified: one that only looks odd (a .json that is none) is as its author wanted it.
         hashes = {file.path: file.etag for file in manifest.files}
