@@ -10,7 +10,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := daemon monitor loader demo benchmarks docs tests
 # What `make test` calls besides Python, and the Debian package that has it.
-TEST_TOOLS := curl:curl tmux:tmux strace:strace systemd-analyze:systemd
+TEST_TOOLS := curl:curl tmux:tmux strace:strace openssl:openssl systemd-analyze:systemd
 BENCH_TOOLS := nginx:nginx aria2c:aria2 curl:curl openssl:openssl
 BENCH_ARGS ?=
 SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
@@ -55,7 +55,7 @@ install-user: python-ok  ## the daemon, monitor and commands as a service of thi
 	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH:"
 	@echo "  export PATH=\"$(USER_VENV)/bin:\$$PATH\"        (in ~/.profile to keep it)"
 
-docs: $(VENV)/.test  ## write what is generated: docs/events.md, docs/errors.md, the translations
+docs: $(VENV)/.test  ## write what is generated: docs/events.md, errors.md, reliability.md, the translations
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/catalogue.py
 

@@ -56,6 +56,7 @@ def resolves(hub: SimHub) -> int:
     return len(hub.log.requests(server="hub", path=WEIGHTS))
 
 
+@pytest.mark.fault("H19")
 async def test_eight_connections_ask_once_also_when_the_address_expires() -> None:
     """One request to the Hub for eight to the CDN; after the expiry eight are refused, and one asks for all again."""
     async with SimHub(REPO) as hub, origin_of(hub) as origin:
@@ -67,6 +68,7 @@ async def test_eight_connections_ask_once_also_when_the_address_expires() -> Non
         assert hub.log.leaks() == []
 
 
+@pytest.mark.fault("H18")
 async def test_a_question_that_failed_is_asked_by_the_next() -> None:
     """A refusal meets one connection, the seven others have their bytes."""
     async with SimHub(REPO) as hub, origin_of(hub) as origin:
@@ -88,6 +90,7 @@ async def test_a_question_that_is_cancelled_is_asked_by_the_next() -> None:
         assert await second == CONTENT[MIB : 2 * MIB] and resolves(hub) == 2
 
 
+@pytest.mark.fault("H14", "H25")
 @pytest.mark.parametrize(
     ("fault", "told"), [(kinds.SlowFirstByte(), "E_STALLED"), (kinds.RetryAfter(seconds=99), "E_RATE_LIMITED")]
 )
@@ -104,6 +107,7 @@ async def test_what_took_its_time_or_says_when_is_the_answer_for_all(fault: kind
             assert resolves(hub) == 1
 
 
+@pytest.mark.fault("H33", "T1")
 @pytest.mark.parametrize("to", ["http://127.0.0.1:8/x", "http://10.0.0.1/x", "http://[::1]/x", "http://nas/x"])
 @pytest.mark.parametrize(("endpoint", "is_followed"), [("http://hub.example", False), ("http://10.9.9.9:8090", True)])
 async def test_only_an_endpoint_in_a_private_network_sends_us_into_one(
@@ -130,6 +134,7 @@ async def test_only_an_endpoint_in_a_private_network_sends_us_into_one(
     assert refused.value.code == ("E_HTTP" if is_followed else "E_REDIRECT")
 
 
+@pytest.mark.fault("H1")
 async def test_a_server_without_ranges_is_remembered_until_it_has_them() -> None:
     """All of the file for a part of it: one connection from now on; until an answer shows otherwise."""
     async with SimHub(REPO) as hub, origin_of(hub) as origin:

@@ -155,6 +155,7 @@ def test_what_one_layout_has_another_takes(hub: SimHub, tmp_path: Path, first: L
         assert daemon.seen(e.FileVerified) == [], "nothing had to be hashed again"
 
 
+@pytest.mark.fault("C3")
 def test_what_nobody_vouches_for_is_hashed_first(hub: SimHub, tmp_path: Path) -> None:
     """A cache of another tool: right content is taken, also with no Hub to fetch from; wrong content is not."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[OLD]) as daemon:
@@ -247,6 +248,7 @@ def test_from_another_disk_it_is_copied(hub: SimHub, tmp_path: Path) -> None:
         assert hub.log.bytes_served() == NEW_BYTES and contents(new, NEW_FILES) == NEW_FILES
 
 
+@pytest.mark.fault("C4")
 def test_the_shared_store_is_a_source_that_is_never_written_to(hub: SimHub, tmp_path: Path) -> None:
     """A blob that is a link into it counts as that repository's; so does what no repository links to any more."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[OLD]) as daemon:
@@ -370,6 +372,7 @@ async def test_between_two_file_systems_only_a_copy_is_left(cache: Path) -> None
         assert len(list((places.repo_dir(cache, NEW) / "blobs").iterdir())) == 1
 
 
+@pytest.mark.fault("C2")
 async def test_only_regular_files_of_the_cache_are_twins(cache: Path, tmp_path: Path) -> None:
     """A link that leads out, a folder, a pipe: nothing; what was swapped in after the look is refused."""
     outside = tmp_path / "outside"

@@ -135,6 +135,7 @@ def test_the_stream_starts_with_everything_and_can_be_filtered(daemon: Running) 
     assert curl(daemon, "/v1/events?since=minus")[0] == 400
 
 
+@pytest.mark.fault("S3")
 @needs_curl
 def test_refusals_have_one_shape(daemon: Running) -> None:
     """problem+json with a stable code: unknown model, bad name, bad body, configured model, unknown path, too much."""
@@ -160,6 +161,7 @@ def test_refusals_have_one_shape(daemon: Running) -> None:
     assert set(daemon.client.state().models) == {KEY}
 
 
+@pytest.mark.fault("S4")
 @needs_curl
 def test_the_events_socket_takes_no_commands_but_a_loaders_own_state(daemon: Running) -> None:
     """403 for every command; PUT of a loader's state is taken, with the kernel's word for its pid."""
@@ -231,6 +233,7 @@ def test_commands_answer_with_the_number_to_look_behind(daemon: Running) -> None
     assert daemon.seen(e.ModelAdded, after=mark) == []
 
 
+@pytest.mark.fault("S2", "S6")
 def test_junk_disturbs_nobody(daemon: Running) -> None:
     """Garbage, endless headers, half-closed and dropped connections: refused or closed, while others are answered."""
     answered = [
@@ -259,6 +262,7 @@ def test_junk_disturbs_nobody(daemon: Running) -> None:
     assert "Traceback" not in daemon.stderr
 
 
+@pytest.mark.fault("C5")
 def test_a_second_daemon_does_not_start_beside_the_first(daemon: Running) -> None:
     """Same state or same socket: it ends at once and names the other."""
     assert daemon.run("--config", str(daemon.config_file)) != 0

@@ -117,6 +117,7 @@ def test_the_limit_of_a_socket_path_is_the_kernels(letter: str) -> None:
             check_socket_path(path.with_name(path.name + "y"))
 
 
+@pytest.mark.fault("X8")
 @pytest.mark.parametrize("endpoint", ["huggingface.co", "garbage", "ftp://x", "http://", "http://[::1"])
 def test_an_endpoint_that_is_no_address_is_refused_at_once(home: Path, endpoint: str) -> None:
     """By its source: the environment or the file; a download does not wait 14 s for what cannot be."""

@@ -235,3 +235,19 @@ def test_no_slot_is_lost_or_given_twice(size: int, steps: list[tuple[str, int]])
         assert (slots.used, slots.waiting, slots.free) == (0, 0, slots.size)
 
     run_virtually(scene())
+
+
+def test_a_slot_is_not_given_to_somebody_who_is_just_being_cancelled() -> None:
+    """Cancelled and released in one turn of the loop: nobody gets it who will not take it, and it is not lost."""
+
+    async def scene() -> None:
+        slots, done = Slots(1), list[str]()
+        await slots.acquire()
+        first, second = (asyncio.create_task(_work(slots, Standing(), name, done)) for name in ("first", "second"))
+        await asyncio.sleep(0.5)
+        first.cancel()
+        slots.release()
+        await second
+        assert done == ["second"] and first.cancelled() and (slots.used, slots.waiting) == (0, 0)
+
+    run_virtually(scene())

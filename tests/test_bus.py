@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import AsyncGenerator
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -72,6 +73,7 @@ async def test_a_stream_greets_with_the_whole_state() -> None:
     assert live == e.Live(seq=3)
 
 
+@pytest.mark.fault("S5")
 async def test_who_reconnects_gets_what_it_missed_once() -> None:
     """The backlog holds the durable events behind `since`; a number of another epoch means none of it."""
     bus = a_bus(3)
@@ -85,6 +87,7 @@ async def test_who_reconnects_gets_what_it_missed_once() -> None:
     assert names(await everything(bus, since=10**17, epoch=bus.epoch)) == ["hello", "snapshot", "live"]
 
 
+@pytest.mark.fault("S5")
 async def test_what_the_ring_no_longer_has_is_marked() -> None:
     """A gap with its first and last number, then the rest."""
     bus = a_bus(bus_module.RING_EVENTS + 10)
@@ -96,6 +99,7 @@ async def test_what_the_ring_no_longer_has_is_marked() -> None:
     assert "gap" not in names(exact)
 
 
+@pytest.mark.fault("S1")
 async def test_progress_is_replaced_and_facts_are_not() -> None:
     """A reader that was busy gets each file's newest progress and every fact, in rising order."""
     bus = a_bus()
@@ -112,6 +116,7 @@ async def test_progress_is_replaced_and_facts_are_not() -> None:
     await lines.aclose()
 
 
+@pytest.mark.fault("S1")
 async def test_a_reader_that_lags_too_far_gets_a_gap_and_a_snapshot() -> None:
     """Never silence: also when the bus closes before it caught up."""
     for closes in (False, True):
@@ -145,6 +150,7 @@ async def test_a_closed_bus_ends_its_streams_after_the_last_word() -> None:
 facts = st.sampled_from([ADDED, LISTED, progress(1), progress(2), e.ModelRemoved(model="org--a")])
 
 
+@pytest.mark.fault("S5")
 @given(st.lists(facts, max_size=25), st.lists(facts, max_size=25))
 async def test_every_reader_ends_with_the_daemons_own_state(before: list[e.Event], after: list[e.Event]) -> None:
     """Snapshot and what follows, folded, is the bus's status; numbers only rise."""

@@ -40,6 +40,7 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
     assert config.network.read_timeout_s == Network().read_timeout_s
 
 
+@pytest.mark.fault("X8")
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -153,6 +154,7 @@ def test_local_dirs_that_cannot_be_are_refused(tmp_path: Path, local_dirs: list[
         folders(tmp_path, *(text.format(tmp_path) for text in local_dirs))
 
 
+@pytest.mark.fault("X8")
 @given(st.binary(max_size=200))
 def test_no_content_breaks_the_reader(tmp_path_factory: pytest.TempPathFactory, content: bytes) -> None:
     """A configuration, or BadConfig."""

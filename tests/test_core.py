@@ -86,6 +86,7 @@ def replace_file(file: WantedFile, *, sha256: str | None) -> WantedFile:
 # When to try again
 
 
+@pytest.mark.fault("H18")
 def test_a_file_gets_four_tries_with_growing_pauses() -> None:
     """2, 4 and 8 seconds and up to a tenth more; then it is given up without asking for a person."""
     attempts, delays = Attempts(), []
@@ -96,6 +97,7 @@ def test_a_file_gets_four_tries_with_growing_pauses() -> None:
     assert decision == GiveUp(code="E_X", detail="why", needs_human=False)
 
 
+@pytest.mark.fault("H18", "H37")
 @given(st.integers(PROGRESS_BYTES, 1 << 40), st.integers(0, 9), st.floats(0, 0.999))
 def test_progress_resets_the_count_unless_what_came_was_wrong(received: int, failed: int, dice: float) -> None:
     """A slow line never fails a file; a Hub whose bytes are wrong does, however many it sends."""
@@ -106,6 +108,7 @@ def test_progress_resets_the_count_unless_what_came_was_wrong(received: int, fai
     assert isinstance(wrong, GiveUp) is (failed >= 3)
 
 
+@pytest.mark.fault("H19")
 def test_spent_addresses_do_not_spin() -> None:
     """A CDN that refuses every fresh address is asked with pauses, and in the end not at all."""
     attempts, delays = Attempts(), []
@@ -116,6 +119,7 @@ def test_spent_addresses_do_not_spin() -> None:
     assert min(delays) >= 1 and decision.code == "E_URL"
 
 
+@pytest.mark.fault("H14")
 @given(st.floats(0, 7200), st.integers(0, 9), st.floats(0, 0.999))
 def test_the_servers_word_costs_no_try_and_is_never_undercut(after_s: float, failed: int, dice: float) -> None:
     """The pause is at least what was asked and at least a second; the count stays."""
@@ -124,6 +128,7 @@ def test_the_servers_word_costs_no_try_and_is_never_undercut(after_s: float, fai
     assert isinstance(decision, Again) and decision.attempts == start and decision.delay_s >= max(1, after_s)
 
 
+@pytest.mark.fault("H20", "H21")
 def test_people_and_disks_are_not_retried() -> None:
     """AskHuman ends a file at once; a full disk is the whole job's."""
     decision = after_trouble(Attempts(), AskHuman("E_GATED", "x"), received_bytes=1 << 30, dice=0)
@@ -138,6 +143,7 @@ def test_rounds_come_after_30_seconds_doubling_to_15_minutes() -> None:
     assert backoff.round_delay_s(10**9) == 900
 
 
+@pytest.mark.fault("H14", "H15", "H16", "H42")
 @pytest.mark.parametrize(
     ("headers", "wait_s"),
     [
@@ -162,6 +168,7 @@ def test_how_long_a_server_asks_to_wait(headers: dict[str, str], wait_s: float) 
     assert backoff.asked_wait_s(headers, default_s=5) == wait_s
 
 
+@pytest.mark.fault("H14", "H15")
 @given(st.text(max_size=60), st.text(max_size=60), st.text(max_size=60))
 def test_no_header_breaks_the_wait(after: str, date: str, limit: str) -> None:
     """Any text gives a number between nothing and an hour."""

@@ -55,6 +55,18 @@ def test_every_exit_code_belongs_to_a_documented_error() -> None:
     assert set(exits._BY_CODE) | set(words._EXITS) | set(words.FIXES) <= set(ERRORS)
 
 
+def test_the_fault_matrix_is_current_and_leaves_no_row_unexplained() -> None:
+    """docs/reliability.md is what `make docs` writes; each row has a test or says why not; each marker names a row."""
+    generate = runpy.run_path(str(DOCS / "generate.py"))
+    assert generate["reliability"]() == (DOCS / "reliability.md").read_text(encoding="utf-8")
+    rows = {row: words for group in generate["fault_groups"]().values() for row, words in group.items()}
+    shown = {row for test in generate["fault_tests"]() for row in test.rows}
+    explained = {row for row, words in rows.items() if row != "title" and "untested" in words}
+    assert shown <= rows.keys(), "markers of rows that are not in docs/faults.toml"
+    assert shown.isdisjoint(explained), "shown, and said not to be"
+    assert shown | explained | {"title"} == rows.keys(), "neither shown nor explained"
+
+
 def test_every_event_is_documented() -> None:
     """No event type is missing from docs/events.md, and each says what it means."""
     text = (DOCS / "events.md").read_text()

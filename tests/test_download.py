@@ -210,6 +210,7 @@ def twice(given: list[tuple[int, int]]) -> int:
 STREAMS = st.sampled_from((1, 2, 7))
 
 
+@pytest.mark.fault("H24", "D10")
 @given(st.lists(st.integers(1, SIZE), max_size=6), st.integers(50, 3000), STREAMS, st.integers(0, 3))
 async def test_many_connections_bring_every_byte_once(
     breaks: list[int], piece_bytes: int, streams: int, damaged: int
@@ -242,6 +243,7 @@ async def test_a_stolen_half_is_fetched_by_the_thief_only() -> None:
     assert len({start for start, end in line.given}) > 20
 
 
+@pytest.mark.fault("H5", "H24")
 @given(st.lists(st.integers(1, SIZE), max_size=6), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))
 async def test_broken_lines_cost_no_byte(breaks: list[int], piece_bytes: int, step_s: float) -> None:
     """However often and wherever the line breaks, everything received is recorded, and the end has the Hub's hash."""
@@ -256,6 +258,7 @@ async def test_broken_lines_cost_no_byte(breaks: list[int], piece_bytes: int, st
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and twice(given) == 0
 
 
+@pytest.mark.fault("K10")
 async def test_who_is_killed_soon_again_and_again_gets_on() -> None:
     """The first bytes are recorded after a quarter of a second, so that no series of short lives fetches in circles."""
     disk = Disk()
@@ -270,6 +273,7 @@ async def test_who_is_killed_soon_again_and_again_gets_on() -> None:
     assert 0 < recorded < SIZE / 2
 
 
+@pytest.mark.fault("D10")
 @given(st.integers(1, SIZE - 1), st.sets(st.integers(0, SIZE - 1), max_size=3), st.integers(500, 3000))
 async def test_damage_costs_the_damaged_spans_only(broken_at: int, flips: set[int], piece_bytes: int) -> None:
     """Bits that flipped on the disk meanwhile are found by their span's digest; only such spans come again."""
@@ -321,6 +325,7 @@ async def test_a_place_that_takes_bytes_and_never_gives_them_back_condemns_the_p
         await frontier.step()
 
 
+@pytest.mark.fault("D11")
 @given(st.integers(0, SIZE - 1), st.integers(50, 3000), st.sampled_from((0.01, 1.0, 3.0)))
 async def test_a_full_disk_keeps_what_fitted(room_bytes: int, piece_bytes: int, step_s: float) -> None:
     """What was written before it filled up is recorded; with room again the rest comes, and nothing is out of place."""
@@ -334,6 +339,7 @@ async def test_a_full_disk_keeps_what_fitted(room_bytes: int, piece_bytes: int, 
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and kept <= room_bytes
 
 
+@pytest.mark.fault("D15")
 @given(st.integers(1, 4), st.integers(100, 3000))
 async def test_a_failed_sync_is_the_end_of_the_try(good_syncs: int, piece_bytes: int) -> None:
     """Nothing since the last good one counts, no later one is believed; the next try takes up what was recorded."""
@@ -348,6 +354,7 @@ async def test_a_failed_sync_is_the_end_of_the_try(good_syncs: int, piece_bytes:
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT and kept == recorded
 
 
+@pytest.mark.fault("K4")
 @given(st.integers(0, 60), st.integers(100, 3000), STREAMS)
 async def test_cancelling_anywhere_leaves_ledger_and_disk_agreed(steps: int, piece_bytes: int, streams: int) -> None:
     """Cancelled after any number of steps, then powered off: the next try ends right and fetches nothing recorded."""
@@ -383,6 +390,7 @@ class BadDisk(Disk):
         return await super().feed(offset, max(0, min(length, self.reads_to - offset)), take)
 
 
+@pytest.mark.fault("D20")
 @given(st.integers(1, 120), st.integers(50, 3000), STREAMS, st.sampled_from((0.0005, 1.0)))
 async def test_a_write_that_fails_ends_the_try(writes: int, piece_bytes: int, streams: int, step_s: float) -> None:
     """Whatever other connections are at work: they cannot bring what was lost, and nobody may wait for it."""
@@ -395,6 +403,7 @@ async def test_a_write_that_fails_ends_the_try(writes: int, piece_bytes: int, st
     assert digest == FILE.sha256 and bytes(disk.durable) == CONTENT
 
 
+@pytest.mark.fault("D8")
 async def test_a_part_that_lost_its_end_fails_the_try() -> None:
     """Somebody cut the file while it was written: what was written ahead of the hash is not there to be read."""
     disk = BadDisk(reads_to=0)
@@ -438,6 +447,7 @@ class Watched(Book):
         await super().record(repo, etag, size_bytes, part, spans)
 
 
+@pytest.mark.fault("D26")
 @given(st.sampled_from((1, 2, 4)), st.sampled_from((150, 300, 2000)), st.integers(20, 100))
 async def test_a_kill_costs_little_on_a_slow_disk(streams: int, lease_bytes: int, piece_bytes: int) -> None:
     """Bytes come faster than they can be made durable: connections wait, also those that come after short leases."""
@@ -465,6 +475,7 @@ class Whole(Line):
         return super().read(repo, commit, file, start, end)
 
 
+@pytest.mark.fault("H1")
 @given(st.integers(0, SIZE - 1), st.integers(1, 1 << 20))
 async def test_a_server_without_ranges_is_asked_once_for_all_the_rest(broken_at: int, eager_bytes: int) -> None:
     """However little is left: each answer of it is the whole file."""

@@ -313,6 +313,7 @@ def test_when_all_said_later_the_first_that_opens_is_asked() -> None:
     run_virtually(live())
 
 
+@pytest.mark.fault("H26")
 def test_a_trickle_is_given_up_only_for_a_better_one() -> None:
     """A thousand bytes a second: the other endpoint goes on behind them; alone, they are taken as they come."""
 
@@ -328,6 +329,7 @@ def test_a_trickle_is_given_up_only_for_a_better_one() -> None:
     run_virtually(live())
 
 
+@pytest.mark.fault("H1")
 def test_a_server_without_ranges_does_not_take_over_in_the_middle() -> None:
     """It would send all that is here once more: the third is asked before it, though people prefer it."""
 
@@ -340,6 +342,7 @@ def test_a_server_without_ranges_does_not_take_over_in_the_middle() -> None:
     run_virtually(live())
 
 
+@pytest.mark.fault("H38")
 def test_a_liar_is_asked_last_about_this_file_and_rests_for_others() -> None:
     """Who brought all of the wrong content; if two brought it, nobody knows which, and both are doubted."""
 
@@ -358,6 +361,7 @@ def test_a_liar_is_asked_last_about_this_file_and_rests_for_others() -> None:
     run_virtually(live())
 
 
+@pytest.mark.fault("H38")
 def test_the_hubs_word_about_commits_and_hashes_goes_first() -> None:
     """A mirror that is behind must not move a model back; it answers when the Hub does not."""
 

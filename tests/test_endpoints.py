@@ -96,6 +96,7 @@ def test_one_endpoint_is_not_spoken_of(tmp_path: Path) -> None:
         assert daemon.seen(e.FileSource) == [] and daemon.seen(e.EndpointChanged) == []
 
 
+@pytest.mark.fault("H5", "H8", "H24", "H25")
 @pytest.mark.parametrize(
     "breaks",
     [kinds.Reset(), kinds.CloseEarly(), kinds.Stall(), kinds.ChunkedTruncated()],
@@ -118,6 +119,7 @@ def test_the_other_goes_on_at_the_byte_where_one_broke_off(
         assert told.endpoint == "lan" and told.code in ("E_CUT_SHORT", "E_STALLED") and told.retry_at
 
 
+@pytest.mark.fault("H24")
 def test_a_mirror_that_is_killed_in_mid_file(tmp_path: Path) -> None:
     """A real one, over several connections, with SIGKILL: the Hub brings what is left, and nothing else."""
     with hubs(1, {**SMALL, WEIGHTS: LARGE}) as (hub,):
@@ -168,6 +170,7 @@ REFUSALS: dict[str, kinds.Kind] = {
 }
 
 
+@pytest.mark.fault("H38")
 @pytest.mark.parametrize("refusal", REFUSALS)
 def test_a_mirror_that_refuses_or_lies_is_no_failure_of_the_file(
     lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path, refusal: str
@@ -202,6 +205,7 @@ def test_what_nobody_may_read_is_told_with_everybodys_words(lan_and_hub: tuple[S
         assert failed.code == "E_GATED" and "lan: " in failed.detail and "hub: " in failed.detail
 
 
+@pytest.mark.fault("H38")
 def test_bytes_with_the_wrong_hash_are_taken_from_elsewhere_next(
     lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path
 ) -> None:
@@ -216,6 +220,7 @@ def test_bytes_with_the_wrong_hash_are_taken_from_elsewhere_next(
         assert daemon.seen(e.EndpointChanged, endpoint="lan", state="aside")[0].code == "E_CORRUPT"
 
 
+@pytest.mark.fault("H24")
 def test_a_dead_mirror_costs_one_refused_connection(tmp_path: Path) -> None:
     """It is set aside; the files that follow do not ask it, and it is told once."""
     with hubs(2) as (lan, hub):
@@ -273,6 +278,7 @@ def test_another_hub_needs_a_restart_and_says_so(tmp_path: Path) -> None:
             daemon.wait_for(lambda: "config.needs_restart" in daemon.stderr, "a warning")
 
 
+@pytest.mark.fault("T1")
 def test_a_token_goes_to_its_own_endpoint_only(tmp_path: Path) -> None:
     """Canaries: the Hub's token, one from a file, one from a variable, and a mirror that gets none; no CDN gets any.
 
@@ -310,6 +316,7 @@ def test_a_token_goes_to_its_own_endpoint_only(tmp_path: Path) -> None:
         assert not any(token in daemon.stderr for token in (HUB_TOKEN, LAN_TOKEN, OTHER_TOKEN))
 
 
+@pytest.mark.fault("T1", "H32")
 def test_a_redirect_between_endpoints_carries_no_token(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:
     """A mirror that sends us to the Hub is a stranger there: whoever redirects must not spend another's token."""
     lan, hub = lan_and_hub
@@ -354,6 +361,7 @@ def test_many_connections_ask_once_where_a_file_is(tmp_path: Path) -> None:
         assert len(hub.log.requests(server="hub", path=WEIGHTS)) == 1
 
 
+@pytest.mark.fault("H26")
 def test_a_slow_mirror_is_given_up_for_one_that_is_not(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:
     """Silence before the first byte counts as silence in the middle: after read_timeout_s the other is asked."""
     lan, hub = lan_and_hub

@@ -77,6 +77,7 @@ def test_a_file_that_nobody_looked_at_is_missing(known: dict[str, Proof]) -> Non
     assert not isinstance(admit(candidate(), known, Policy()), gate.Admitted)
 
 
+@pytest.mark.fault("X3")
 @given(proofs, st.sampled_from(["x.py", "unet/lib.so", "text/model.bin", "data/data.pkl"]), st.booleans())
 def test_what_runs_code_is_refused_by_name(known: dict[str, Proof], path: str, is_stray: bool) -> None:
     """Listed or slipped into the folder by somebody: refused whatever the proofs say."""
@@ -87,6 +88,7 @@ def test_what_runs_code_is_refused_by_name(known: dict[str, Proof], path: str, i
     assert verdict.code == ("E_HAS_CODE" if is_code(path) else "E_HAS_PICKLE")
 
 
+@pytest.mark.fault("X3")
 @pytest.mark.parametrize(
     ("risky", "code", "policy"),
     [
@@ -243,6 +245,7 @@ def test_plain_data_is_neither_code_nor_pickle(path: str) -> None:
     assert not is_pickle(path)
 
 
+@pytest.mark.fault("X1")
 @given(st.text())
 def test_nothing_printed_can_steer_a_terminal(text: str) -> None:
     """Names and details come from the network."""

@@ -30,6 +30,7 @@ MIRRORS = {
 }
 
 
+@pytest.mark.fault("H51")
 @pytest.mark.parametrize("mirror", MIRRORS)
 async def test_a_listing_is_whole_however_it_has_to_be_pieced_together(mirror: str) -> None:
     """Folders that came empty are listed one by one; what the tree lacks comes from the model's info."""
@@ -78,6 +79,7 @@ async def test_a_mirror_without_revisions_is_asked_for_its_default_branch(tree: 
             await hub.list_files(REPO.id, "0" * 40)
 
 
+@pytest.mark.fault("H24", "H29")
 @pytest.mark.parametrize(
     ("endpoint", "said"),
     [
@@ -92,6 +94,7 @@ async def test_a_hub_that_cannot_be_reached_is_named_with_the_reason(endpoint: s
         await HubApi(endpoint, lambda: None).resolve(ModelRef(repo="org/one"))
 
 
+@pytest.mark.fault("H51")
 async def test_a_listing_that_cannot_be_made_whole_is_refused() -> None:
     """The info names files of which neither side gives a hash: nothing of it is taken for the repository."""
     async with SimHub(REPO) as hub:

@@ -50,6 +50,7 @@ def has_tried(daemon: Running, tries: int) -> bool:
     return len(daemon.seen(e.FileRetry)) == tries
 
 
+@pytest.mark.fault("H21", "H22", "H23", "H45", "H46", "H49", "X5")
 def test_what_only_a_person_can_mend_is_said_once_and_not_asked_again(tmp_path: Path) -> None:
     """Gated, absent, unknown revision, hostile or useless: failed with its code, after a handful of requests."""
     forged = {
@@ -100,6 +101,7 @@ def test_what_only_a_person_can_mend_is_said_once_and_not_asked_again(tmp_path: 
             assert "Traceback" not in daemon.stderr and "\x1b[2J" not in daemon.stderr
 
 
+@pytest.mark.fault("H19", "H24")
 def test_resets_and_spent_addresses_cost_no_byte_twice(hub: SimHub, tmp_path: Path) -> None:
     """Ten resets, and an address that expires in mid-file, and the file arrives with every byte sent once.
 
@@ -125,6 +127,7 @@ def test_resets_and_spent_addresses_cost_no_byte_twice(hub: SimHub, tmp_path: Pa
         assert hub.log.bytes_twice() == 0 and hub.log.bytes_served(WEIGHTS) == len(BIG)
 
 
+@pytest.mark.fault("H25")
 def test_silence_is_cut_and_taken_up_at_the_same_byte(hub: SimHub, tmp_path: Path) -> None:
     """A connection that says nothing for read_timeout_s is given up; what came before it is kept."""
     hub.faults.add(Fault(kinds.Stall(), path=WEIGHTS, at_byte=5 * MIB + 1, times=1))
@@ -137,6 +140,7 @@ def test_silence_is_cut_and_taken_up_at_the_same_byte(hub: SimHub, tmp_path: Pat
         assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("H14", "H15", "H16", "H17")
 def test_the_servers_word_about_waiting_is_kept(hub: SimHub, tmp_path: Path) -> None:
     """Retry-After in seconds and as a date, and RateLimit: no request before that time, and people are told."""
     said: dict[str, kinds.Kind] = {
@@ -160,6 +164,7 @@ def test_the_servers_word_about_waiting_is_kept(hub: SimHub, tmp_path: Path) -> 
         assert [event.code for event in daemon.seen(e.FileRetry)] == ["E_RATE_LIMITED"]
 
 
+@pytest.mark.fault("H36", "H37")
 def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
     """Corrupt once: fetched again. Corrupt always: failed after four tries, however large, and no part is left."""
     large = SimRepo(id=REPO, files={**CONFIG, WEIGHTS: BIG[: 2 * MIB]})
@@ -187,6 +192,9 @@ def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
             assert [event.where for event in daemon.seen(e.FileCorrupt, model="org--once")] == ["network"]
 
 
+@pytest.mark.fault(
+    "H1", "H2", "H3", "H4", "H5", "H6", "H7", "H8", "H9", "H12", "H18", "H30", "H33", "H34", "H35", "H39"
+)
 def test_answers_that_are_not_the_bytes_asked_for_are_refused(tmp_path: Path) -> None:
     """Wrong ranges, codings, sizes, pages and redirects: each is named, none is written, and the next try is right."""
     lies: dict[str, tuple[kinds.Kind, str]] = {
@@ -237,6 +245,7 @@ def test_answers_that_are_not_the_bytes_asked_for_are_refused(tmp_path: Path) ->
             assert hub.log.leaks() == []
 
 
+@pytest.mark.fault("H43")
 def test_a_branch_that_moves_is_told_followed_or_left_alone(tmp_path: Path) -> None:
     """notify tells it once and waits for `update`, auto brings the new commit, pin does not even ask."""
     policies: tuple[FollowPolicy, ...] = ("notify", "auto", "pin")
@@ -266,6 +275,7 @@ def test_a_branch_that_moves_is_told_followed_or_left_alone(tmp_path: Path) -> N
             assert hub.log.bytes_served() == len(b"news"), "the model that followed had it already"
 
 
+@pytest.mark.fault("D13")
 def test_a_disk_without_room_is_told_with_numbers(hub: SimHub, tmp_path: Path) -> None:
     """Nothing is fetched, the model waits with E_DISK_FULL, and the numbers are in the events."""
     config = f"[disk]\nreserve_bytes = {1 << 60}\n"
@@ -277,6 +287,7 @@ def test_a_disk_without_room_is_told_with_numbers(hub: SimHub, tmp_path: Path) -
         assert hub.log.bytes_served() == 0
 
 
+@pytest.mark.fault("H24", "H27")
 def test_a_hub_that_is_down_is_asked_again_when_it_is_back(tmp_path: Path) -> None:
     """Connection refused at start: waiting with a time; up again and told to retry, it completes. SIGTERM is prompt."""
     hub = SimHub(small(REPO))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import pytest
+
 from qwen_api import events as e
 from qwen_api import places
 from tests.fakes import model_folder
@@ -39,6 +41,7 @@ def check_what_is_named(daemon: Running, layout: Layout, complete: bool) -> None
     assert not complete or len(named) == len(FILES)
 
 
+@pytest.mark.fault("K1")
 @every_layout
 def test_killed_again_and_again_it_still_arrives(tmp_path: Path, layout: Layout) -> None:
     """Seven kills, each at another point; nothing wrong is ever named, and no verified file is fetched again."""

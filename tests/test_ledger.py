@@ -94,6 +94,7 @@ async def test_what_was_recorded_is_there_after_opening_again(tmp_path: Path) ->
         assert (await ledger.desired(), await ledger.commit_of(KEY)) == ({}, None)
 
 
+@pytest.mark.fault("D5")
 @pytest.mark.parametrize("seed", range(3))
 async def test_flipped_bits_cost_memory_and_never_truth(tmp_path: Path, seed: int) -> None:
     """Thirty ledgers with bits flipped anywhere: rows vanish, or the whole is set aside; nothing is invented."""
@@ -112,6 +113,7 @@ async def test_flipped_bits_cost_memory_and_never_truth(tmp_path: Path, seed: in
     assert lost, "no flip did any harm: the test damages nothing"
 
 
+@pytest.mark.fault("D4")
 @pytest.mark.parametrize("kept", [0, 1, 50, 100, 4096, 5000, 20000])
 async def test_a_cut_ledger_is_a_smaller_ledger(tmp_path: Path, kept: int) -> None:
     """Cut at any length."""
@@ -120,6 +122,7 @@ async def test_a_cut_ledger_is_a_smaller_ledger(tmp_path: Path, kept: int) -> No
     await check_nothing_is_made_up(tmp_path)
 
 
+@pytest.mark.fault("D7", "K7")
 async def test_garbage_and_other_formats_are_set_aside(tmp_path: Path) -> None:
     """What cannot be read is kept as .bad for a person to look at; the reason is told."""
     for name, content in (("text", b"not a database at all" * 100), ("zeros", bytes(8192))):
@@ -138,6 +141,7 @@ async def test_garbage_and_other_formats_are_set_aside(tmp_path: Path) -> None:
     await ledger.close()
 
 
+@pytest.mark.fault("D9")
 async def test_rows_of_others_are_not_believed(tmp_path: Path) -> None:
     """A row whose checksum is not its own is not there: moved, edited or made by hand."""
     path = await fill(tmp_path)
@@ -157,6 +161,7 @@ async def test_rows_of_others_are_not_believed(tmp_path: Path) -> None:
         assert (await ledger.commit_of(KEY), await ledger.desired()) == (None, {})
 
 
+@pytest.mark.fault("D7")
 async def test_damage_that_shows_later_does_not_stop_the_work(tmp_path: Path) -> None:
     """A database that breaks under a running daemon is set aside, and the work goes on with a fresh one."""
     async with opened(tmp_path) as ledger:
@@ -174,6 +179,7 @@ async def test_damage_that_shows_later_does_not_stop_the_work(tmp_path: Path) ->
     await check_nothing_is_made_up(tmp_path)
 
 
+@pytest.mark.fault("D12")
 async def test_a_full_or_broken_disk_is_told_as_trouble(tmp_path: Path) -> None:
     """SQLite's own words do not leave the ledger: full is MakeRoom, the rest is tried again."""
     path = await fill(tmp_path)

@@ -93,6 +93,7 @@ def loader_states(daemon: FakeDaemon) -> list[str]:
 # A daemon that has it, or will.
 
 
+@pytest.mark.fault("K8")
 def test_a_complete_model_is_handed_over_at_once(place: Place) -> None:
     """COMMAND replaces the loader: offline, with the exact snapshot and the cache it lies in."""
     place.model.write().write_ready(place.runtime)
@@ -131,6 +132,7 @@ def test_a_daemon_that_refuses_reports_stops_nothing(place: Place) -> None:
         assert place.command("--", "true").returncode == 0
 
 
+@pytest.mark.fault("K8", "K9")
 def test_follows_a_daemon_through_its_restart(place: Place) -> None:
     """A new daemon with a new epoch finishes what the old one began."""
     place.model.write().write_ready(place.runtime)
@@ -217,6 +219,7 @@ def test_seals_spare_the_hashing(place: Place) -> None:
     assert told == []
 
 
+@pytest.mark.fault("D29")
 def test_a_broken_seal_is_hashed_again(place: Place) -> None:
     """Touched, and still right: ready after one hash, and only of what was touched."""
     place.model.write().write_ready(place.runtime)
@@ -285,6 +288,7 @@ def wait_for_verb(daemon: FakeDaemon, verb: str, count: int) -> None:
         known = len(daemon.wait_for_commands(known + 1))
 
 
+@pytest.mark.fault("X3")
 @pytest.mark.parametrize("flag", ["", "--allow-code"])
 def test_code_is_let_in_by_name_only(place: Place, flag: str) -> None:
     """The daemon verified it, which says nothing of what it does."""
@@ -295,6 +299,7 @@ def test_code_is_let_in_by_name_only(place: Place, flag: str) -> None:
     assert ("E_HAS_CODE" in done.stderr) == (not flag)
 
 
+@pytest.mark.fault("X6")
 def test_a_file_slipped_into_the_snapshot_is_refused(place: Place) -> None:
     """Not in the listing, so not verified, but an import would find it."""
     place.model.write().write_ready(place.runtime)

@@ -185,6 +185,7 @@ def test_when_the_branch_moves_only_what_changed_is_fetched(hub: SimHub, repo: S
         assert contents(folder) == {**FILES, "README.md": b"# two\n"}
 
 
+@pytest.mark.fault("C7")
 def test_while_hf_downloads_a_file_we_wait_for_it(hub: SimHub, tmp_path: Path) -> None:
     """Its lock is ours: the file is tried again, the others come meanwhile."""
     folder = tmp_path / "one"
@@ -205,6 +206,7 @@ def test_while_hf_downloads_a_file_we_wait_for_it(hub: SimHub, tmp_path: Path) -
 # The user's own files
 
 
+@pytest.mark.fault("C10")
 def test_files_of_the_users_own_are_left_and_wanted_paths_become_right(hub: SimHub, tmp_path: Path) -> None:
     """A file that is right already counts; one that differs is replaced; a folder, a link and strangers are kept."""
     folder, outside = tmp_path / "one", tmp_path / "outside"
@@ -327,6 +329,7 @@ def test_a_loader_gets_the_folder(hub: SimHub, tmp_path: Path) -> None:
         assert done.stdout.splitlines() == [str(folder), "1"], done.stderr
 
 
+@pytest.mark.fault("S3")
 def test_no_command_over_the_socket_names_a_folder(hub: SimHub, tmp_path: Path) -> None:
     """Refused as an unknown field, whatever it says."""
     with Running(tmp_path, endpoint=hub.endpoint) as daemon:
@@ -337,6 +340,7 @@ def test_no_command_over_the_socket_names_a_folder(hub: SimHub, tmp_path: Path) 
         assert daemon.status.models == {} and not (tmp_path / "one").exists()
 
 
+@pytest.mark.fault("K4")
 def test_a_stopped_download_into_a_folder_resumes(hub: SimHub, tmp_path: Path) -> None:
     """Killed in mid-file, the same command fetches the rest only."""
     folder = tmp_path / "one"

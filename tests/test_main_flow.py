@@ -156,6 +156,7 @@ def test_patterns_choose_files_as_hf_download_does(hub: SimHub, tmp_path: Path) 
         assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("K1")
 def test_what_was_durable_before_a_kill_is_never_fetched_again(hub: SimHub, tmp_path: Path) -> None:
     """SIGKILL in mid-file: recorded bytes are re-read, agree, and only the rest comes over the network."""
     gate = hub.gate(WEIGHTS, 20 * MIB)
@@ -171,6 +172,7 @@ def test_what_was_durable_before_a_kill_is_never_fetched_again(hub: SimHub, tmp_
         assert parts(daemon) == []
 
 
+@pytest.mark.fault("C8")
 def test_pruning_the_cache_in_mid_download_removes_nothing_of_it(hub: SimHub, tmp_path: Path) -> None:
     """The first download of a model: a ref names its commit from the start, and our parts are none of `hf`'s."""
     gate = hub.gate(WEIGHTS, 20 * MIB)
@@ -185,6 +187,7 @@ def test_pruning_the_cache_in_mid_download_removes_nothing_of_it(hub: SimHub, tm
         assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("K4")
 def test_a_graceful_stop_loses_no_byte(hub: SimHub, tmp_path: Path) -> None:
     """SIGTERM in mid-file: whatever was received is recorded before the process ends with 0; so with pause."""
     gate = hub.gate(WEIGHTS, 9 * MIB + 12345)
@@ -228,6 +231,7 @@ def test_two_revisions_of_one_repository_share_what_they_have_in_common(hub: Sim
         assert refs == {"main": tagged.sha, "v1": tagged.find("v1").sha}  # type: ignore[union-attr]
 
 
+@pytest.mark.fault("C7")
 def test_a_file_that_hf_download_is_fetching_is_waited_for(hub: SimHub, tmp_path: Path) -> None:
     """The daemon does not fetch what another program is fetching: it waits, hashes what came, and keeps it."""
     gate = hub.gate(WEIGHTS, 5 * MIB)
@@ -284,6 +288,7 @@ def test_models_wanted_by_command_outlive_the_process(hub: SimHub, tmp_path: Pat
         assert daemon.wait_complete(KEY).files == len(PIPELINE) - 1
 
 
+@pytest.mark.fault("T1", "T2", "T3")
 def test_the_token_goes_to_the_hub_and_nowhere_else(tmp_path: Path) -> None:
     """A gated repository is fetched with the token, which never reaches the CDN, a log, the state or the cache."""
     gated = SimRepo(id=REPO, files=PIPELINE, gated="manual")

@@ -307,6 +307,7 @@ def test_one_models_folder_is_served_under_the_given_name(models: Path) -> None:
         assert one.file("config.json")[0].headers["X-Error-Code"] == "RepoNotFound"
 
 
+@pytest.mark.fault("T5")
 def test_a_token_is_never_served(tmp_path: Path) -> None:
     """Even who names an HF_HOME with --repo does not give his token away, before its first download or after."""
     (tmp_path / "token").write_text("hf_SECRET")
@@ -520,6 +521,7 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Mirror, lis
         yield running, errors
 
 
+@pytest.mark.fault("X7")
 @pytest.mark.parametrize("target", CLIMBS)
 def test_nothing_outside_the_folder_is_served(trap: tuple[Mirror, list[str]], target: bytes) -> None:
     """Whatever a path looks like, it is refused, and no byte from outside comes back."""
@@ -528,6 +530,7 @@ def test_nothing_outside_the_folder_is_served(trap: tuple[Mirror, list[str]], ta
     assert b"SECRET" not in answer
 
 
+@pytest.mark.fault("X7")
 def test_links_count_only_inside_the_folder(trap: tuple[Mirror, list[str]]) -> None:
     """A link to a file inside is that file; links out, loops, pipes and .git are not listed."""
     listed = {s["rfilename"] for s in trap[0].json(f"/api/models/{REPO}")["siblings"]}
@@ -536,6 +539,7 @@ def test_links_count_only_inside_the_folder(trap: tuple[Mirror, list[str]]) -> N
     assert trap[0].file("inside.txt")[1] == b"# tiny\n"
 
 
+@pytest.mark.fault("S2")
 def test_garbage_does_not_stop_it(trap: tuple[Mirror, list[str]]) -> None:
     """Bytes that are no HTTP get 400, and the next request is answered."""
     assert trap[0].raw(b"\x16\x03\x01\x02\x00\x01\r\n\r\n").startswith((b"HTTP/1.0 400", b"HTTP/1.1 400"))
@@ -625,6 +629,7 @@ def test_pieces_shrink_with_the_limit() -> None:
 # --- the command line ---
 
 
+@pytest.mark.fault("X2")
 def test_requests_are_told_one_per_line_and_escaped(models: Path) -> None:
     """--verbose writes a line for each request; names cannot forge lines or reach the terminal."""
     errors: list[str] = []
@@ -880,6 +885,7 @@ def test_paths_are_read_as_the_hub_reads_them(path: str, route: object) -> None:
     assert read_path(path) == route
 
 
+@pytest.mark.fault("X7")
 @given(st.text(alphabet="./%2eEfF05ab\0\\é", max_size=40))
 def test_no_route_can_climb(text: str) -> None:
     """Whatever is sent, a route's names have no empty, dot or NUL parts."""

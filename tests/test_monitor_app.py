@@ -204,6 +204,7 @@ async def test_read_only_keys_say_the_command_instead(daemon: FakeDaemon) -> Non
     app.feed.close()
 
 
+@pytest.mark.fault("X1")
 async def test_a_filter_narrows_the_files_and_hostile_markup_is_text(daemon: FakeDaemon) -> None:
     """Typed letters, `q` too, go into the filter; brackets are no markup."""
     app = make_app(daemon)

@@ -124,6 +124,7 @@ def test_the_status_line_tells_what_the_models_do(plain_manager: ServiceManager,
         assert stop(process, plain_manager)[0] == 0
 
 
+@pytest.mark.fault("K6")
 def test_the_watchdog_is_fed_for_as_long_as_the_loop_lives(plain_manager: ServiceManager, env: dict[str, str]) -> None:
     """WATCHDOG=1 again and again; a stopped process sends none, and sends again when it goes on."""
     env["WATCHDOG_USEC"] = "400000"
@@ -234,6 +235,7 @@ def listening(folder: Path, name: str) -> tuple[socket.socket, Path]:
     return listener, path
 
 
+@pytest.mark.fault("K9")
 def test_sockets_handed_over_are_served_by_role_and_outlive_the_daemon(
     plain_manager: ServiceManager, env: dict[str, str], tmp_path: Path
 ) -> None:
@@ -270,6 +272,7 @@ def test_a_handed_socket_under_a_wrong_name_is_told(
     assert "FileDescriptorName= must be control or events" in errors
 
 
+@pytest.mark.fault("C5")
 def test_a_second_daemon_refuses_and_names_the_first(plain_manager: ServiceManager, env: dict[str, str]) -> None:
     """On the same state, and on the same socket with a state of its own; the first goes on."""
     with running_daemon(env) as first:
@@ -302,6 +305,7 @@ def test_a_daemon_with_the_sockets_of_systemd_does_not_share_its_state(
         assert stop(first, plain_manager)[0] == 0
 
 
+@pytest.mark.fault("S7")
 def test_the_socket_of_a_killed_daemon_is_taken_over(plain_manager: ServiceManager, env: dict[str, str]) -> None:
     """SIGKILL leaves the file; the next daemon listens there, and what was wanted by command is still wanted."""
     control = control_socket(env)

@@ -182,6 +182,7 @@ def test_plain_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
     assert "summary" in out.getvalue()
 
 
+@pytest.mark.fault("S5")
 def test_a_reader_that_was_cut_off_is_told_what_it_missed(daemon: FakeDaemon) -> None:
     """The follower comes back with its seq and gets the durable events of the meantime, none twice."""
     follower = Follower(lambda: daemon.control)

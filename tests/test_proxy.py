@@ -101,6 +101,7 @@ def test_no_proxy_for_whom_no_proxy_names(hub: SimHub, tmp_path: Path) -> None:
         assert proxy.asked == []
 
 
+@pytest.mark.fault("T4")
 def test_passwords_of_netrc_stay_here(hub: SimHub, tmp_path: Path) -> None:
     """Its `default` would go to any host, the CDN included."""
     daemon = Running(tmp_path, endpoint=hub.endpoint, models=[REPO])
@@ -119,6 +120,7 @@ def dead_port() -> int:
         return int(listener.getsockname()[1])
 
 
+@pytest.mark.fault("H35", "T4")
 @pytest.mark.parametrize("endpoint", ["http://hub.example:8090", "https://hub.example"])
 def test_a_dead_proxy_is_named_without_its_password(tmp_path: Path, endpoint: str) -> None:
     """While the listing is asked for: the proxy's host and port are what people need, its password is not."""
@@ -133,6 +135,7 @@ def test_a_dead_proxy_is_named_without_its_password(tmp_path: Path, endpoint: st
         assert "s3cret" not in daemon.stderr + told.detail
 
 
+@pytest.mark.fault("H35")
 async def test_a_proxy_that_dies_later_is_named_too() -> None:
     """While bytes are asked for; and a proxy that wants another password says so."""
     port = dead_port()

@@ -249,6 +249,7 @@ def test_json_has_the_whole_report_in_bytes(run: Run, cache: Path) -> None:
     assert report["advice"]["fetch_bytes"] == 704
 
 
+@pytest.mark.fault("X1")
 def test_a_hostile_name_on_disk_cannot_reach_the_terminal(run: Run, tmp_path: Path) -> None:
     """Escapes are shown, not sent."""
     fake.write(tmp_path / "plain", {**fake.qwen(), "vae/\x1b[31mred.safetensors": b"x" * 9})

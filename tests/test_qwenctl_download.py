@@ -117,6 +117,7 @@ def test_the_words_of_hf_download_mean_the_same(env: Env, tmp_path: Path, hub: s
     ]
 
 
+@pytest.mark.fault("K4", "K5")
 def test_ctrl_c_records_everything_and_the_same_command_resumes(env: Env, tmp_path: Path, models: Path) -> None:
     """130; then no byte is asked for twice."""
     with mirror(models, "--rate-limit", "3M") as url, started(env, url) as process:
@@ -141,6 +142,7 @@ def test_a_killed_command_takes_its_daemon_with_it(env: Env, models: Path) -> No
         assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.fault("C5")
 def test_two_downloads_into_one_cache_take_turns(env: Env, models: Path) -> None:
     """The second waits for the first, says so, and finds everything there."""
     with mirror(models, "--rate-limit", "3M") as url, started(env, url) as process:

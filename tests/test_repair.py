@@ -87,6 +87,7 @@ def into_plain_file(path: Path) -> None:
     path.write_bytes(b"something else")
 
 
+@pytest.mark.fault("D29", "C10")
 @every_layout
 def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
     """Flipped, cut, lengthened, deleted, unlinked, replaced: noticed, and only damaged spans come over the network."""
@@ -106,6 +107,7 @@ def test_damage_is_found_and_mended_without_being_asked(hub: SimHub, tmp_path: P
         assert list(tmp_path.rglob(".qwen-*.part")) == []
 
 
+@pytest.mark.fault("C2")
 @every_layout
 def test_a_link_that_leads_out_is_replaced_and_never_written_through(
     hub: SimHub, tmp_path: Path, layout: Layout
@@ -139,6 +141,7 @@ def test_a_link_that_leads_out_is_replaced_and_never_written_through(
         assert list(outside.iterdir()) == [precious] and precious.read_bytes() == b"x" * len(BIG)
 
 
+@pytest.mark.fault("D28")
 @every_layout
 def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
     """`verify` hashes everything."""
@@ -151,6 +154,7 @@ def test_a_full_check_finds_what_no_seal_shows(hub: SimHub, tmp_path: Path, layo
         assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("C3")
 @every_layout
 def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_path: Path, layout: Layout) -> None:
     """Plain files, in a cache or in a folder, whoever put them there, are proven and not fetched; wrong ones are."""
@@ -166,6 +170,7 @@ def test_files_that_others_brought_are_hashed_once_and_kept(hub: SimHub, tmp_pat
         assert daemon.seen(e.FileVerified) == []
 
 
+@pytest.mark.fault("D6")
 @every_layout
 def test_without_the_hub_what_is_here_counts_and_what_is_not_is_said(
     hub: SimHub, tmp_path: Path, layout: Layout

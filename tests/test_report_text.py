@@ -134,6 +134,7 @@ def test_every_line_but_the_command_fits_80_columns(tmp_path: Path, signs: objec
     assert [line for line in lines if cell_width(line) > WIDTH] == []
 
 
+@pytest.mark.fault("X1")
 def test_hostile_names_are_shown_as_escapes(tmp_path: Path) -> None:
     """Neither a file's name nor a folder's can move the cursor or turn the text around."""
     report = report_of(tmp_path, {}, small())

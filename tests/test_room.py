@@ -34,6 +34,7 @@ class FreeSpace:
         raise NotImplementedError
 
 
+@pytest.mark.fault("D13")
 async def test_models_share_the_room_that_is_left() -> None:
     """What one model still needs is not free for another; what it has written no longer counts twice."""
     told: list[e.Event] = []

@@ -121,6 +121,7 @@ def is_harmless(text: str) -> bool:
     return all(unicodedata.category(c) not in bad for c in text)
 
 
+@pytest.mark.fault("X1")
 def test_what_could_move_the_cursor_or_reorder_text_is_shown_as_an_escape() -> None:
     """C0, C1, DEL, separators, direction and zero-width characters become visible."""
     assert safe("a\x1b[2J\x9b\x7f\u2028\u202e\u200b\U000e0041") == (
@@ -293,6 +294,7 @@ def test_a_download_half_way_fills_the_screen(size: Size, glyphs) -> None:
     assert "? Help" in rows[-1]
 
 
+@pytest.mark.fault("X1")
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")
 def test_hostile_names_are_drawn_as_escapes(size: Size) -> None:
     """A path, a reason, a loader and an event with every kind of dangerous character fit and are harmless."""

@@ -64,6 +64,7 @@ def test_everything_is_read_again_when_it_is_time(hub: SimHub, tmp_path: Path) -
         assert daemon.seen(e.ModelStateChanged, after=mark) == [] and hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("D28")
 def test_rot_that_no_seal_shows_is_found_and_mended(hub: SimHub, tmp_path: Path) -> None:
     """Only the damaged span is fetched."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:

@@ -9,6 +9,7 @@ import stat
 from pathlib import Path
 
 import pytest
+from huggingface_hub import scan_cache_dir
 
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
@@ -108,6 +109,7 @@ async def test_a_cache_that_others_filled_is_found(cache: Path) -> None:
     assert all(found.linked for found in (await store.find(manifest)).values())
 
 
+@pytest.mark.fault("C4")
 async def test_a_blob_in_the_shared_store_is_read_and_never_written_through(cache: Path) -> None:
     """blobs/<etag> may be a link to <cache>/blobs/xx/<xet>: it counts; repairing replaces the link, not its target."""
     store, manifest = HubCache(cache), await fill(HubCache(cache))
@@ -127,6 +129,7 @@ async def test_a_blob_in_the_shared_store_is_read_and_never_written_through(cach
     assert shared.exists()
 
 
+@pytest.mark.fault("C2")
 async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_path: Path) -> None:
     """A blob, a snapshot's folder, the snapshot itself: not believed, and replaced; nothing outside changes."""
     outside = tmp_path / "outside"
@@ -153,6 +156,7 @@ async def test_links_that_lead_out_of_the_cache_are_nothing(cache: Path, tmp_pat
     assert [path.name for path in outside.iterdir()] == [file.etag]
 
 
+@pytest.mark.fault("C10")
 @every_layout
 async def test_what_stands_in_the_way_is_moved_aside(cache: Path, layout: Layout) -> None:
     """A folder where a file must be, a file where a folder must be; what was in them is kept."""
@@ -188,6 +192,7 @@ async def test_files_published_at_the_same_time_into_a_new_folder_do_not_take_it
     assert list(cache.rglob(".qwen-*")) == []
 
 
+@pytest.mark.fault("H50", "C2")
 @every_layout
 async def test_parts_are_opened_by_names_of_their_own_only(cache: Path, tmp_path: Path, layout: Layout) -> None:
     """A name from a damaged ledger opens nothing else; a link in a part's place is refused."""
@@ -226,6 +231,7 @@ async def test_writes_that_wait_go_together_and_fail_alone(cache: Path) -> None:
     await part.close()
 
 
+@pytest.mark.fault("H13")
 @every_layout
 async def test_a_part_takes_bytes_anywhere(cache: Path, layout: Layout) -> None:
     """Writes at offsets, reads back, and gives less at its end."""
@@ -242,6 +248,7 @@ async def test_a_part_takes_bytes_anywhere(cache: Path, layout: Layout) -> None:
     await again.close()
 
 
+@pytest.mark.fault("C9")
 async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
     """Old and unknown goes; young, or known to the ledger, stays; huggingface_hub's own files are none of ours."""
     store, file = HubCache(cache), listing(FILES).files[0]
@@ -258,6 +265,25 @@ async def test_only_strays_that_nobody_knows_are_swept(cache: Path) -> None:
     assert {path.name for path in blobs.iterdir()} == {*names[1:], f"{file.etag}.0123.incomplete"}
 
 
+@pytest.mark.fault("C9", "K2")
+async def test_what_a_kill_cut_short_does_not_stay(cache: Path) -> None:
+    """A file half-way to its name in refs/ makes `hf cache ls` call the whole repository corrupted."""
+    store, manifest = HubCache(cache), await fill(HubCache(cache))
+    snapshot = store.snapshot(manifest)
+    left = [folder / ".qwen-0123abcd.tmp" for folder in (cache, repo_dir(cache) / "refs", repo_dir(cache) / "trees")]
+    for path in left:
+        path.touch()
+    link = snapshot / "vae" / ".qwen-0123abcd.tmp"
+    link.parent.mkdir(exist_ok=True)
+    link.symlink_to("nowhere")
+    assert scan_cache_dir(cache).warnings
+    await store.sweep(frozenset())
+    await store.finish(manifest, REF)
+    assert not any(path.exists() for path in left) and not link.is_symlink()
+    assert scan_cache_dir(cache).warnings == []
+
+
+@pytest.mark.fault("D16")
 @every_layout
 async def test_a_disk_that_refuses_is_told_as_trouble(cache: Path, layout: Layout) -> None:
     """Foreign exceptions do not leave the store: a file that vanished, a place that is a file."""
@@ -288,6 +314,7 @@ async def test_the_lock_is_huggingface_hubs(cache: Path, layout: Layout) -> None
         assert again
 
 
+@pytest.mark.fault("C9")
 @every_layout
 async def test_parts_that_nothing_will_resume_go_when_the_model_is_complete(cache: Path, layout: Layout) -> None:
     """A SIGKILL leaves parts of which nothing is on record; those of other files, and other programs', stay."""
@@ -358,6 +385,7 @@ async def test_what_was_said_of_other_content_goes_before_the_new_file_comes(cac
     assert not (await store.find(manifest))["README.md"].linked
 
 
+@pytest.mark.fault("C2")
 async def test_links_inside_a_folder_are_not_followed(cache: Path, tmp_path: Path) -> None:
     """Of a file, a folder, the records, out of the folder or within it: nothing is read, written or removed there."""
     outside = tmp_path / "outside"
@@ -374,6 +402,7 @@ async def test_links_inside_a_folder_are_not_followed(cache: Path, tmp_path: Pat
         shutil.rmtree(outside) if outside.is_dir() else outside.unlink()
 
 
+@pytest.mark.fault("C2")
 async def test_a_folder_that_became_a_link_is_left_alone(cache: Path, tmp_path: Path) -> None:
     """Somebody moved it; where to is for the configuration to say."""
     store, manifest = LOCAL_DIR.store(cache), await fill(LOCAL_DIR.store(cache))
@@ -384,6 +413,7 @@ async def test_a_folder_that_became_a_link_is_left_alone(cache: Path, tmp_path: 
         await store.publish(manifest, manifest.files[0], b"x")
 
 
+@pytest.mark.fault("H49")
 async def test_a_repository_may_not_bring_a_folders_records(cache: Path) -> None:
     """Names below .cache/huggingface are ours and huggingface_hub's."""
     with pytest.raises(AskHuman, match="records"):

@@ -63,6 +63,7 @@ def test_a_large_file_comes_over_several_connections(hub: SimHub, tmp_path: Path
     assert hub.log.bytes_served(WEIGHTS) == len(LARGE) and hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("H24")
 def test_one_connection_that_breaks_does_not_disturb_the_others(hub: SimHub, tmp_path: Path) -> None:
     """Its rest is fetched by another at once: no retry is counted, no byte that came is asked for again."""
     gate = hub.gate(WEIGHTS, 90 * MIB)
@@ -75,6 +76,7 @@ def test_one_connection_that_breaks_does_not_disturb_the_others(hub: SimHub, tmp
     assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("H24")
 def test_many_resets_anywhere(hub: SimHub, tmp_path: Path) -> None:
     """Forty connections reset at random bytes: complete, without a byte twice."""
     dice = random.Random(11)
@@ -90,6 +92,7 @@ def test_many_resets_anywhere(hub: SimHub, tmp_path: Path) -> None:
     assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("K1")
 def test_a_kill_costs_what_was_not_recorded(hub: SimHub, tmp_path: Path) -> None:
     """SIGKILL with several connections open: what the ledger has is not fetched again, wherever in the file it lies."""
     hub.gate(WEIGHTS, 80 * MIB)
@@ -103,6 +106,7 @@ def test_a_kill_costs_what_was_not_recorded(hub: SimHub, tmp_path: Path) -> None
     assert hub.log.bytes_twice(WEIGHTS) <= len(LARGE) - durable
 
 
+@pytest.mark.fault("H1")
 def test_a_server_without_ranges_is_read_from_the_front(hub: SimHub, tmp_path: Path) -> None:
     """It sends the whole file each time, so it is asked as seldom as can be."""
     hub.faults.add(Fault(kinds.IgnoreRange(), path=WEIGHTS))
@@ -111,6 +115,7 @@ def test_a_server_without_ranges_is_read_from_the_front(hub: SimHub, tmp_path: P
     assert len(hub.log.requests(path=WEIGHTS, server="cdn")) <= 4
 
 
+@pytest.mark.fault("H26")
 def test_a_connection_that_dawdles_is_cut(hub: SimHub, tmp_path: Path) -> None:
     """Twenty kilobytes a second beside others that are a thousand times faster: a fresh connection takes its rest."""
     hub.faults.add(Fault(kinds.Drip(bytes_per_s=20_000), path=WEIGHTS, after_bytes=6 * MIB, times=1))
@@ -176,6 +181,7 @@ def test_an_earlier_component_has_connections_before_a_later_one() -> None:
     assert (late.streams, early.streams) == (1, 4)
 
 
+@pytest.mark.fault("H26")
 def test_what_is_slow() -> None:
     """Far below the siblings, for long enough, with enough left that a fresh connection is sooner done."""
     assert slowness.is_slow(1e6, [28e6] * 7, age_s=6, left_bytes=100 * MIB)

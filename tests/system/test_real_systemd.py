@@ -84,6 +84,7 @@ def test_the_service_is_active_when_it_says_so_and_stops_clean(machine: Machine)
     assert machine.run("ls", "/run/qwen-daemon") == ""
 
 
+@pytest.mark.fault("S4", "K9")
 def test_sockets_belong_to_their_groups_and_a_restart_changes_nothing(machine: Machine) -> None:
     """A reader may ask and not command, an outsider neither; owner and mode are the same after a restart."""
     machine.run("systemctl", "start", SERVICE)
@@ -125,6 +126,7 @@ def test_reload_takes_the_new_models(machine: Machine) -> None:
     assert (main_pid(machine), machine.show(SERVICE, "ActiveState")) == (before, {"ActiveState": "active"})
 
 
+@pytest.mark.fault("K6")
 def test_a_process_that_hangs_is_ended_and_started_again(machine: Machine) -> None:
     """Stopped in its tracks, it misses the watchdog; systemd aborts it, its stacks are logged, a new one runs."""
     drop_in(machine, "WatchdogSec=2s", "RestartSec=100ms")
@@ -139,6 +141,7 @@ def test_a_process_that_hangs_is_ended_and_started_again(machine: Machine) -> No
     assert main_pid(machine) != before
 
 
+@pytest.mark.fault("K9")
 def test_a_killed_process_is_started_again_and_its_clients_wait_meanwhile(machine: Machine) -> None:
     """SIGKILL: the next one answers on the same sockets; whoever asked between was queued and not refused."""
     machine.run("systemctl", "start", SERVICE)
@@ -165,6 +168,7 @@ def test_an_unusable_configuration_ends_the_tries_although_a_client_waits(machin
     machine.run(PYTHON, "-c", ASK + "c.version()", EVENTS, user="reader")
 
 
+@pytest.mark.fault("T2")
 def test_the_token_is_a_credential_and_nothing_else(machine: Machine) -> None:
     """The service can read it; environment, properties and journal do not have it, nor may others open it."""
     credential = f"/run/credentials/{SERVICE}/hf-token"

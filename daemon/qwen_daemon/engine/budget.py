@@ -128,7 +128,11 @@ class Slots:
             self._waiting = [(r.place, asked, r, passed) for _, asked, r, passed in self._waiting if not passed.done()]
             heapify(self._waiting)
             self._is_sorted = True
-        return heappop(self._waiting)[-1] if self._waiting else None
+        while self._waiting:
+            passed = heappop(self._waiting)[-1]
+            if not passed.done():  # one that is cancelled says so only in the next turn of the loop
+                return passed
+        return None
 
 
 class _Slot(AbstractAsyncContextManager[None]):

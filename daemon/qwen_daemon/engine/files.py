@@ -16,6 +16,7 @@ from qwen_daemon.core.digest import algorithm_of
 from qwen_daemon.core.errors import StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found, Step
 from qwen_daemon.core.spans import Span
+from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
 from qwen_daemon.engine.batch import Batch
@@ -47,6 +48,7 @@ class Files:
     publish: Callable[[e.Event], int]
     verified: Callable[[WantedFile], None]
     adoption: Adoption
+    tuning: Tuning = DEFAULT_TUNING
 
     def __post_init__(self) -> None:
         self.batch = Batch(self.manifest, self.disk.batches, self.disk.seals, self._where)
@@ -184,7 +186,8 @@ class Files:
                             transfer,
                             self.budget.connections,
                             self.controls.limiter,
-                            rank=rank,
+                            self.tuning,
+                            rank,
                         )
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:

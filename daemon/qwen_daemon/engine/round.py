@@ -262,6 +262,7 @@ class Round:
                 transfers=transfers,
                 publish=world.publish,
             ),
+            tuning=world.tuning,
         )
 
     def _component_complete(self, manifest: Manifest, name: str, files: tuple[WantedFile, ...]) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from qwen_api import events as e
 from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
+from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.engine.controls import Controls
 from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.endpoints import Endpoints
@@ -45,6 +46,7 @@ class World:
     select: Callable[[Manifest, tuple[str, ...], tuple[str, ...]], Manifest]
     place_of: Callable[[str], Place]
     offline: bool
+    tuning: Tuning = DEFAULT_TUNING
     look_again: Callable[[str], None] = lambda _repo: None  # its seals were renewed or broken by another model's round
 
     def supply(self, model: str) -> Supply:

@@ -1,6 +1,7 @@
 """Where an endpoint's files really lie: asked once for each file, by whichever connection comes first.
 
-The others of the same file wait for that answer and use it until the CDN refuses it. Nothing here makes requests.
+The others of the same file wait for that answer and use it until it fails: a spent signature, a dead edge, the login
+page of a hotel. Nothing here makes requests.
 """
 
 from __future__ import annotations
@@ -36,20 +37,36 @@ class Addresses:
         """Ask inside; call what is given with the address as soon as it is known."""
         answer = asyncio.get_running_loop().create_future()
         self._asked[file_url] = answer
+        address = ""
 
-        def learnt(address: str) -> None:
+        def learnt(new: str) -> None:
+            nonlocal address
+            address = new
             self.keep(file_url, address)
             self._end(file_url, answer)
 
         try:
             yield learnt
-        except Trouble as trouble:
-            if not answer.done() and (isinstance(trouble, TryLater) or trouble.code in _TOOK_ITS_TIME):
-                answer.set_exception(trouble)
-                answer.exception()  # there may be nobody who waits for it
+        except Exception as error:
+            self._forget(file_url, address, error)
+            if isinstance(error, TryLater) or (isinstance(error, Trouble) and error.code in _TOOK_ITS_TIME):
+                self._end(file_url, answer, error)
             raise
         finally:
             self._end(file_url, answer)  # without an address: the next one asks
+
+    @contextmanager
+    def using(self, file_url: str, address: str) -> Iterator[None]:
+        """Open the address inside; if that fails it is forgotten."""
+        try:
+            yield
+        except Exception as error:
+            self._forget(file_url, address, error)
+            raise
+
+    def forget_all(self) -> None:
+        """What came from one of them was wrong: the next answer may lead elsewhere."""
+        self._known.clear()
 
     def keep(self, file_url: str, address: str) -> None:
         """From now on it is there."""
@@ -57,13 +74,18 @@ class Addresses:
             self._known.pop(next(iter(self._known)))
         self._known[file_url] = address
 
-    def drop(self, file_url: str, address: str) -> None:
-        """It is no longer there; what somebody else learnt meanwhile stays."""
-        if self._known.get(file_url) == address:
+    def _forget(self, file_url: str, address: str, error: Exception) -> None:
+        """It led to nothing, unless its server only said "later"; what somebody else learnt meanwhile stays."""
+        if not isinstance(error, TryLater) and self._known.get(file_url) == address:
             del self._known[file_url]
 
-    def _end(self, file_url: str, answer: asyncio.Future[None]) -> None:
+    def _end(self, file_url: str, answer: asyncio.Future[None], error: Exception | None = None) -> None:
         if self._asked.get(file_url) is answer:
             del self._asked[file_url]
-        if not answer.done():
+        if answer.done():
+            return
+        if error is None:
             answer.set_result(None)
+        else:
+            answer.set_exception(error)
+            answer.exception()  # there may be nobody who waits for it

@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
+UNFINISHED = ".qwen-*.tmp"
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 
@@ -92,6 +93,15 @@ def write_file(path: Path, content: bytes) -> None:
         beside.unlink(missing_ok=True)
         raise
     sync_folder(path.parent)
+
+
+def drop_unfinished(folder: Path, pattern: str = "*") -> None:
+    """Remove what a SIGKILL left of `write_file` and `replace_link` in the folders below that match (glob).
+
+    Whoever writes there at this moment fails, and tries again.
+    """
+    for left in folder.glob(f"{pattern}/{UNFINISHED}"):
+        left.unlink(missing_ok=True)
 
 
 def write_if_other(path: Path, content: bytes) -> None:

@@ -1,7 +1,7 @@
 """Bytes from one endpoint (the Hub, a mirror of it) and its CDN: the only module that makes requests with aiohttp.
 
 Each read is one bounded Range request. Redirects are followed by hand: the token goes to this endpoint's own origin and
-nowhere else, a signed CDN address is kept per file until the CDN refuses it, and https never becomes http.
+nowhere else, a signed CDN address is kept per file until it fails, and https never becomes http.
 Which answer is acceptable is core.verdict's decision; which endpoint is asked, engine.endpoints'.
 """
 
@@ -85,8 +85,9 @@ class HttpOrigin:
         return (repo, file.etag) not in self._unranged
 
     def distrust(self, repo: str, file: WantedFile) -> None:
-        """See ports.Origin. There is no elsewhere here; but a proxy's stale answer may be about the ranges too."""
+        """See ports.Origin. Elsewhere is where the endpoint sends us next; and a stale answer was no word on ranges."""
         self._unranged.pop((repo, file.etag), None)
+        self._addresses.forget_all()
 
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         """See ports.Origin. Raises StillShut while the server's word to wait holds."""
@@ -120,13 +121,12 @@ class HttpOrigin:
         """An answer with a body. A signed address that is spent is asked for anew, once, at the same byte."""
         address = await self._addresses.find(file_url)
         if address is not None:
-            try:
+            with suppress(ResolveAgain), self._addresses.using(file_url, address):
                 return await self._walk(address, asked)
-            except ResolveAgain:
-                self._addresses.drop(file_url, address)
             address = await self._addresses.find(file_url)  # somebody else may have asked by now
             if address is not None:
-                return await self._walk(address, asked)
+                with self._addresses.using(file_url, address):
+                    return await self._walk(address, asked)
         with self._addresses.asking(file_url) as learnt:
             try:
                 return await self._walk(file_url, asked, learnt)

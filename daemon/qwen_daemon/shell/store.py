@@ -66,10 +66,11 @@ class HubCache(StoredFiles):
         return await in_thread(self._remove, manifest, keep_etags)
 
     async def sweep(self, known_parts: frozenset[str]) -> list[str]:
-        """Remove parts that no ledger record names and nobody wrote to for a week; returns their names."""
-        return await in_thread(
-            lambda: parts.drop_strays(self._cache.glob(f"models--*/blobs/{parts.PARTS}"), known_parts)
-        )
+        """Remove parts that no ledger record names and nobody wrote to for a week; returns their names.
+
+        And at once what was cut short in the folders where huggingface_hub would stumble over it.
+        """
+        return await in_thread(self._sweep, known_parts)
 
     async def listed(self, repo: str, commit: str) -> bytes | None:
         """The bytes of trees/<commit>.json, if it is there."""
@@ -191,10 +192,16 @@ class HubCache(StoredFiles):
                 os.link(named, blob)
                 durable.sync_folder(blob.parent)
 
+    def _sweep(self, known_parts: frozenset[str]) -> list[str]:
+        for folders in (".", "models--*/trees", "models--*/refs/**"):
+            durable.drop_unfinished(self._cache, folders)
+        return parts.drop_strays(self._cache.glob(f"models--*/blobs/{parts.PARTS}"), known_parts)
+
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
         if not ref.is_pinned:
             self._point(ref, manifest.commit)
         parts.drop_spent(self.parts_folder(manifest.repo), {file.etag for file in manifest.files})
+        durable.drop_unfinished(self.snapshot(manifest), "**")
         return self.snapshot(manifest)
 
     def _point(self, ref: ModelRef, commit: str) -> None:

@@ -1,0 +1,81 @@
+"""The power goes: the file system stops between one moment and the next, and is mounted again.
+
+ext4 and XFS can be told to forget all that they have not written (their SHUTDOWN ioctl with NOLOGFLUSH), which is a
+power cut to everybody above them. What the ledger calls durable must be on the disk afterwards.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.hub import SimHub, ThreadedSimHub
+from tests.syscalls import FILES, MIB, SIM, WEIGHTS, Job
+
+pytestmark = pytest.mark.system
+
+SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number
+NOLOGFLUSH = 2
+BYTES_PER_S = 3 * MIB  # several checkpoints on the way
+
+
+class Volume:
+    """A file system of its own, in a file."""
+
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.path = folder / "v"
+        self._image = folder / "image"
+        self.path.mkdir()
+        with self._image.open("wb") as image:
+            image.truncate(400 * MIB)
+        subprocess.run([f"mkfs.{kind}", "-q", self._image], check=True)
+        self.mount()
+
+    def mount(self) -> None:
+        subprocess.run(["mount", "-o", "loop", self._image, self.path], check=True)
+
+    def unmount(self) -> None:
+        subprocess.run(["umount", self.path], check=True)
+
+    def cut_power(self) -> None:
+        """What was not synced is gone; who writes now gets errors."""
+        folder = os.open(self.path, os.O_RDONLY)
+        try:
+            fcntl.ioctl(folder, SHUTDOWN, struct.pack("I", NOLOGFLUSH))
+        finally:
+            os.close(folder)
+
+
+@pytest.fixture(params=["ext4", "xfs"])
+def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
+    volume = Volume(tmp_path, request.param)
+    try:
+        yield volume
+    finally:
+        volume.unmount()
+
+
+@pytest.mark.fault("D1", "D2", "K1")
+def test_what_is_on_record_outlives_the_power(volume: Volume) -> None:
+    """Cut before, between and after checkpoints, at the end of the file and while it is published."""
+    for n, byte in enumerate((1, MIB, 2 * MIB, 3 * MIB + 7, len(FILES[WEIGHTS]))):
+        with ThreadedSimHub(SimHub(SIM)) as hub:
+            job = Job(volume.path / str(n), hub)
+            hub.throttle.bytes_per_s = BYTES_PER_S
+            process = job.start()
+            hub.wait_reached(WEIGHTS, byte)
+            volume.cut_power()
+            process.kill()
+            process.wait()
+            volume.unmount()
+            volume.mount()
+            job.daemon.configure([])  # nobody synced that
+            job.look()
+            assert job.run() == 0, job.daemon.stderr
+            job.check_done()
