@@ -80,7 +80,7 @@ def build(
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as scratch:
         staged = Path(scratch) / target.name
-        _write(staged, SHAPES[size], seed, layout, say)
+        write(staged, SHAPES[size], seed, layout, say)
         built = Built(size=size, seed=seed, layout=layout, files=_files(staged))
         _publish(staged, target, built)
     say(f"{target}: {len(built.files)} files, {sum(built.files.values()) / 1e6:.1f} MB")
@@ -114,7 +114,8 @@ def _files(root: Path) -> dict[str, int]:
 # What is written, folder by folder.
 
 
-def _write(root: Path, shape: Shape, seed: int, layout: Layout, say: Say) -> None:
+def write(root: Path, shape: Shape, seed: int, layout: Layout, say: Say, make: tiny_weights.Make | None = None) -> None:
+    """Make the folder `root` and a pipeline of any shape in it; `make` as in tiny_weights.write."""
     root.mkdir()
     say("importing torch, diffusers and transformers")
     define_missing_operators()  # before transformers looks for torchvision
@@ -135,7 +136,7 @@ def _write(root: Path, shape: Shape, seed: int, layout: Layout, say: Say) -> Non
     for weights in tiny_weights.WEIGHTS:
         model = models[weights.component]
         _write_config(root / weights.component, model)
-        tiny_weights.write(root / weights.component, weights, model, seed=seed, say=say)
+        tiny_weights.write(root / weights.component, weights, model, seed=seed, say=say, make=make)
 
 
 def _write_words(root: Path, tokenizer: Any, layout: Layout) -> None:

@@ -15,6 +15,8 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Any
 
+Make = Callable[[str, tuple[int, ...]], Any]
+
 BFLOAT16_BYTES = 2  # the real weights are bfloat16 throughout
 
 
@@ -35,23 +37,30 @@ WEIGHTS = (
 )
 
 
-def write(folder: Path, weights: Weights, model: Any, *, seed: int, say: Callable[[str], None]) -> None:
-    """Fill `folder`, which holds the component's config.json already, one shard in memory at a time."""
+def write(
+    folder: Path, weights: Weights, model: Any, *, seed: int, say: Callable[[str], None], make: Make | None = None
+) -> None:
+    """Fill `folder`, which holds the component's config.json already, one shard in memory at a time.
+
+    `make` makes a tensor from its name (seed and component before it) and shape; by default the same on every machine.
+    """
     shapes = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     split = _split(weights, {name: BFLOAT16_BYTES * math.prod(shape) for name, shape in shapes.items()})
     for filename, names in split.filename_to_tensors.items():
         say(f"{weights.component}/{filename}")
-        _write_shard(folder / filename, ((name, shapes[name]) for name in names), f"{seed}/{weights.component}")
+        _write_shard(
+            folder / filename, ((name, shapes[name]) for name in names), f"{seed}/{weights.component}", make or _tensor
+        )
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (folder / f"{weights.stem}.safetensors.index.json").write_text(text)
 
 
-def _write_shard(path: Path, shapes: Iterable[tuple[str, tuple[int, ...]]], prefix: str) -> None:
+def _write_shard(path: Path, shapes: Iterable[tuple[str, tuple[int, ...]]], prefix: str, make: Make) -> None:
     from safetensors.torch import save_file
 
-    tensors = {name: _tensor(f"{prefix}/{name}", shape) for name, shape in shapes}
+    tensors = {name: make(f"{prefix}/{name}", shape) for name, shape in shapes}
     save_file(tensors, path, metadata={"format": "pt"})
     # safetensors makes its files 0600; a mirror run by another user has to read them as it reads the rest.
     shutil.copymode(path.with_name("config.json"), path)

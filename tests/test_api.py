@@ -9,6 +9,7 @@ import signal
 import socket
 import stat
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -92,6 +93,7 @@ def test_questions_are_answered_to_curl(daemon: Running) -> None:
             assert json.loads(body)
     files = json.loads(curl(daemon, f"/v1/models/{KEY}/files")[2])
     assert set(files["seals"]) == {file["path"] for file in files["files"]} == set(FILES)
+    assert files["folder"] == files["path"] != ""
     assert {stat.S_IMODE(path.stat().st_mode) for path in daemon.control.parent.glob("*.sock")} == {0o660}
 
 
@@ -180,6 +182,26 @@ def test_the_events_socket_takes_no_commands_but_a_loaders_own_state(daemon: Run
         with pytest.raises(DaemonRefused):
             reader.report_loader(name, LoaderReport(state="loading"))
     reader.report_loader("gpu0", LoaderReport(state="gone"))
+
+
+DIES = """
+import os, pathlib, signal, sys
+from qwen_api.client import Client
+from qwen_api.commands import LoaderReport
+Client(pathlib.Path(sys.argv[1])).report_loader(sys.argv[2], LoaderReport(state="loading", pid=int(sys.argv[3])))
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_a_loader_that_dies_is_told_as_failed(daemon: Running) -> None:
+    """SIGKILL, as the kernel does it when memory is out; one that never said it would stay is not missed."""
+    mark = daemon.mark
+    for name, pid in (("passer-by", "0"), ("gpu0", "1")):
+        subprocess.run([sys.executable, "-c", DIES, str(daemon.control), name, pid], check=False)
+    told = daemon.wait_event(e.LoaderChanged, after=mark, state="failed")
+    assert told.name == "gpu0"
+    assert "ended without a word while loading" in told.detail
+    assert daemon.status.loaders["passer-by"].state == "loading"
 
 
 @needs_curl

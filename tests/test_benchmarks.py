@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 import xml.etree.ElementTree as ET
@@ -156,3 +157,22 @@ def test_a_small_benchmark_from_the_command_line_to_the_tables(tmp_path: Path):
     assert all(run.correct and run.body_bytes == run.size_bytes for run in report.runs)
     assert "**ours**" in document.read_text()
     assert document.with_suffix(".svg").exists()
+
+
+@pytest.mark.loader
+def test_loading_onto_a_gpu_is_refused_where_there_is_none(tmp_path: Path) -> None:
+    """Before a model of 25 GB is made; a rehearsal on the CPU shows that the script itself works."""
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("there is one")
+    command = [sys.executable, "-m", "benchmarks.gpu_load", "--dir", str(tmp_path / "models")]
+    refused = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (refused.returncode, refused.stdout) == (69, "")
+    assert "error[E_NO_GPU]" in refused.stderr
+    assert not (tmp_path / "models").exists()
+    rehearsing = [*command, "--rehearse", "--only", "qwen-loader", "--only", "fastsafetensors"]
+    rehearsed = subprocess.run(rehearsing, capture_output=True, text=True, check=False)
+    ours, theirs = json.loads(rehearsed.stdout)["runs"]
+    assert (ours["name"], ours["what"], ours["load_s"] > 0) == ("qwen-loader", "pipeline", True)
+    assert (theirs["name"], "skipped" in theirs) == ("fastsafetensors", True)

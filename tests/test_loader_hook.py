@@ -207,7 +207,14 @@ def test_seals_spare_the_hashing(place: Place) -> None:
     place.model.write().write_ready(place.runtime)
     with place.daemon(*place.model.wanted_events(), *place.model.complete_events()):
         ready, told = place.wait()
-    expected = ReadyModel(repo=REPO, commit=COMMIT, path=str(place.model.folder), verified="sha256", source="daemon")
+    expected = ReadyModel(
+        repo=REPO,
+        commit=COMMIT,
+        path=str(place.model.folder),
+        verified="sha256",
+        source="daemon",
+        seals=place.model.ready().seals,
+    )
     assert expected == ready
     assert told == []
 

@@ -11,11 +11,14 @@ import sys
 from itertools import groupby
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from demo import tiny_pipeline
 from qwen_api import events as e
-from qwen_loader.pipeline import DIFFUSERS_MIN, LoadFailed, load_pipeline, version_numbers
+from qwen_api import places
+from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers
+from qwen_loader.pipeline import load_pipeline
 from qwen_loader.ready import ReadyModel
 from qwen_loader.stored import BadHeader, pick_variant, stored_dtype, weight_files
 from tests.fakes.daemon import FakeDaemon
@@ -204,6 +207,29 @@ def test_a_signal_in_the_middle_of_loading_ends_it(model: SmallModel) -> None:
         process.send_signal(signal.SIGTERM)
         process.stderr.read()
         assert process.wait(60) in (143, 0)  # 0: it was done before the signal came
+
+
+@loader
+def test_holds_it_until_there_is_a_newer_commit(model: SmallModel) -> None:
+    """Whoever starts it again (systemd: Restart=always) gets the new one; what is loaded is never changed."""
+    runtime = model.cache.parent / "run" / "qwen-daemon"
+    model.write_ready(runtime)
+    newer = "beef" + "0" * 36
+    folder = shutil.copytree(model.folder, model.folder.with_name(newer), symlinks=True)
+    resolved, complete = model.wanted_events()[1], model.complete_events()[-1]
+    script = (*model.wanted_events(), *model.complete_events())
+    with FakeDaemon(runtime, *script, bookmark_s=0.2) as daemon, start(model, "--until-update") as process:
+        assert process.stderr is not None
+        assert any(line.startswith("ready: ") for line in process.stderr)
+        ready = msgspec.structs.replace(model.ready(), commit=newer, path=str(folder))
+        places.ready_file(runtime, model.ref.key).write_bytes(msgspec.json.encode(ready))
+        daemon.say(
+            msgspec.structs.replace(resolved, commit=newer),
+            *[model.verified_event(path) for path in model.contents],
+            msgspec.structs.replace(complete, commit=newer, path=str(folder)),
+        )
+        assert process.stderr.readline() == f"update: commit {newer} of {model.ref} is complete: {folder}\n"
+        assert process.wait(60) == 0
 
 
 @loader

@@ -124,6 +124,10 @@ class Client:
         """Everything it knows now."""
         return decode_status(self._ask("GET", "/v1/state"))
 
+    def files(self, model_key: str) -> commands.ModelFiles:
+        """A model's files, where they are, and the seals of those that are right."""
+        return msgspec.json.decode(self._ask("GET", _model_url(model_key, "files")), type=commands.ModelFiles)
+
     def add(self, request: commands.AddModel) -> commands.Accepted:
         """Want a model from now on; wanting it again with other patterns replaces them."""
         return self._command("POST", "/v1/models", request)

@@ -12,6 +12,8 @@ import msgspec
 
 from qwen_api.events import FollowPolicy, LoaderState
 from qwen_api.rates import Rate
+from qwen_api.seals import Seal
+from qwen_api.status import FileStatus
 
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
@@ -90,6 +92,8 @@ class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     """PUT /v1/loaders/{name}: a loader's own state.
 
     `components`, if there are any, is the order in which it loads them; they are fetched in that order from then on.
+    A `pid` other than 0 (the daemon takes the kernel's word for the number) says that this process stays: when it ends
+    without a last word, the loader has failed.
     """
 
     state: LoaderState
@@ -109,6 +113,21 @@ class Accepted(msgspec.Struct, frozen=True, kw_only=True):
     seq: int
     model: str = ""
     files: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+
+
+class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/models/{id}/files: each wanted file, and the seals of those whose hash was found right.
+
+    `path` is the snapshot of a complete model, `folder` the same while it is still being filled: what a seal vouches
+    for may be read there. Both are empty while the commit is not known.
+    """
+
+    model: str
+    commit: str
+    path: str
+    files: tuple[FileStatus, ...]
+    seals: dict[str, Seal]
+    folder: str = ""
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):

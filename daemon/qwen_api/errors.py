@@ -302,6 +302,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("the GPU has too little memory"),
         N_("use a larger GPU, or --device cpu"),
     ),
+    "E_NO_ROOM": (
+        N_("the weights fit neither the GPU nor the memory that is free"),
+        N_("free memory, or use a larger machine or a quantized model; to try all the same: --placement"),
+    ),
     "E_LOAD": (
         N_("diffusers cannot load the pipeline"),
         N_("the whole story: add --debug"),

@@ -150,6 +150,11 @@ class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     components: tuple[str, ...] = ()
     since: str = ""
 
+    @property
+    def is_over(self) -> bool:
+        """True when it said so, or died."""
+        return self.state in ("failed", "gone")
+
 
 class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Room on one file system."""

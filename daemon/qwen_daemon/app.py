@@ -21,7 +21,6 @@ from aiohttp import web
 from qwen_api import commands, places
 from qwen_api import events as e
 from qwen_api.models import parse_model
-from qwen_api.seals import Seal
 from qwen_daemon import logs, process
 from qwen_daemon.config import ConfiguredModel, Settings
 from qwen_daemon.core.status_line import status_line
@@ -40,7 +39,7 @@ from qwen_daemon.layouts import Layouts
 from qwen_daemon.process import Daemon, Signals
 from qwen_daemon.shell import hub as hub_module
 from qwen_daemon.shell import instance
-from qwen_daemon.shell.api import Api
+from qwen_daemon.shell.api import Api, Holdings
 from qwen_daemon.shell.clock import SystemClock
 from qwen_daemon.shell.fetch import FetchConfig, http_session
 from qwen_daemon.shell.ledger import SqliteLedger
@@ -103,7 +102,7 @@ async def running(
             state_dir=str(settings.state_dir),
             endpoint=settings.endpoint,
         )
-        await _serve(stack, settings, given, Api(bus, engine, about, _seals(engine)), bus)
+        await _serve(stack, settings, given, Api(bus, engine, about, _holdings(engine)), bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
         world.controls.tell()
         await stack.enter_async_context(_engine(engine))
@@ -271,11 +270,12 @@ async def _site(stack: AsyncExitStack, application: web.Application, listener: s
     await web.SockSite(runner, listener).start()
 
 
-def _seals(engine: Engine) -> Callable[[str], Awaitable[Mapping[str, Seal]]]:
-    async def of_model(key: str) -> Mapping[str, Seal]:
+def _holdings(engine: Engine) -> Callable[[str], Awaitable[Holdings]]:
+    async def of_model(key: str) -> Holdings:
         keeper = engine.keepers().get(key)
         if keeper is None or keeper.manifest is None:
-            return {}
-        return await keeper.disk.sealed(keeper.manifest)
+            return Holdings("", {})
+        seals = await keeper.disk.sealed(keeper.manifest)
+        return Holdings(str(keeper.place.listings.snapshot(keeper.manifest)), seals)
 
     return of_model

@@ -143,14 +143,13 @@ def limits_of(network: Network) -> Limits:
 
 
 async def _miss_loaders(daemon: Daemon) -> None:
-    """A loader whose process is gone without a word is told as gone."""
+    """A loader whose process is gone without a word has failed: killed, or out of memory."""
     while True:
         await asyncio.sleep(LOADER_GONE_S)
         for loader in list(daemon.bus.status.loaders.values()):
-            if loader.state != "gone" and loader.pid > 0 and not _lives(loader.pid):
-                daemon.bus.publish(
-                    e.LoaderChanged(name=loader.name, state="gone", model=loader.model, detail="its process is gone")
-                )
+            if not loader.is_over and loader.pid > 0 and not _lives(loader.pid):
+                detail = f"process {loader.pid} ended without a word while {loader.state}: killed, or out of memory?"
+                daemon.bus.publish(e.LoaderChanged(name=loader.name, state="failed", model=loader.model, detail=detail))
 
 
 def _lives(pid: int) -> bool:

@@ -23,13 +23,15 @@ from qwen_api.language import _, choose, speak
 from qwen_api.snapshots import snapshot_parts
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
+from qwen_loader.arrival import Later, Ordered, report_of, text_of
+from qwen_loader.assembly import Dropped, Loaded, Placed
 from qwen_loader.gate import Waiting
-from qwen_loader.job import Failure, InMemory, Loaded, Loading, News, Outcome, run_job
-from qwen_loader.pipeline import LoadFailed
+from qwen_loader.job import Failure, InMemory, Job, Loading, News, Outcome
+from qwen_loader.libraries import LoadFailed
 from qwen_loader.presence import Presence
 from qwen_loader.ready import NotReady, ReadyModel
 from qwen_loader.ticker import Ticker
-from qwen_loader.wait import Wait
+from qwen_loader.updates import Updates
 
 ENDING_S = 2.0  # how long the waiting thread may take to end after a signal; loading is not waited for
 
@@ -57,16 +59,10 @@ class _Attendant:
         self._asked = asked
         self._presence = presence
         # SimpleQueue.put is reentrant: the one thing a signal handler may safely call.
-        self._inbox: SimpleQueue[News | signal.Signals] = SimpleQueue()
-        self._wait = Wait(
-            asked.ref,
-            timeout_s=asked.timeout_s,
-            on_event=self._inbox.put,
-            socket=asked.socket,
-            policy=asked.policy,
-            cache_dir=asked.cache_dir,
-        )
-        self._job = threading.Thread(target=run_job, args=(asked, self._wait, self._inbox.put), name="job", daemon=True)
+        self._inbox: SimpleQueue[News | ReadyModel | signal.Signals] = SimpleQueue()
+        self._job = Job(asked, self._inbox.put)
+        self._thread = threading.Thread(target=self._job.run, name="job", daemon=True)
+        self._components: tuple[str, ...] = ()
         self._ticker = Ticker(_print, time.monotonic)
         # What nohup or a shell's `&` had ignored stays so, for the loader and for COMMAND after it.
         self._heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -74,23 +70,25 @@ class _Attendant:
     def attend(self) -> int:
         for number in self._heard:
             signal.signal(number, lambda received, _: self._inbox.put(signal.Signals(received)))
-        self._presence.say(LoaderReport(state="waiting"))
-        self._job.start()
+        self._report(LoaderReport(state="waiting"))
+        self._thread.start()
         while True:
             match self._next():
                 case signal.Signals() as received:
                     return self._interrupted(received)
-                case Waiting() as waiting:
-                    doing = "checking" if waiting.phase == "hashing" else "waiting"
-                    self._ticker.tell(f"{doing}: {waiting.text}", about=waiting.why, fix=waiting.fix)
+                case Waiting() | Loaded() as moving:
+                    fix = moving.fix if isinstance(moving, Waiting) else ""
+                    about = moving.why if isinstance(moving, Waiting) else f"loading {moving.component}"
+                    self._ticker.tell(text_of(moving), about=about, fix=fix)
+                    self._report(report_of(moving))
+                case Ordered() as ordered:
+                    self._components = ordered.components
+                    self._report(report_of(ordered))
+                case Placed() | Later() | Dropped() as step:
+                    _print(text_of(step))
+                    self._report(report_of(step))
                 case Loading() as loading:
                     self._begin(loading)
-                case Loaded() as loaded:
-                    line = f"loading: {loaded.component}, {words.size_text(loaded.loaded_bytes)}"
-                    self._ticker.tell(words.printable(line), about="loading")
-                    self._presence.say(
-                        LoaderReport(state="loading", component=loaded.component, loaded_bytes=loaded.loaded_bytes)
-                    )
                 case InMemory() as in_memory:
                     self._say_ready(in_memory)
                 case Failure() as failure:
@@ -98,12 +96,16 @@ class _Attendant:
                 case Outcome() as outcome:
                     return self._done(outcome)
 
-    def _next(self) -> News | signal.Signals:
+    def _next(self) -> News | ReadyModel | signal.Signals:
         while True:
             try:
                 return self._inbox.get(timeout=self._ticker.due_in_s())
             except Empty:
                 self._ticker.print_due()
+
+    def _report(self, report: LoaderReport | None) -> None:
+        if report is not None:
+            self._presence.say(msgspec.structs.replace(report, components=self._components))
 
     # Each kind of news.
 
@@ -114,13 +116,11 @@ class _Attendant:
             why = words.printable(loading.fallback.why)
             _print(f"warning: {self._asked.ref} is loaded from the Hub, UNVERIFIED, because the daemon gave up: {why}")
         if not self._asked.command:
-            self._presence.say(LoaderReport(state="loading", detail=detail))
+            self._report(LoaderReport(state="loading", detail=detail))
 
     def _say_ready(self, loaded: InMemory) -> None:
         detail = "unverified, from the Hub" if loaded.ready.source == "hub" else ""
-        self._presence.say(
-            LoaderReport(state="ready", device=loaded.device, vram_bytes=loaded.vram_bytes, detail=detail)
-        )
+        self._report(LoaderReport(state="ready", device=loaded.device, vram_bytes=loaded.vram_bytes, detail=detail))
 
     def _done(self, outcome: Outcome) -> int:
         if self._asked.command:
@@ -129,9 +129,22 @@ class _Attendant:
         if not self._asked.keep:
             return words.EXIT_OK
         _print(_("ready: holding the pipeline until a signal"))
-        while not isinstance(self._inbox.get(), signal.Signals):
-            pass
-        return words.EXIT_OK
+        with Updates(
+            self._asked.ref,
+            outcome.ready.commit,
+            self._inbox.put,
+            socket=self._asked.socket,
+            policy=self._asked.policy,
+            cache_dir=self._asked.cache_dir,
+        ):
+            while True:
+                match self._inbox.get():
+                    case signal.Signals():
+                        return words.EXIT_OK
+                    case ReadyModel() as newer:
+                        _print(f"update: commit {newer.commit} of {self._asked.ref} is complete: {newer.path}")
+                        if self._asked.until_update:
+                            return words.EXIT_OK
 
     def _failed(self, error: BaseException) -> int:
         code, why, fix = "E_INTERNAL", f"{type(error).__name__}: {error}", "run it again with --debug and report it"
@@ -154,9 +167,9 @@ class _Attendant:
 
     def _interrupted(self, received: signal.Signals) -> int:
         code = words.EXIT_SIGNAL + received
-        self._wait.close()
-        self._job.join(ENDING_S)
-        if self._job.is_alive():  # inside torch, which cannot be asked to stop
+        self._job.close()
+        self._thread.join(ENDING_S)
+        if self._thread.is_alive():  # inside torch, which cannot be asked to stop
             self._presence.leave("gone", received.name)
             sys.stdout.flush()
             os._exit(code)
@@ -164,7 +177,7 @@ class _Attendant:
 
     def _become(self, ready: ReadyModel) -> int:
         self._presence.leave("gone", f"became {self._asked.command[0]}")
-        self._job.join()
+        self._thread.join()
         environment = command_environment(os.environ.copy(), ready)
         # From here on a signal is COMMAND's: it is held back until COMMAND's own disposition is in force.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
@@ -208,7 +221,7 @@ class _Attendant:
                 {
                     "model": str(self._asked.ref),
                     "state": "ready",
-                    **msgspec.to_builtins(ready),
+                    **{name: value for name, value in msgspec.to_builtins(ready).items() if name != "seals"},
                     "device": outcome.loaded.device if outcome.loaded else "",
                     "dtype": outcome.loaded.dtype if outcome.loaded else "",
                     "picture": str(outcome.picture) if outcome.picture else "",

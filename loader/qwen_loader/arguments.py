@@ -15,7 +15,9 @@ from qwen_api.language import LANGUAGES, N_, _
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
 from qwen_loader.gate import Policy
-from qwen_loader.pipeline import STEPS_MIN, Device, Dtype
+from qwen_loader.libraries import Device, Dtype
+from qwen_loader.pipeline import STEPS_MIN
+from qwen_loader.placement import AskedPlacement
 
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
@@ -58,6 +60,8 @@ class Asked:
     ref: ModelRef
     device: Device
     dtype: Dtype
+    placement: AskedPlacement
+    early: bool
     timeout_s: float | None
     fallback: Literal["hub", "none"]
     edit: Edit | None
@@ -67,6 +71,7 @@ class Asked:
     json: bool
     name: str
     keep: bool
+    until_update: bool
     debug: bool
     command: tuple[str, ...]
 
@@ -81,11 +86,15 @@ def read_arguments(argv: Sequence[str]) -> Asked:
     given = _parser().parse_args(own)
     if separator and not command:
         raise UsageError(_("nothing stands behind '--'"))
-    for name in ("edit", "json", "keep"):
-        if command and getattr(given, name):
+    for name in ("edit", "json", "keep", "until-update"):
+        if command and getattr(given, name.replace("-", "_")):
             raise UsageError(_("--{name} is for qwen-loader's own loading, and COMMAND takes its place", name=name))
     if command and given.fallback == "hub":
         raise UsageError(_("--fallback hub is for qwen-loader's own loading; COMMAND is only given verified files"))
+    if given.device == "cpu" and given.placement not in ("auto", "cpu"):
+        raise UsageError(
+            _("--placement {placement} needs a GPU, and --device cpu forbids it", placement=given.placement)
+        )
     try:
         ref = parse_model(given.model, revision=given.revision)
     except BadModelName as error:
@@ -94,6 +103,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         ref=ref,
         device=given.device,
         dtype=given.dtype,
+        placement=given.placement,
+        early=given.early,
         timeout_s=given.timeout,
         fallback=given.fallback,
         edit=_read_edit(given),
@@ -102,7 +113,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         socket=given.socket,
         json=given.json,
         name=given.name or f"qwen-loader-{os.getpid()}",
-        keep=given.keep,
+        keep=given.keep or given.until_update,
+        until_update=given.until_update,
         debug=given.debug,
         command=tuple(command),
     )
@@ -148,12 +160,27 @@ def _parser() -> argparse.ArgumentParser:
     loading.add_argument("--device", choices=get_args(Device), default="auto", help=_("default: cuda if there is one"))
     loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help=_("default: as stored"))
     loading.add_argument(
+        "--placement",
+        choices=get_args(AskedPlacement),
+        default="auto",
+        help=_("where weights go; default: on the GPU if they fit, else moved there in turns"),
+    )
+    loading.add_argument(
+        "--no-early",
+        dest="early",
+        action="store_false",
+        help=_("load nothing before the whole model is complete (default: each component as it comes)"),
+    )
+    loading.add_argument(
         "--fallback",
         choices=("hub", "none"),
         default="none",
         help=_("hub: when the daemon gives up, let diffusers fetch the model itself, unverified (default: none)"),
     )
     loading.add_argument("--keep", action="store_true", help=_("hold the pipeline until a signal"))
+    loading.add_argument(
+        "--until-update", action="store_true", help=_("hold it until a newer commit is complete too, then exit with 0")
+    )
     editing = parser.add_argument_group(_("editing one picture"))
     editing.add_argument("--edit", metavar="IN.png", type=Path, help=_("the picture"))
     editing.add_argument("--prompt", metavar="TEXT", help=_("what to do with it"))

@@ -18,6 +18,7 @@ from qwen_api.inventory import Inventory, find_snapshot, hash_file, listing_besi
 from qwen_api.manifest import Manifest, WantedFile, component_of
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal, read_ready, seal_matches, take_seal
+from qwen_loader.faults import explain
 from qwen_loader.foreign_code import index_names_code, is_code, is_pickle
 from qwen_loader.gate import Candidate, Disk, Proof
 
@@ -32,6 +33,7 @@ class Examined(NamedTuple):
 
     candidate: Candidate
     proofs: dict[str, Proof]
+    seals: dict[str, Seal]  # what each proven file looked like when it was proven
     strays: tuple[str, ...]
     listing: Manifest | None
 
@@ -50,6 +52,11 @@ class HashMemory:
         """The hash of `path`, if it was hashed and is untouched since."""
         known = self._found.get(path)
         return known[1] if known is not None and seal_matches(path, known[0]) else None
+
+    def seal(self, path: Path) -> Seal | None:
+        """What `path` looked like when it was hashed."""
+        known = self._found.get(path)
+        return known[0] if known is not None else None
 
 
 def read_ready_files(env: Mapping[str, str], key: str, *more: Path) -> list[Ready]:
@@ -78,6 +85,7 @@ def look_at_disk(cache: Path, ref: ModelRef) -> Disk:
         size_bytes=size_bytes,
         done_bytes=size_bytes - sum(f.size_bytes for f in missing),
         missing=tuple(f.path for f in missing),
+        cause=explain(found.folder, found.manifest, [f.path for f in missing], {}) if missing else "",
     )
 
 
@@ -91,11 +99,27 @@ def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) 
     listed = listing.by_path() if listing is not None else {}
     seals = _seals_of(candidate, readies)
     proofs = {path: _prove(folder / path, seals.get(path), listed.get(path), memory) for path in candidate.files}
+    taken = {
+        path: seals[path] if proof is Proof.SEALED else memory.seal(folder / path)
+        for path, proof in proofs.items()
+        if proof in (Proof.SEALED, Proof.HASHED)
+    }
     known = set(candidate.files)
     strays = tuple(file.path for file in here.files if file.path not in known)
     if _index_names_code(here):
         candidate = msgspec.structs.replace(candidate, has_code=True)
-    return Examined(candidate, proofs, strays, listing)
+    return Examined(candidate, proofs, {path: seal for path, seal in taken.items() if seal}, strays, listing)
+
+
+def cause_of(candidate: Candidate, paths: Iterable[str], memory: HashMemory) -> str:
+    """Why the first of these files is not what the listing says, in words; empty if nothing can tell."""
+    folder = Path(candidate.path)
+    listing = listing_beside(folder, candidate.repo)
+    if listing is None or listing.commit != candidate.commit:
+        return ""
+    paths = tuple(paths)
+    hashes = {path: digest for path in paths if (digest := memory.get(folder / path)) is not None}
+    return explain(folder, listing, paths, hashes)
 
 
 def hash_listed(

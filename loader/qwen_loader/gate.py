@@ -53,6 +53,7 @@ class Disk(msgspec.Struct, frozen=True, kw_only=True):
     size_bytes: int = 0
     done_bytes: int = 0
     missing: tuple[str, ...] = ()  # absent, short or malformed
+    cause: str = ""  # why the first of them is
     why: str = ""  # set when there is no snapshot, or no listing to compare it with
 
 
@@ -143,7 +144,8 @@ def find_candidate(ref: ModelRef, status: Status | None, ready: ReadyFile | None
     if disk.missing:
         return Waiting(
             code="E_INCOMPLETE",
-            why="the snapshot on this disk is incomplete",
+            why="the snapshot on this disk is incomplete" + (f": {disk.cause}" if disk.cause else ""),
+            fix=f"qwenctl download {ref}",
             phase="alone",
             size_bytes=disk.size_bytes,
             done_bytes=disk.done_bytes,

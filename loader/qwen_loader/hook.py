@@ -3,7 +3,7 @@
     ready = wait_ready("qwen-image-edit")
     pipeline = DiffusionPipeline.from_pretrained(ready.path, local_files_only=True, use_safetensors=True)
 
-The waiting itself is in `wait`, the `qwen-loader` command in `__main__`. Imports no torch.
+The waiting itself is in `wait`, a pipeline for a program in `hold`, the command in `__main__`. Imports no torch.
 """
 
 from __future__ import annotations

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from qwen_api.models import ModelRef
-from qwen_loader import pipeline
+from qwen_loader import arrival, pipeline
 from qwen_loader.arguments import Asked
-from qwen_loader.gate import Waiting
-from qwen_loader.pipeline import LoadFailed
+from qwen_loader.arrival import Arrival
+from qwen_loader.assembly import Wishes
+from qwen_loader.libraries import LoadFailed
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel
-from qwen_loader.wait import Wait
 
 # Refusals that no other way of fetching may get around.
 _FINAL = ("E_HAS_CODE", "E_HAS_PICKLE")
@@ -30,14 +30,6 @@ class Loading:
 
     ready: ReadyModel
     fallback: ModelUnavailable | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Loaded:
-    """One component is in memory; `loaded_bytes` counts all so far."""
-
-    component: str
-    loaded_bytes: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,65 +62,79 @@ class Failure:
     error: BaseException
 
 
-News: TypeAlias = Waiting | Loading | Loaded | InMemory | Outcome | Failure
+News: TypeAlias = arrival.News | Loading | InMemory | Outcome | Failure
 
 
-def run_job(asked: Asked, wait: Wait, tell: Callable[[News], None]) -> None:
-    """Do what was asked; the last thing told is an Outcome or a Failure."""
-    try:
-        tell(_work(asked, wait, tell))
-    except BaseException as error:
-        tell(Failure(error=error))
-        if not isinstance(error, NotReady | LoadFailed | OSError):
-            raise
+class Job:
+    """`run` in a thread of its own; the last thing told is an Outcome or a Failure."""
 
+    def __init__(self, asked: Asked, tell: Callable[[News], None]) -> None:
+        self._asked = asked
+        self._tell = tell
+        self._arrival = Arrival(
+            asked.ref,
+            Wishes(device=asked.device, dtype=asked.dtype, placement=asked.placement),
+            tell=tell,
+            early=not asked.command and asked.early,
+            timeout_s=asked.timeout_s,
+            socket=asked.socket,
+            policy=asked.policy,
+            cache_dir=asked.cache_dir,
+        )
 
-def _work(asked: Asked, wait: Wait, tell: Callable[[News], None]) -> Outcome:
-    begun = time.monotonic()
-    ready, fallback = _wait(asked, wait)
-    waited = time.monotonic()
-    tell(Loading(ready=ready, fallback=fallback))
-    if asked.command:
-        return Outcome(ready=ready, wait_s=waited - begun)
-    loaded = _load(asked, ready, tell)
-    device, dtype, vram_bytes = pipeline.describe(loaded)
-    in_memory = InMemory(ready=ready, pipeline=loaded, device=device, dtype=dtype, vram_bytes=vram_bytes)
-    tell(in_memory)
-    at_hand = time.monotonic()
-    picture = _edit(asked, loaded)
-    return Outcome(
-        ready=ready,
-        loaded=in_memory,
-        picture=picture,
-        wait_s=waited - begun,
-        load_s=at_hand - waited,
-        edit_s=time.monotonic() - at_hand,
-    )
+    def run(self) -> None:
+        """Do what was asked."""
+        try:
+            self._tell(self._work())
+        except BaseException as error:
+            self._tell(Failure(error=error))
+            if not isinstance(error, NotReady | LoadFailed | OSError):
+                raise
 
+    def close(self) -> None:
+        """End the waiting; loading cannot be ended."""
+        self._arrival.close()
 
-def _wait(asked: Asked, wait: Wait) -> tuple[ReadyModel, ModelUnavailable | None]:
-    try:
-        return wait.run(), None
-    except ModelUnavailable as error:
-        if asked.fallback != "hub" or error.code in _FINAL:
-            raise
-        return _unverified(asked.ref), error
+    def _work(self) -> Outcome:
+        asked, tell = self._asked, self._tell
+        begun = time.monotonic()
+        ready, fallback = self._wait()
+        waited = time.monotonic()
+        tell(Loading(ready=ready, fallback=fallback))
+        if asked.command:
+            return Outcome(ready=ready, wait_s=waited - begun)
+        loaded = self._load(ready)
+        device, dtype, vram_bytes = pipeline.describe(loaded)
+        in_memory = InMemory(ready=ready, pipeline=loaded, device=device, dtype=dtype, vram_bytes=vram_bytes)
+        tell(in_memory)
+        at_hand = time.monotonic()
+        picture = _edit(asked, loaded)
+        return Outcome(
+            ready=ready,
+            loaded=in_memory,
+            picture=picture,
+            wait_s=waited - begun,
+            load_s=at_hand - waited,
+            edit_s=time.monotonic() - at_hand,
+        )
+
+    def _wait(self) -> tuple[ReadyModel, ModelUnavailable | None]:
+        try:
+            return self._arrival.wait(), None
+        except ModelUnavailable as error:
+            if self._asked.fallback != "hub" or error.code in _FINAL:
+                raise
+            return _unverified(self._asked.ref), error
+
+    def _load(self, ready: ReadyModel) -> Any:
+        if ready.source == "hub":
+            return pipeline.load_from_hub(self._asked.ref, device=self._asked.device, dtype=self._asked.dtype)
+        return self._arrival.load(ready)
 
 
 def _unverified(ref: ModelRef) -> ReadyModel:
     commit = ref.revision if ref.is_pinned else ""
     return ReadyModel(repo=ref.repo, commit=commit, path="", verified="none", source="hub")
-
-
-def _load(asked: Asked, ready: ReadyModel, tell: Callable[[News], None]) -> Any:
-    if ready.source == "hub":
-        return pipeline.load_from_hub(asked.ref, device=asked.device, dtype=asked.dtype)
-    return pipeline.load_pipeline(
-        ready,
-        device=asked.device,
-        dtype=asked.dtype,
-        progress=lambda component, loaded_bytes: tell(Loaded(component=component, loaded_bytes=loaded_bytes)),
-    )
 
 
 def _edit(asked: Asked, loaded: Any) -> Path | None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qwen_api.seals import Seal
 from qwen_loader.gate import Source, Waiting
 
 
@@ -14,6 +15,7 @@ class ReadyModel(msgspec.Struct, frozen=True, kw_only=True):
     """A model whose every file was proven. `path` is the snapshot of exactly `commit`.
 
     `verified` names the proof (`sha256`; `none` for the hub fallback), `source` who said that it is complete.
+    `seals` are what the files looked like when they were proven: one that does not match any more was touched since.
     """
 
     repo: str
@@ -21,6 +23,7 @@ class ReadyModel(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     verified: str
     source: Source
+    seals: dict[str, Seal] = {}
 
 
 class NotReady(RuntimeError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,7 +19,8 @@ from qwen_api.headers import HEADER_BYTES_MAX, LENGTH_BYTES
 _WEIGHTS = re.compile(r"(?P<stem>[^.]+)(?:\.(?P<variant>[A-Za-z0-9_]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 _NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float32"}
 _PACKED = ("F8_E4M3", "F8_E5M2")  # stored small, computed in bfloat16
-_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1}
+_BYTES = {"BF16": 2, "F16": 2, "F32": 4, "F64": 8, "F8_E4M3": 1, "F8_E5M2": 1, "U8": 1, "I8": 1, "BOOL": 1}
+_BYTES_LOADED = {"bfloat16": 2, "float16": 2, "float32": 4}
 
 
 class BadHeader(ValueError):
@@ -42,12 +43,35 @@ def pick_variant(paths: Iterable[str]) -> str | None:
     return min(set.intersection(*only), default=None) if only else None
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The safetensors files of the components that a load with `variant` reads."""
-    found = sorted(folder.glob("*/*.safetensors"))
+def weight_paths(paths: Iterable[str], variant: str | None) -> list[str]:
+    """Of a repository's paths, the safetensors of its components that a load with `variant` reads."""
+    found = sorted(path for path in paths if PurePosixPath(path).match("*/*.safetensors") and path.count("/") == 1)
     marked = [path for path in found if _variant_of(path) == variant]
-    with_variant = {path.parent for path in marked}
-    return marked + [path for path in found if _variant_of(path) is None and path.parent not in with_variant]
+    with_variant = {PurePosixPath(path).parent for path in marked}
+    return marked + [
+        path for path in found if _variant_of(path) is None and PurePosixPath(path).parent not in with_variant
+    ]
+
+
+def weight_files(folder: Path, variant: str | None) -> list[Path]:
+    """The same of the files in a folder."""
+    present = (path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors"))
+    return [folder / path for path in dict.fromkeys(weight_paths(present, variant))]
+
+
+def sum_by_component(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, int]:
+    """Bytes of these files by the component they belong to, the largest first: the order in which to load them."""
+    sums: dict[str, int] = {}
+    for path in paths:
+        name = str(PurePosixPath(path).parent)
+        sums[name] = sums.get(name, 0) + sizes[path]
+    return dict(sorted(sums.items(), key=lambda item: (-item[1], item[0])))
+
+
+def loaded_bytes(path: Path, dtype: str) -> int:
+    """What one file's tensors take in memory when those of floats are loaded as `dtype`. Raises BadHeader, OSError."""
+    as_loaded = dict.fromkeys(_NAMES, _BYTES_LOADED[dtype])
+    return sum(elements * as_loaded.get(stored, _BYTES.get(stored, 8)) for stored, elements in _read_header(path))
 
 
 def stored_dtype(files: Iterable[Path]) -> str:
@@ -63,8 +87,8 @@ def stored_dtype(files: Iterable[Path]) -> str:
     return max(bytes_by_dtype, key=lambda name: (bytes_by_dtype[name], name), default="float32")
 
 
-def _variant_of(path: Path) -> str | None:
-    found = _WEIGHTS.fullmatch(path.name)
+def _variant_of(path: str) -> str | None:
+    found = _WEIGHTS.fullmatch(PurePosixPath(path).name)
     return found["variant"] if found else None
 
 

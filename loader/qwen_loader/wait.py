@@ -29,7 +29,8 @@ from qwen_api.commands import AddModel
 from qwen_api.events import Gap, Hello, ModelComplete, ModelRemoved, Snapshot, Unknown
 from qwen_api.inventory import Stopped
 from qwen_api.models import ModelRef
-from qwen_api.seals import Ready
+from qwen_api.seals import Ready, Seal
+from qwen_api.status import ModelStatus
 from qwen_loader import evidence, gate, words
 from qwen_loader.gate import Broken, Candidate, Policy, Waiting
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout, WaitClosed
@@ -41,6 +42,7 @@ _TIMEOUT = "E_WAIT_TIMEOUT"
 _TIME_IS_NO_CURE = ("E_DAEMON_DOWN", "E_SOCKET_DENIED", "E_CORRUPT", "E_NO_LISTING")
 
 OnEvent = Callable[[Waiting], None]
+OnModel = Callable[[ModelStatus], None]
 
 
 class Wait:
@@ -56,13 +58,16 @@ class Wait:
         env: Mapping[str, str] | None = None,
         policy: Policy | None = None,
         cache_dir: Path | None = None,
+        on_model: OnModel | None = None,
     ) -> None:
+        """`on_model` is given the daemon's whole word on a model that is not complete yet, with each line."""
         self._ref = ref
         self._env = os.environ if env is None else env
         self._socket = socket
         self._policy = policy or Policy()
         self._timeout_s = timeout_s
         self._on_event = on_event
+        self._on_model = on_model
         self._cache = cache_dir or places.hub_cache(self._env)
         self._follower = Follower(self._find)
         self._memory = evidence.HashMemory()
@@ -157,12 +162,18 @@ class Wait:
             case Waiting():
                 self._verify_since = None  # it looks again: the next `complete` is a new one
                 self._tell(found)
+                self._show_model()
                 return None
         if self._verify_since is not None:
             return None
         model = gate.pick_model(self._follower.status, self._ref)
         key = model.model if model is not None else self._ref.key
         return self._prove(found, evidence.read_ready_files(self._env, key, *self._state_dirs()))
+
+    def _show_model(self) -> None:
+        model = gate.pick_model(self._follower.status, self._ref)
+        if model is not None and self._on_model is not None:
+            self._on_model(model)
 
     def _state_dirs(self) -> tuple[Path, ...]:
         """Where ready files may be besides this user's and the system's state: `qwenctl download`'s, the daemon's."""
@@ -227,7 +238,7 @@ class Wait:
             verdict = gate.admit(found.candidate, found.proofs, self._policy, found.strays)
             match verdict:
                 case gate.Admitted():
-                    return _ready(found.candidate)
+                    return _ready(found.candidate, found.seals)
                 case gate.ToHash():
                     if not hash_now:
                         return None
@@ -257,10 +268,11 @@ class Wait:
         return all(self._memory.get(folder / file.path) is not None for file in wanted)
 
     def _damaged(self, candidate: Candidate, paths: tuple[str, ...]) -> None:
-        why = f"{words.files_text(len(paths), 'damaged or missing')} on the disk"
+        cause = evidence.cause_of(candidate, paths, self._memory)
+        why = f"{words.files_text(len(paths), 'damaged or missing')} on the disk" + (f": {cause}" if cause else "")
         damage = Waiting(code="E_CORRUPT", why=why, missing=paths, fix=f"qwenctl verify {self._ref}")
         if candidate.source != "daemon":
-            self._tell(msgspec.structs.replace(damage, phase="alone"))
+            self._tell(msgspec.structs.replace(damage, phase="alone", fix=f"qwenctl download {self._ref}"))
             return
         self._verify_tries += 1
         broken = Broken(code="E_CORRUPT", why=why, fix=damage.fix, findings=paths)
@@ -295,14 +307,15 @@ def _alone_text(waiting: Waiting, lost: Disconnected | None) -> Waiting:
     if lost is None:
         return waiting
     code = lost.code if waiting.code == "E_DAEMON_DOWN" else waiting.code
-    return msgspec.structs.replace(waiting, code=code, why=f"{lost.why}; {waiting.why}", fix=lost.fix)
+    return msgspec.structs.replace(waiting, code=code, why=f"{lost.why}; {waiting.why}", fix=waiting.fix or lost.fix)
 
 
-def _ready(candidate: Candidate) -> ReadyModel:
+def _ready(candidate: Candidate, seals: dict[str, Seal]) -> ReadyModel:
     return ReadyModel(
         repo=candidate.repo,
         commit=candidate.commit,
         path=candidate.path,
         verified=VERIFIED,
         source=candidate.source,
+        seals=seals,
     )

@@ -22,6 +22,7 @@ from aiohttp import web
 from qwen_api import commands, places
 from qwen_api import events as e
 from qwen_api.models import parse_model
+from qwen_api.seals import Seal
 from qwen_api.status import Status, encode_status, fold
 
 START_S = 10.0  # a step on the server's own loop; only a hung test reaches it
@@ -42,7 +43,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
 class FakeDaemon:
     """Use as a context manager; all methods may be called from the test's thread.
 
-    `control` and `events` are the sockets, in `directory`. `commands` are the commands in the order they came.
+    `control` and `events` are the sockets, in `directory`. `commands` are the commands in the order they came. `folder`
+    and `seals` are what it answers of every model's files.
     """
 
     def __init__(self, directory: Path, *script: e.Event, version: str = "1.2.3", bookmark_s: float = 5.0) -> None:
@@ -52,6 +54,8 @@ class FakeDaemon:
         self.status = Status(version=version, pid=4242, started_at=FIRST_TS)
         self.epoch = "epoch-1"
         self.ring_events_max = 5000
+        self.folder = ""
+        self.seals: dict[str, Seal] = {}
         self._directory = directory
         self._bookmark_s = bookmark_s
         self._refusals: deque[commands.Problem] = deque()
@@ -179,6 +183,7 @@ class FakeDaemon:
         app.router.add_get("/v1/events", self._stream)
         app.router.add_get("/v1/state", self._state)
         app.router.add_get("/v1/version", self._version)
+        app.router.add_get("/v1/models/{model}/files", self._files)
         app.router.add_post("/v1/models", self._add)
         app.router.add_post("/v1/models/{model}/{verb}", self._verb)
         app.router.add_post("/v1/models/{model}/files/{verb}", self._file_verb)
@@ -254,6 +259,18 @@ class FakeDaemon:
 
     async def _state(self, _request: web.Request) -> web.Response:
         return web.Response(body=encode_status(self.status), content_type="application/json")
+
+    async def _files(self, request: web.Request) -> web.Response:
+        model = self.status.models[request.match_info["model"]]
+        answer = commands.ModelFiles(
+            model=model.model,
+            commit=model.commit,
+            path=model.path,
+            files=tuple(model.files.values()),
+            seals=self.seals,
+            folder=self.folder,
+        )
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def _version(self, _request: web.Request) -> web.Response:
         version = commands.Version(

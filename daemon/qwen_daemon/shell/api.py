@@ -9,6 +9,7 @@ Here are the questions; the stream is api_stream's, the commands are api_orders'
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Mapping
+from typing import NamedTuple
 
 import msgspec
 from aiohttp import web
@@ -18,7 +19,7 @@ from qwen_api import events as e
 from qwen_api.language import N_
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.seals import Seal
-from qwen_api.status import FileStatus, ModelStatus, encode_status
+from qwen_api.status import ModelStatus, encode_status
 from qwen_daemon.core.errors import UnknownModel
 from qwen_daemon.shell.api_orders import Commands, Orders
 from qwen_daemon.shell.api_stream import EventStream, Stream
@@ -30,14 +31,11 @@ LOADERS_MAX = 64
 LOADER_NAME_MAX = 64
 
 
-class FilesAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /v1/models/{id}/files."""
+class Holdings(NamedTuple):
+    """What is on the disk of one model: the snapshot's folder ("" while the commit is not known), and the seals."""
 
-    model: str
-    commit: str
-    path: str
-    files: tuple[FileStatus, ...]
-    seals: dict[str, Seal]
+    folder: str
+    seals: Mapping[str, Seal]
 
 
 class Api:
@@ -48,14 +46,14 @@ class Api:
         bus: Stream,
         engine: Commands,
         version: commands.Version,
-        seals: Callable[[str], Awaitable[Mapping[str, Seal]]],
+        holdings: Callable[[str], Awaitable[Holdings]],
     ) -> None:
         self._bus = bus
         self._engine = engine
         self._stream = EventStream(bus, self._key)
         self._orders = Orders(bus, engine, self._key)
         self._version = version
-        self._seals = seals
+        self._holdings = holdings
 
     def application(self, *, control: bool) -> web.Application:
         """The routes of one of the two sockets."""
@@ -88,12 +86,14 @@ class Api:
 
     async def _files(self, request: web.Request) -> web.Response:
         model = self._status_of(self._key(request.match_info["id"]))
-        answer = FilesAnswer(
+        folder, seals = await self._holdings(model.model)
+        answer = commands.ModelFiles(
             model=model.model,
             commit=model.commit,
             path=model.path,
             files=tuple(model.files.values()),
-            seals=dict(await self._seals(model.model)),
+            seals=dict(seals),
+            folder=folder,
         )
         return json_answer(msgspec.json.encode(answer))
 
@@ -120,10 +120,10 @@ class Api:
         if len(name) > LOADER_NAME_MAX or not name.isprintable():
             raise Refusal(400, "E_USAGE", N_("bad loader name"), "at most 64 printable characters", "use another name")
         known = self._bus.status.loaders
-        if name not in known and sum(item.state != "gone" for item in known.values()) >= LOADERS_MAX:
+        if name not in known and sum(not item.is_over for item in known.values()) >= LOADERS_MAX:
             raise Refusal(503, "E_BUSY", N_("too many loaders"), f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
-        facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid))
+        facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid if report.pid else 0))
         if report.components:
             self._engine.order_components(self._key(report.model), report.components)
         return accepted(self._bus.publish(e.LoaderChanged(name=name, **facts)), report.model)

@@ -1,0 +1,103 @@
+"""Decides where a model's weights go, before any of them is read: all on the GPU, moved there in turns, or the CPU.
+
+Pure: the machine's free memory and the components' sizes are arguments (`memory` and `stored` find them out). Running
+out of memory after minutes of loading is the worst way to learn that a model does not fit, so what cannot fit is
+refused with the numbers. What a picture needs beside the weights depends on its size; `WORK_SHARE` of the largest
+component is an estimate, made known in `why`, and `--placement` overrides it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import msgspec
+
+from qwen_loader.words import size_text
+
+Placement = Literal["full", "model-offload", "sequential-offload", "cpu"]
+AskedPlacement = Literal["auto", "full", "model-offload", "sequential-offload", "cpu"]
+
+CONTEXT_BYTES = 700 << 20  # a CUDA context with its kernels: 0.4 to 0.7 GB before the first tensor
+WORK_SHARE = 0.10  # of the largest component, for activations
+
+
+class Machine(msgspec.Struct, frozen=True, kw_only=True):
+    """What is free now. `vram_bytes` is None where there is no GPU, `ram_bytes` where it could not be read."""
+
+    ram_bytes: int | None
+    vram_bytes: int | None
+
+
+class Plan(msgspec.Struct, frozen=True, kw_only=True):
+    """Where the weights go, and why in one sentence."""
+
+    placement: Placement
+    why: str
+
+    @property
+    def load_on(self) -> Literal["cuda", "cpu"]:
+        """The device that weights are read to: offloading begins in RAM."""
+        return "cuda" if self.placement == "full" else "cpu"
+
+
+class NoRoom(msgspec.Struct, frozen=True, kw_only=True):
+    """It fits nowhere; `code` is E_NO_GPU or E_NO_ROOM."""
+
+    code: str
+    why: str
+    fix: str
+
+
+def plan_placement(components: Mapping[str, int], machine: Machine, asked: AskedPlacement = "auto") -> Plan | NoRoom:
+    """Choose the fastest placement that fits. `components` are bytes in memory, by name.
+
+    A placement that was asked for is taken even where the estimate says that it will not fit: then `why` says so.
+    """
+    if asked not in ("auto", "cpu") and machine.vram_bytes is None:
+        return NoRoom(code="E_NO_GPU", why="torch sees no CUDA device", fix="check nvidia-smi and the driver, or: cpu")
+    order: tuple[Placement, ...] = (
+        ("cpu",) if machine.vram_bytes is None else ("full", "model-offload", "sequential-offload")
+    )
+    short = {placement: _shortage(placement, components, machine) for placement in (*order, "cpu")}
+    if asked != "auto":
+        doubt = f", although {short[asked]}" if short.get(asked) else ""
+        return Plan(placement=asked, why=f"{asked}, as asked{doubt}")
+    for placement in order:
+        if not short[placement]:
+            reasons = [short[other] for other in order[: order.index(placement)]]
+            return Plan(placement=placement, why="; ".join([f"{placement}: {_what(components)}", *reasons]))
+    return NoRoom(
+        code="E_NO_ROOM",
+        why=f"{_what(components)} fit nowhere: " + "; ".join(short[placement] for placement in order),
+        fix="free memory, use a larger machine or a quantized model; to try all the same: --placement " + order[-1],
+    )
+
+
+def _shortage(placement: Placement, components: Mapping[str, int], machine: Machine) -> str:
+    """Why it does not fit, with the numbers; empty if it does."""
+    all_bytes, largest_bytes = sum(components.values()), max(components.values(), default=0)
+    work_bytes = int(WORK_SHARE * largest_bytes)
+    on_gpu = {
+        "full": all_bytes + work_bytes + CONTEXT_BYTES,
+        "model-offload": largest_bytes + work_bytes + CONTEXT_BYTES,
+        "sequential-offload": work_bytes + CONTEXT_BYTES,
+        "cpu": 0,
+    }[placement]
+    in_ram = {"full": 0, "cpu": all_bytes + work_bytes}.get(placement, all_bytes)
+    needs = [
+        (on_gpu, machine.vram_bytes, "of VRAM"),
+        (in_ram, machine.ram_bytes, "of RAM"),
+    ]
+    lacking = [
+        f"{size_text(needed)} {where} and {size_text(free)} are free"
+        for needed, free, where in needs
+        if needed and free is not None and needed > free
+    ]
+    return f"{placement} needs about " + " and ".join(lacking) if lacking else ""
+
+
+def _what(components: Mapping[str, int]) -> str:
+    largest = max(components, key=lambda name: components[name], default="")
+    part = f", the largest part ({largest}) {size_text(components[largest])}" if len(components) > 1 else ""
+    return f"{size_text(sum(components.values()))} of weights{part}"

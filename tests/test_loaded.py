@@ -1,0 +1,78 @@
+"""`with loaded(model) as pipeline`, and hearing of newer commits while a model is held."""
+
+from __future__ import annotations
+
+import os
+import queue
+from itertools import groupby
+from pathlib import Path
+
+import pytest
+
+from demo import tiny_pipeline
+from qwen_api import events as e
+from qwen_loader import ModelUnavailable, ReadyModel, loaded, text_of
+from qwen_loader.updates import Updates
+from tests.fakes.daemon import FakeDaemon
+from tests.fakes.small_model import COMMIT, REPO, SmallModel, folder_as_model
+
+PATIENCE_S = 60.0
+
+
+def env_of(home: Path) -> dict[str, str]:
+    return {"HOME": str(home), "XDG_RUNTIME_DIR": str(home / "run")}
+
+
+@pytest.mark.loader
+def test_a_pipeline_for_as_long_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Waited for, loaded, shown to the daemon under its name, and gone at the end; every step can be printed."""
+    for name in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
+        monkeypatch.setenv(name, "1")  # loading sets them; here they are taken back
+    tiny = tiny_pipeline.build(tmp_path / "tiny", size="22mb")
+    model = folder_as_model(tmp_path / "hub", tiny).write().write_ready(tmp_path / "run" / "qwen-daemon")
+    lines: list[str] = []
+    script = (*model.wanted_events(), *model.complete_events())
+    with FakeDaemon(tmp_path / "run" / "qwen-daemon", *script, bookmark_s=0.2) as daemon:
+        with loaded(
+            REPO, device="cpu", name="api", env=env_of(tmp_path), on_event=lambda news: lines.append(text_of(news))
+        ) as pipeline:
+            assert type(pipeline).__name__ == "QwenImageEditPlusPipeline"
+        reports = daemon.loader_reports()
+        assert {command.subject for command in daemon.commands if command.verb == "loader"} == {"api"}
+    assert [state for state, _ in groupby(report.state for report in reports)] == [
+        "waiting",
+        "loading",
+        "ready",
+        "gone",
+    ]
+    assert {report.pid for report in reports} == {os.getpid()}
+    assert lines[0] == "placement: cpu, as asked"
+    assert lines[-1].startswith("loading: ")
+
+
+def test_a_model_that_will_not_come_is_told_where_people_look(tmp_path: Path) -> None:
+    """The monitor keeps the reason; the program gets it as an exception."""
+    model = SmallModel(tmp_path / "hub")
+    gated = e.ModelStateChanged(model=model.ref.key, state="failed", code="E_GATED", detail="terms not accepted")
+    with FakeDaemon(tmp_path / "run" / "qwen-daemon", *model.wanted_events(), gated, bookmark_s=0.2) as daemon:
+        with pytest.raises(ModelUnavailable), loaded(REPO, env=env_of(tmp_path)):
+            raise AssertionError("there is no pipeline")
+        last = daemon.loader_reports()[-1]
+    assert (last.state, last.detail) == ("failed", "E_GATED: terms not accepted")
+
+
+def test_a_newer_commit_is_told_once_when_it_is_proven(tmp_path: Path) -> None:
+    """Whoever holds the old one decides what to do; the one it holds is no news."""
+    model = SmallModel(tmp_path / "hub").write().write_ready(tmp_path / "run" / "qwen-daemon")
+    told: queue.SimpleQueue[ReadyModel] = queue.SimpleQueue()
+    with (
+        FakeDaemon(tmp_path / "run" / "qwen-daemon", *model.wanted_events(), bookmark_s=0.2) as daemon,
+        Updates(model.ref, "0" * 40, told.put, env=env_of(tmp_path)),
+        Updates(model.ref, COMMIT, told.put, env=env_of(tmp_path)),
+    ):
+        daemon.wait_for_readers(2)
+        daemon.say(*model.complete_events())
+        newer = told.get(timeout=PATIENCE_S)
+        assert (newer.commit, newer.path, newer.source) == (COMMIT, str(model.folder), "daemon")
+        daemon.say(*model.complete_events())
+    assert told.empty()
