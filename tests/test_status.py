@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from qwen_api import events as e
-from qwen_api.status import ModelStatus, Status, decode_status, encode_status, fold, fold_all
+from qwen_api.status import ENDED_LOADERS_MAX, ModelStatus, Status, decode_status, encode_status, fold, fold_all
 
 KEYS, PATHS = ("org--a", "org--b"), ("w", "text/w", "vae/config.json")
 TEXT = st.sampled_from(("", "E_X", "2026-11-23T14:00:00.000Z"))
@@ -95,6 +95,16 @@ def test_many_events_at_once_fold_as_one_by_one(story: list[e.Event]) -> None:
 def test_every_event_survives_the_wire(story: list[e.Event]) -> None:
     """Encoding and decoding a line gives the event again."""
     assert [e.decode_line(e.encode_line(event)) for event in story] == story
+
+
+def test_loaders_that_ended_do_not_pile_up() -> None:
+    """A thousand that came and went leave a few, the last ones; one that is at work is never among the forgotten."""
+    story: list[e.Event] = [e.LoaderChanged(name="server", state="ready")]
+    for number in range(1000):
+        story += [e.LoaderChanged(name=f"job-{number}", state=state) for state in ("waiting", "gone")]
+    loaders = fold_all(Status(), story).loaders
+    assert "server" in loaders and "job-999" in loaders
+    assert len(loaders) <= ENDED_LOADERS_MAX + 2
 
 
 def test_unknown_lines_are_not_errors() -> None:

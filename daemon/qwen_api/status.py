@@ -15,6 +15,8 @@ import msgspec
 from qwen_api import events as e
 from qwen_api.manifest import component_of
 
+ENDED_LOADERS_MAX = 32  # those that came last; anybody who may read the events may report as a loader
+
 
 class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state.
@@ -295,7 +297,10 @@ def _fold_loader(loaders: dict[str, LoaderStatus], event: e.LoaderChanged) -> di
     if event.state == "gone" and event.name not in loaders:
         return loaders
     facts = {f: getattr(event, f) for f in LoaderStatus.__struct_fields__ if f != "since"}
-    return {**loaders, event.name: LoaderStatus(since=event.ts, **facts)}
+    ended = [name for name, loader in loaders.items() if loader.is_over and name != event.name]
+    forgotten = set(ended[: max(0, len(ended) - ENDED_LOADERS_MAX)])
+    kept = {name: loader for name, loader in loaders.items() if name not in forgotten}
+    return {**kept, event.name: LoaderStatus(since=event.ts, **facts)}
 
 
 def _fold_endpoint(endpoints: dict[str, EndpointStatus], event: e.EndpointChanged) -> dict[str, EndpointStatus]:
