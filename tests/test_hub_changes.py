@@ -52,6 +52,8 @@ def test_a_repository_that_is_shut_in_mid_job(tmp_path: Path, said: dict[str, ob
         gate = hub.gate(WEIGHTS, 5 * MIB)
         with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
             gate.wait_reached()
+            for path in CONFIG:
+                daemon.wait_event(e.FileVerified, path=path)
             hub.faults.add(Fault(kinds.Status(**said), on="hub"))  # type: ignore[arg-type]
             hub.expire_urls()
             daemon.kill()
