@@ -108,14 +108,17 @@ class Files:
         rank = self.controls.files.rank(file.path)
         async with self.budget.contents.hold(file.etag, rank) as was_brought:
             # Another model may have brought it since this was planned. Its room is claimed: it may be copied.
-            may_be_here = was_brought or not is_small(file.size_bytes)
-            if may_be_here and await self.adopt(steps, (*ways_without_room(file), "copy")):
-                return True
-            if not is_small(file.size_bytes):
-                async with self.budget.files.slot(rank):
-                    await self._try(file, found, attempt, rank)
-            elif not was_brought or not await self._came_meanwhile(file, found):
-                await self._try_small(file, attempt, rank)
+            ways = (*ways_without_room(file), "copy")
+            if is_small(file.size_bytes):
+                if was_brought and await self.adopt(steps, ways):
+                    return True
+                if not was_brought or not await self._came_meanwhile(file, found):
+                    await self._try_small(file, attempt, rank)
+                return False
+            async with self.budget.files.slot(rank):  # before anything that takes its time: slots are given in order
+                if await self.adopt(steps, ways):
+                    return True
+                await self._try(file, found, attempt, rank)
         return False
 
     async def tell_fetched(self, steps: list[Step], started_s: float) -> None:
