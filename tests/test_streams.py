@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from qwen_api import events as e
 from qwen_daemon.core import slowness
-from qwen_daemon.core.growth import Growth
+from qwen_daemon.core.growth import Growth, eager_streams
 from qwen_daemon.core.order import Place
 from qwen_daemon.engine.budget import Rank
 from qwen_daemon.engine.connections import Connections
@@ -222,23 +222,29 @@ def test_a_crawling_last_connection_keeps_next_to_nothing() -> None:
 
 def test_more_connections_follow_those_that_bring_something() -> None:
     """Two, sixteen, all; back to what was before if the last ones brought nothing; one for a small file."""
-    growth = Growth(is_large=True)
+    growth = Growth(eager=2)
     assert growth.allowed == 2
     assert growth.all_proven(56e6, 40, now_s=1.0) and growth.allowed == 16
     assert growth.all_proven(224e6, 40, now_s=2.0) and growth.allowed == 40
     assert not growth.all_proven(300e6, 40, now_s=3.0) and growth.allowed == 40, "the budget is used up"
     assert not growth.all_proven(30e6, 40, now_s=9.0) and growth.allowed == 40, "a line that gets slower says nothing"
-    full = Growth(is_large=True)
+    full = Growth(eager=2)
     assert full.all_proven(56e6, 16, now_s=1.0)
     assert not full.all_proven(60e6, 16, now_s=2.0) and full.allowed == 2
     assert not full.all_proven(300e6, 16, now_s=30.0), "not before a minute has passed"
     assert full.all_proven(300e6, 16, now_s=70.0)
-    assert not Growth(is_large=False).all_proven(1e9, 16, now_s=9.0) and Growth(is_large=False).allowed == 1
+    assert not Growth(eager=1).all_proven(1e9, 16, now_s=9.0) and Growth(eager=1).allowed == 1
+
+
+def test_a_huge_file_begins_with_more() -> None:
+    """One below 64 MiB, two from there, eight from a gigabyte on."""
+    sizes_mib = (63, 64, 256, 512, 1024, 100_000)
+    assert [eager_streams(mib * MIB, 64 * MIB) for mib in sizes_mib] == [1, 2, 2, 4, 8, 8]
 
 
 def test_a_refusal_makes_humble_for_a_while() -> None:
     """No more than those that go on; longer each time one is refused before its first byte."""
-    growth = Growth(is_large=True)
+    growth = Growth(eager=2)
     growth.all_proven(56e6, 16, now_s=1.0)
     growth.refused(3, 10.0, brought_something=False)
     assert growth.allowed == 3

@@ -8,18 +8,25 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-EAGER_STREAMS = 2  # of a large file, before anything is known
+EAGER_STREAMS_MAX = 8  # of a huge file, before anything is known
 GROWTH = 8  # times as many at each step: one step to sixteen, as long as a first byte takes
 GAIN_SHARE = 1.25  # what added connections must bring
 HUMBLE_S = 5.0  # after a refused connection, before more than are running are tried; doubled up to HUMBLE_MAX_S
 HUMBLE_MAX_S = 60.0
 
 
+def eager_streams(left_bytes: int, eager_bytes: int) -> int:
+    """How many a file begins with: one below `eager_bytes`, then two, and for a huge one as many as it can well use."""
+    if left_bytes < eager_bytes:
+        return 1
+    return min(EAGER_STREAMS_MAX, max(2, left_bytes // (2 * eager_bytes)))
+
+
 @dataclass
 class Growth:
-    """`allowed` connections now. `is_large`: there is enough to fetch for more than one."""
+    """`allowed` connections now. It begins with `eager`; a file that begins with one has no use for more."""
 
-    is_large: bool
+    eager: int
     allowed: int = 1
     _before: int = 1
     _grown_at_bps: float = 0.0  # what all together gave when more were last added
@@ -27,11 +34,11 @@ class Growth:
     _humble_s: float = HUMBLE_S
 
     def __post_init__(self) -> None:
-        self.allowed = self._before = EAGER_STREAMS if self.is_large else 1
+        self.allowed = self._before = self.eager
 
     def all_proven(self, rate_bps: float, count_max: int, now_s: float) -> bool:
         """All that are allowed are there and give `rate_bps` together; True if more are allowed now."""
-        if not self.is_large or now_s < self._humble_until_s:
+        if self.eager == 1 or now_s < self._humble_until_s:
             return False
         if rate_bps < GAIN_SHARE * self._grown_at_bps:  # the line or the CPU is the limit: what was added goes again
             self.allowed = self._before

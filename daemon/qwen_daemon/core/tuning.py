@@ -17,7 +17,7 @@ class Tuning:
     window_bytes: int = 4 << 30  # ahead of the hash, half of it near the end: it catches up with 2 GiB in a second
     lease_min_bytes: int = 32 << 20  # less does not outlast the first byte's wait
     lease_max_bytes: int = 256 << 20  # bounded: the Hub refuses open ranges above 50 GB
-    eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with two
+    eager_bytes: int = 64 << 20  # a file with less to fetch has one connection, others begin with more
     proven_bytes: int = 4 << 20  # what a connection has to bring before others follow it
     step_bytes: int = 8 << 20  # hashed at once while more is to come: a hop to a thread costs a tenth of it
     checkpoint_bytes: int = 64 << 20  # what a SIGKILL can cost per connection, and for one that has just ended

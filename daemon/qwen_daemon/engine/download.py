@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
-from qwen_daemon.core.growth import Growth
+from qwen_daemon.core.growth import Growth, eager_streams
 from qwen_daemon.core.segments import Lease, Segments, holes_between, lease_bytes
 from qwen_daemon.core.slowness import (
     FIRST_BYTE_S,
@@ -66,7 +66,7 @@ class Download:
         self._segments = Segments((), tuning.segment_bytes)
         self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
-        self._growth = Growth(is_large=False)
+        self._growth = Growth(eager=1)
         self._first_byte_s = FIRST_BYTE_S
         self._news = asyncio.Event()  # something was written, needed again, or went wrong
         self._checkpoints = Checkpoints(part, clock, self._writers, self._record, self._fail, connections.fill)
@@ -84,7 +84,7 @@ class Download:
         self._segments = Segments(holes, tuning.segment_bytes)
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again, tuning.step_bytes)
         self._damaged: list[Span] = []
-        self._growth = Growth(is_large=self._segments.left_bytes >= tuning.eager_bytes)
+        self._growth = Growth(eager=eager_streams(self._segments.left_bytes, tuning.eager_bytes))
         self._connections.join(self, self._rank)
         try:
             async with beside(self._checkpoints.now_and_then()), beside(self._compare_now_and_then()):
@@ -115,7 +115,8 @@ class Download:
         """See connections.Fetching."""
         if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
             return False
-        if self._checkpoints.ended_bytes() >= self._tuning.checkpoint_bytes * self._growth.allowed:
+        most = min(self._growth.allowed, self._connections.count_max)
+        if self._checkpoints.ended_bytes() >= self._tuning.checkpoint_bytes * most:
             return False  # short leases come and go faster than the disk can make them durable
         if not pays_to_add(self.rates_bps()):
             return False
