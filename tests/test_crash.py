@@ -185,7 +185,7 @@ def kill_many(root: Path, seeds: range) -> int:
 @pytest.mark.fault("K1", "K10")
 def test_killed_at_random_moments_it_finishes(tmp_path: Path) -> None:
     """A few jobs, each killed up to six times."""
-    assert kill_many(tmp_path, range(3)) > 6
+    assert kill_many(tmp_path, range(3)) >= 3
 
 
 @pytest.mark.long

@@ -102,10 +102,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         return mirror(arguments[1:])
     if arguments[:1] == ["listing"]:
-        return _listing(_listing_parser().parse_args(arguments[1:]), os.environ)
+        return _leave(_listing(_listing_parser().parse_args(arguments[1:]), os.environ))
     if arguments and not arguments[0].startswith("-"):
         return _no_such_command(arguments[0])
-    return _daemon(_parser().parse_args(arguments), os.environ)
+    return _leave(_daemon(_parser().parse_args(arguments), os.environ))
+
+
+def _leave(code: int) -> int:
+    """The exit code; but while a question to the Hub, which cannot be interrupted, is still on its way, end at once.
+
+    OpenSSL tidies up at exit(3), under the thread that is still using it: now and then that was a SIGSEGV. Everything
+    that matters is closed and durable by now.
+    """
+    hub = sys.modules.get("qwen_daemon.shell.hub")
+    if hub is not None and hub.is_asking():
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    return code
 
 
 def _no_such_command(word: str) -> int:

@@ -48,6 +48,8 @@ ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own 
 _PORTS = {"http": 80, "https": 443}
 _CHAIN_MAX = 16  # httpx2 wraps httpcore's, which wraps the system's; a longer chain is not followed
 
+_THREAD_NAME = "hub"
+
 T = TypeVar("T")
 
 
@@ -216,8 +218,13 @@ async def _apart(work: Callable[[], T]) -> T:
         with suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(tell, result, failed)
 
-    threading.Thread(target=run, name="hub", daemon=True).start()
+    threading.Thread(target=run, name=_THREAD_NAME, daemon=True).start()
     return await outcome
+
+
+def is_asking() -> bool:
+    """True while a question is on its way, also one that nobody waits for any more."""
+    return any(thread.name == _THREAD_NAME for thread in threading.enumerate())
 
 
 @functools.cache
