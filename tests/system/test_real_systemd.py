@@ -215,12 +215,12 @@ def test_a_model_goes_through_the_hardened_service_to_a_reader(machine: Machine)
     assert "Read-only file system" not in journal
 
 
-def test_a_loader_of_another_user_is_not_taken_for_gone(machine: Machine) -> None:
-    """Its process is hidden from the service's /proc. One that ends is gone; one that lives is not."""
+def test_a_loader_of_another_user_is_not_taken_for_dead(machine: Machine) -> None:
+    """Its process is hidden from the service's /proc. One that ends without a word has failed; one that lives has not."""
     machine.run("systemctl", "start", SERVICE)
     report = ASK + (
         "import os; from qwen_api.commands import LoaderReport; "
-        "c.report_loader(sys.argv[2], LoaderReport(state='waiting')); "
+        "c.report_loader(sys.argv[2], LoaderReport(state='waiting', pid=os.getpid())); "
         "os.execv('/bin/sleep', ['sleep', sys.argv[3]])"
     )
     machine.run(
@@ -228,9 +228,9 @@ def test_a_loader_of_another_user_is_not_taken_for_gone(machine: Machine) -> Non
     )
     machine.wait_for_journal(SERVICE, lambda line: "event=loader.changed" in line and "name=stays" in line)
     machine.run(PYTHON, "-c", report, EVENTS, "ends", "0", user="reader")
-    machine.wait_for_journal(SERVICE, lambda line: "event=loader.changed" in line and "state=gone" in line)
+    machine.wait_for_journal(SERVICE, lambda line: "event=loader.changed" in line and "state=failed" in line)
     states = "print(sorted((l.name, l.state) for l in c.state().loaders.values()))"
-    assert machine.run(PYTHON, "-c", ASK + states, EVENTS).strip() == "[('ends', 'gone'), ('stays', 'waiting')]"
+    assert machine.run(PYTHON, "-c", ASK + states, EVENTS).strip() == "[('ends', 'failed'), ('stays', 'waiting')]"
 
 
 def test_the_user_units_run_under_a_user_s_manager(machine: Machine) -> None:
