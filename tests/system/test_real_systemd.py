@@ -216,7 +216,7 @@ def test_a_model_goes_through_the_hardened_service_to_a_reader(machine: Machine)
 
 
 def test_a_loader_of_another_user_is_not_taken_for_dead(machine: Machine) -> None:
-    """Its process is hidden from the service's /proc. One that ends without a word has failed; one that lives has not."""
+    """Its process is hidden from the service's /proc. One that ends without a word failed; one that lives has not."""
     machine.run("systemctl", "start", SERVICE)
     report = ASK + (
         "import os; from qwen_api.commands import LoaderReport; "
