@@ -117,13 +117,18 @@ def test_interrupted_calls_are_made_again(tmp_path: Path, syscall: str) -> None:
 
 @pytest.mark.fault("C6")
 def test_locks_that_do_nothing_are_not_needed(tmp_path: Path) -> None:
-    """Two daemons fill one cache, and every flock says yes: both end well, what stands there is right, nothing else."""
+    """Two daemons fill one cache, and every flock says yes: what stands there is right, nothing else.
+
+    Each may find that the other goes on replacing what it verifies, and give up in words; alone it then ends well.
+    """
     with ThreadedSimHub(SimHub(SIM)) as hub:
         jobs = [Job(tmp_path / name, hub) for name in ("a", "b")]
         jobs[1].daemon.env["HF_HOME"] = jobs[0].daemon.env["HF_HOME"]
         with ThreadPoolExecutor(2) as pool:
             codes = pool.map(lambda job: job.run_traced("-e", "trace=flock", "-e", "inject=flock:retval=0"), jobs)
-            assert list(codes) == [0, 0], [job.daemon.stderr for job in jobs]
+            assert set(codes) <= {0, 1}, [job.daemon.stderr for job in jobs]
+        assert all("Traceback" not in job.daemon.stderr for job in jobs)
+        assert jobs[0].run() == 0, jobs[0].daemon.stderr
         jobs[0].check_done()
 
 
