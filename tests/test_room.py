@@ -5,10 +5,7 @@ from __future__ import annotations
 import pytest
 
 from qwen_api import events as e
-from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.errors import MakeRoom
-from qwen_daemon.core.plan import Found
-from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.room import Room
 
 
@@ -20,18 +17,6 @@ class FreeSpace:
 
     async def free_bytes(self) -> int:
         return self.free
-
-    async def digest(self, repo: str, file: WantedFile, found: Found, progress: object) -> tuple[str, tuple[Span, ...]]:
-        raise NotImplementedError
-
-    async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
-        raise NotImplementedError
-
-    async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        raise NotImplementedError
-
-    async def drop_part(self, repo: str, name: str) -> None:
-        raise NotImplementedError
 
 
 @pytest.mark.fault("D13")

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from qwen_api import events as e
 from qwen_daemon.core.amounts import size_text
 from qwen_daemon.core.errors import MakeRoom
-from qwen_daemon.ports import Blobs
+
+
+class Volume(Protocol):
+    """All that is asked of a disk here; ports.Blobs is one."""
+
+    async def free_bytes(self) -> int:
+        """Room for this user on its file system."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,13 +31,13 @@ class Room:
 
     def __init__(
         self,
-        blobs: Blobs,
+        volume: Volume,
         path: str,
         reserve_bytes: int,
         publish: Callable[[e.Event], int],
         claims: dict[str, Claim] | None = None,
     ) -> None:
-        self._blobs = blobs
+        self._volume = volume
         self._path = path
         self._reserve_bytes = reserve_bytes
         self._publish = publish
@@ -43,7 +50,7 @@ class Room:
         `moved_bytes` tells how much of the claim is on disk already and so is in the free bytes' count.
         """
         self._claims.pop(model, None)
-        free_bytes = await self._blobs.free_bytes()
+        free_bytes = await self._volume.free_bytes()
         claimed_bytes = sum(max(0, c.needed_bytes - c.moved_bytes()) for c in self._claims.values())
         short_bytes = needed_bytes + claimed_bytes + self._reserve_bytes - free_bytes
         fits = needed_bytes == 0 or short_bytes <= 0
