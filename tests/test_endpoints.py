@@ -9,6 +9,7 @@ from __future__ import annotations
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -19,6 +20,8 @@ import pytest
 from qwen_api import events as e
 from qwen_api.commands import AddModel
 from qwen_daemon.config import ConfiguredModel
+from qwen_daemon.endpoint_keys import Named
+from qwen_daemon.endpoints import TOKEN_AGE_S, token_of
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
 from tests.fakes.hub import Fault, SimHub, SimRepo, ThreadedSimHub
@@ -332,7 +335,7 @@ def test_a_redirect_between_endpoints_carries_no_token(lan_and_hub: tuple[SimHub
 
 
 def test_a_token_file_that_vanished_stops_only_its_endpoint(lan_and_hub: tuple[SimHub, SimHub], tmp_path: Path) -> None:
-    """Read at each request: gone after the start, the mirror is set aside with the reason."""
+    """Read when it is needed: gone after the start, the mirror is set aside with the reason."""
     lan, hub = lan_and_hub
     token = tmp_path / "token"
     token.write_text(LAN_TOKEN)
@@ -343,6 +346,19 @@ def test_a_token_file_that_vanished_stops_only_its_endpoint(lan_and_hub: tuple[S
         assert is_right(daemon.wait_complete(KEY))
         aside = daemon.seen(e.EndpointChanged, endpoint="lan", state="aside")[0]
         assert aside.code == "E_AUTH" and str(token) in aside.detail and lan.log.requests() == []
+
+
+def test_a_new_token_is_taken_without_a_restart(tmp_path: Path) -> None:
+    """Thousands of small requests read the file once a second, and none goes on with an old token for longer."""
+    file = tmp_path / "token"
+    file.write_text("first")
+    token = token_of(Named(name="lan", url="http://lan", token_file=str(file)), {})
+    assert token() == "first"
+    file.write_text("second")
+    deadline = time.monotonic() + 2 * TOKEN_AGE_S
+    while token() == "first":
+        assert time.monotonic() < deadline, "still the old token"
+    assert token() == "second"
 
 
 def test_many_connections_ask_once_where_a_file_is(tmp_path: Path) -> None:

@@ -31,7 +31,7 @@ class Mirror(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     """[mirrors.NAME]: another address of the same models. It gets no token but its own."""
 
     url: str
-    token_file: str = ""  # read at each request
+    token_file: str = ""  # read again when it is a second old
     token_env: str = ""  # the variable that holds it
 
 
