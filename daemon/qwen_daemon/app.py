@@ -71,18 +71,8 @@ async def running(
         version = importlib.metadata.version("qwen-daemon")
         bus = Bus(clock, f"qwen-daemon/{version}")
         bus.listen(logs.write_event)
-        ledger = SqliteLedger(settings.state_dir)
-        damage = await ledger.open()
-        stack.push_async_callback(ledger.close)
-        if damage is not None:
-            log.warning("ledger.set_aside", why=damage)
-        reader = BackgroundReader()
-        stack.callback(reader.close)
-        layouts = Layouts(settings, ledger, reader, bus.publish)
-        layouts.configure(models)
-        swept = await layouts.store.sweep(await ledger.part_names())
-        if swept:
-            log.info("parts.swept", parts=len(swept))
+        ledger = await _ledger(stack, settings)
+        layouts = await _layouts(stack, settings, models, ledger, bus)
         hub_module.quiet()
         endpoints = Endpoints(clock, bus.publish)
         opener = await stack.enter_async_context(_opener(settings, env, bus, clock, endpoints))
@@ -93,16 +83,7 @@ async def running(
             watch=FileWatch(),
             rhythm=Rhythm(check_s=settings.config.check.disk_interval_s, hub_s=settings.config.check.hub_interval_s),
         )
-        about = commands.Version(
-            version=version,
-            wire=e.WIRE_VERSION,
-            epoch=bus.epoch,
-            pid=os.getpid(),
-            cache_dir=str(settings.cache_dir),
-            state_dir=str(settings.state_dir),
-            endpoint=settings.endpoint,
-        )
-        await _serve(stack, settings, given, Api(bus, engine, about, _holdings(engine)), bus)
+        await _serve(stack, settings, given, Api(bus, engine, _about(settings, version, bus), _holdings(engine)), bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
         world.controls.tell()
         await stack.enter_async_context(_engine(engine))
@@ -152,6 +133,41 @@ def once_models(settings: Settings, wanted: ConfiguredModel) -> tuple[Configured
 async def _stop_on_settled(keeper: Keeper, signals: Signals) -> None:
     await keeper.settled.wait()
     signals.stop.set()
+
+
+async def _ledger(stack: AsyncExitStack, settings: Settings) -> SqliteLedger:
+    ledger = SqliteLedger(settings.state_dir)
+    damage = await ledger.open()
+    stack.push_async_callback(ledger.close)
+    if damage is not None:
+        log.warning("ledger.set_aside", why=damage)
+    return ledger
+
+
+async def _layouts(
+    stack: AsyncExitStack, settings: Settings, models: Sequence[ConfiguredModel], ledger: SqliteLedger, bus: Bus
+) -> Layouts:
+    """Where models lie; parts that no record names are removed."""
+    reader = BackgroundReader()
+    stack.callback(reader.close)
+    layouts = Layouts(settings, ledger, reader, bus.publish)
+    layouts.configure(models)
+    swept = await layouts.store.sweep(await ledger.part_names())
+    if swept:
+        log.info("parts.swept", parts=len(swept))
+    return layouts
+
+
+def _about(settings: Settings, version: str, bus: Bus) -> commands.Version:
+    return commands.Version(
+        version=version,
+        wire=e.WIRE_VERSION,
+        epoch=bus.epoch,
+        pid=os.getpid(),
+        cache_dir=str(settings.cache_dir),
+        state_dir=str(settings.state_dir),
+        endpoint=settings.endpoint,
+    )
 
 
 @asynccontextmanager

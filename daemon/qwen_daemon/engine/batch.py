@@ -15,7 +15,7 @@ from qwen_daemon.core.errors import Trouble, TryAgain
 from qwen_daemon.engine.cancel import finish, wait
 from qwen_daemon.ports import Batches, Seals
 
-BATCH_FILES = 16  # more make it no cheaper: the files' own blocks are waited for one by one
+BATCH_FILES = 16  # more make it no cheaper: what is left is each file's own
 LINGER_S = 0.02  # for others to come along; less than a person sees, more than a file takes on a fast line
 WAITING_FILES_MAX = 2 * BATCH_FILES  # over all models: while one batch is written another gathers; bounds the memory
 
