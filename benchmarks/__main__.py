@@ -65,7 +65,12 @@ def _run(cases: Sequence[Case], date: str, options: argparse.Namespace) -> Repor
                 only = tuple(options.clients.split(",")) if options.clients else ()
                 # One by one: what was measured before Ctrl-C is kept.
                 for run in bench.run(
-                    case, rounds=options.rounds, scale=options.scale, only=only, with_profile=options.profile
+                    case,
+                    rounds=options.rounds,
+                    scale=options.scale,
+                    only=only,
+                    variants=options.variant,
+                    with_profile=options.profile,
                 ):
                     runs.append(run)  # noqa: PERF402
     except KeyboardInterrupt:
@@ -108,6 +113,9 @@ def _parser() -> argparse.ArgumentParser:
     keys = [case.key for case in CASES]
     parser.add_argument("--list", action="store_true", help="the cases, their goals and their clients")
     parser.add_argument("--case", action="append", choices=keys, metavar="N", help="only this one; may be repeated")
+    parser.add_argument(
+        "--variant", action="append", default=[], metavar="NAME", help="only this comparison of the cases; repeatable"
+    )
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--scale", type=float, default=1.0, help="shrinks sizes and counts; goals are meant for 1")
     parser.add_argument("--clients", default="", metavar="A,B", help="only these, by the names that --list shows")

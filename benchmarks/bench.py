@@ -62,10 +62,19 @@ class Bench:
         self._stack.close()
 
     def run(
-        self, case: Case, *, rounds: int, scale: float, only: Sequence[str], with_profile: bool = False
+        self,
+        case: Case,
+        *,
+        rounds: int,
+        scale: float,
+        only: Sequence[str] = (),
+        variants: Sequence[str] = (),
+        with_profile: bool = False,
     ) -> Iterator[Run]:
         """Every run of a case, interleaved, as they end; then, if wanted, `profiles` has one of ours."""
         for variant in case.variants(scale):
+            if variants and variant.name not in variants:
+                continue
             chosen = [clients.CLIENTS[name] for name in variant.clients if not only or name in only]
             for missing in [client for client in chosen if not clients.is_here(client, self._bins)]:
                 self._say(f"{missing.name} is not installed: left out")

@@ -112,7 +112,6 @@ def _unthrottled(scale: float) -> Sequence[Variant]:
             in_memory=True,
         ),
         Variant(name="2 GiB file, http", model="one", files=one, origin="nginx", clients=EVERYONE),
-        Variant(name="2 GiB file, TLS", model="one", files=one, origin="nginx-tls", clients=EVERYONE),
         Variant(name="35 files, http", model="pipeline", files=many, origin="nginx", clients=EVERYONE),
     )  # fmt: skip
 

@@ -107,11 +107,11 @@ def groups(runs: Iterable[Run]) -> list[Group]:
 
 
 def merged(old: Report | None, new: Report) -> Report:
-    """The new runs, and of the old ones the cases that did not run again."""
+    """The new runs, and of the old ones the comparisons that did not run again."""
     if old is None:
         return new
-    again = {run.case for run in new.runs}
-    kept = tuple(run for run in old.runs if run.case not in again)
+    again = {(run.case, run.variant) for run in new.runs}
+    kept = tuple(run for run in old.runs if (run.case, run.variant) not in again)
     runs = tuple(sorted(kept + new.runs, key=lambda run: in_order(run.case)))
     return msgspec.structs.replace(
         new, runs=runs, settings={**old.settings, **new.settings}, profiles={**old.profiles, **new.profiles}

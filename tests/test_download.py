@@ -39,7 +39,7 @@ FILE = WantedFile(path="w", size_bytes=SIZE, git_sha1="0" * 40, sha256=hashlib.s
 
 
 MANY = Tuning(  # the same decisions, on a file of ten kilobytes
-    segment_bytes=64,
+    align_bytes=64,
     batch_bytes=100,
     window_bytes=4000,
     lease_min_bytes=300,
@@ -313,7 +313,7 @@ async def test_a_place_that_takes_bytes_and_never_gives_them_back_condemns_the_p
     """Written anew and still unreadable: StartOver, so that the next try takes another part."""
     disk = Disk(written=bytearray(CONTENT), durable=CONTENT, unreadable={100}, has_spare_sectors=False)
     span = Span(offset=0, length=200, digest=span_digest(CONTENT[:200]))
-    segments = Segments(holes_between([(0, 200)], SIZE), MANY.segment_bytes)
+    segments = Segments(holes_between([(0, 200)], SIZE), MANY.align_bytes)
     damaged: list[Span] = []
     frontier = Frontier(FILE, disk, segments, [span], damaged.append, step_bytes=1)
     await frontier.step()

@@ -11,8 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from qwen_daemon.core.segments import Lease, Ranges, Segments, holes_between, lease_bytes
 from qwen_daemon.core.tuning import Tuning
 
-SEGMENT_BYTES = Tuning().segment_bytes
-UNIT = SEGMENT_BYTES // 4
+UNIT = 4 * Tuning().align_bytes
 SIZE = 23 * UNIT + 17
 WINDOW = 9 * UNIT
 
@@ -22,7 +21,7 @@ class Streams(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.segments = Segments([(0, SIZE)], SEGMENT_BYTES)
+        self.segments = Segments([(0, SIZE)], Tuning().align_bytes)
         self.got = Ranges()
         self.given_bytes = 0
         self.hashed = 0
@@ -123,26 +122,27 @@ def test_holes_are_what_the_spans_leave(marks: set[int], size: int) -> None:
     assert sorted(covered) == list(range(size))
 
 
-def test_leases_end_with_segments() -> None:
-    """So that the ledger's spans are whole ones; the file's end is where it is."""
-    segments = Segments([(5, 3 * SEGMENT_BYTES + 9)], SEGMENT_BYTES)
-    first = segments.take(2 * SEGMENT_BYTES, 1 << 40)
-    rest = segments.take(1 << 40, 1 << 40)
-    assert first and rest and (first.start, first.end) == (5, 2 * SEGMENT_BYTES)
-    assert rest.end == 3 * SEGMENT_BYTES + 9
-
-
 @given(st.integers(1, 1 << 40), st.integers(1, 64), st.integers(26, 33))
 def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, window: int) -> None:
-    """Within their bounds; no round of equal leases is begun that one more segment in each would have spared."""
-    least, most = 2 * SEGMENT_BYTES, 16 * SEGMENT_BYTES
+    """Within their bounds; no round of equal leases is begun that a little more in each would have spared."""
+    least, most = 8 * UNIT, 64 * UNIT
     tuning = Tuning(lease_min_bytes=least, lease_max_bytes=most, window_bytes=1 << window)
-    lease = lease_bytes(left_bytes, streams, tuning)
+    lease = lease_bytes(left_bytes, left_bytes, streams, tuning)
     assert least <= lease <= most
     cap = max(least, min(most, min(1 << window, max(left_bytes, 1 << window >> 1)) // streams))
     assert -(-left_bytes // (streams * lease)) <= -(-left_bytes // (streams * cap))
 
 
+@given(st.integers(1, 1 << 33), st.integers(0, 1 << 33), st.integers(1, 64))
+def test_no_short_rest_is_left_for_one_connection_alone(free_bytes: int, leased_bytes: int, streams: int) -> None:
+    """Leases of this size use up what is free, the last one as long as the others; or they are as long as may be."""
+    tuning = Tuning()
+    lease = lease_bytes(free_bytes + leased_bytes, free_bytes, streams, tuning)
+    if tuning.lease_min_bytes < lease < tuning.lease_max_bytes and lease < tuning.window_bytes // 2 // streams:
+        leases = -(-free_bytes // lease)
+        assert free_bytes - (leases - 1) * lease > lease - leases * tuning.align_bytes
+
+
 def test_the_last_round_is_not_a_short_one() -> None:
-    """5 GB over 16 connections: two rounds of 160 MiB instead of one of 256 MiB and one of 42 MiB."""
-    assert lease_bytes(5 * 10**9, 16, Tuning()) == 160 << 20
+    """5 GB over 16 connections: two rounds of 150 MiB instead of one of 256 MiB and one of 42 MiB."""
+    assert lease_bytes(5 * 10**9, 5 * 10**9, 16, Tuning()) == 150 << 20

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from qwen_daemon.core.tuning import Tuning
 
-STEAL_ALIGN_BYTES = 1 << 20  # a write never straddles the border of two leases in one page
+REST_SHARE = 0.25  # of a lease: if no more than that would be missing, what is left over is one of its own
 
 
 @dataclass(eq=False)
@@ -74,10 +74,13 @@ class Ranges:
 
 
 class Segments:
-    """The state of one file's fetch. `holes` are the stretches that have to come over the network."""
+    """The state of one file's fetch. `holes` are the stretches that have to come over the network.
 
-    def __init__(self, holes: Iterable[tuple[int, int]], segment_bytes: int) -> None:
-        self._segment_bytes = segment_bytes
+    A lease that is stolen from is cut at a multiple of `align_bytes`: the two do not write to one page.
+    """
+
+    def __init__(self, holes: Iterable[tuple[int, int]], align_bytes: int) -> None:
+        self._align_bytes = align_bytes
         self._free = Ranges(holes)
         self._written = Ranges()
         self._leases: list[Lease] = []
@@ -107,22 +110,17 @@ class Segments:
         return blocks_the_hash or self._ahead_bytes < window_bytes
 
     def take(self, length_max: int, window_bytes: int) -> Lease | None:
-        """Lease the first free bytes: at most `length_max`, ending at a segment's end if that is not far."""
+        """Lease the first free bytes, at most `length_max`."""
         if not self.may_take(window_bytes):
             return None
         taken = self._free.take_first(length_max)
         assert taken is not None, "may_take said so"
-        start, end = taken
-        aligned = end - end % self._segment_bytes
-        if start < aligned < end and self._free.first == end:  # only where the stretch goes on behind it
-            self._free.add(aligned, end)
-            end = aligned
-        return self._lease(start, end)
+        return self._lease(*taken)
 
     def steal(self, victim: Lease, keep_bytes: int) -> Lease:
         """Lease what `victim` has left behind the next `keep_bytes`; it ends sooner now. Both get at least a byte."""
         middle = victim.position + min(max(1, keep_bytes), victim.left_bytes - 1)
-        aligned = middle - middle % STEAL_ALIGN_BYTES
+        aligned = middle - middle % self._align_bytes
         middle = aligned if aligned > victim.position else middle
         end, victim.end = victim.end, middle
         self._ahead_bytes -= end - middle
@@ -163,17 +161,19 @@ class Segments:
         return lease
 
 
-def lease_bytes(left_bytes: int, streams: int, tuning: Tuning) -> int:
-    """How much each of `streams` connections should take, so that the last ones end together.
+def lease_bytes(left_bytes: int, free_bytes: int, streams: int, tuning: Tuning) -> int:
+    """How much the next of `streams` connections should take, so that the last ones end together.
 
     As few rounds as the longest lease and the window allow, all of the same size: each round costs every connection a
-    first byte's wait, and a short last round leaves most of them with nothing to do. In whole segments.
+    first byte's wait. What is free is cut evenly, for a short rest would be fetched alone, when all others are done.
     """
-    at_least, segment_bytes = tuning.lease_min_bytes, tuning.segment_bytes
+    at_least, align_bytes = tuning.lease_min_bytes, tuning.align_bytes
     window_bytes = min(tuning.window_bytes, max(left_bytes, tuning.window_bytes // 2))  # soon the hash must be near
-    at_most = max(at_least, min(tuning.lease_max_bytes, _up(window_bytes / streams, segment_bytes)))
-    rounds = math.ceil(left_bytes / (streams * at_most))
-    return min(at_most, max(at_least, _up(left_bytes / (streams * max(1, rounds)), segment_bytes)))
+    at_most = max(at_least, min(tuning.lease_max_bytes, _up(window_bytes / streams, align_bytes)))
+    rounds = max(1, math.ceil(left_bytes / (streams * at_most)))
+    share_bytes = max(at_least, left_bytes / (streams * rounds))
+    leases = max(1, int(free_bytes / share_bytes + REST_SHARE))
+    return min(at_most, max(at_least, _up(free_bytes / leases, align_bytes)))
 
 
 def _up(value: float, multiple: int) -> int:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 class Tuning:
     """Of one file's fetch; all in bytes."""
 
-    segment_bytes: int = 16 << 20  # leases begin and end at multiples of it where they can: spans are as long
+    align_bytes: int = 1 << 20  # leases are as long as a multiple of it
     batch_bytes: int = 1 << 20  # received and written at once; 64 KiB cost four times the CPU
     window_bytes: int = 4 << 30  # ahead of the hash, half of it near the end: it catches up with 2 GiB in a second
     lease_min_bytes: int = 32 << 20  # less does not outlast the first byte's wait

@@ -7,6 +7,8 @@ What a connection fetches is the file's business.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 from qwen_daemon.core.order import Place
@@ -40,6 +42,7 @@ class Connections:
         self._count_max = count_max
         self._open = 0
         self._fetching: dict[Fetching, Rank] = {}
+        self._expected_bytes = 0
         self._remembered_bps = 0.0  # what the last connection that did its work gave
 
     @property
@@ -54,8 +57,17 @@ class Connections:
 
     def share(self, mine: Fetching) -> int:
         """How many connections this file may expect: as many of all as it has of all bytes that are left."""
-        left_bytes = sum(each.left_bytes() for each in self._fetching)
+        left_bytes = self._expected_bytes + sum(each.left_bytes() for each in self._fetching)
         return max(1, round(self._count_max * mine.left_bytes() / left_bytes)) if left_bytes else 1
+
+    @contextmanager
+    def expecting(self, size_bytes: int) -> Iterator[None]:
+        """A large file of this size will join: who comes first must not be cut up for connections it will not get."""
+        self._expected_bytes += size_bytes
+        try:
+            yield
+        finally:
+            self._expected_bytes -= size_bytes
 
     def join(self, fetching: Fetching, rank: Rank = DEFAULT_RANK) -> None:
         """A file begins; it is asked at once."""

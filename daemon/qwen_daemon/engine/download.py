@@ -63,7 +63,7 @@ class Download:
         self._limit = limit
         self._tuning = tuning
         self._rank = rank
-        self._segments = Segments((), tuning.segment_bytes)
+        self._segments = Segments((), tuning.align_bytes)
         self._memory = Memory(tuning.batch_bytes)
         self._streams: dict[asyncio.Task[None], Stream] = {}
         self._growth = Growth(eager=1)
@@ -81,7 +81,7 @@ class Download:
         """
         tuning, size_bytes = self._tuning, self._file.size_bytes
         holes = holes_between(((span.offset, span.end) for span in spans), size_bytes)
-        self._segments = Segments(holes, tuning.segment_bytes)
+        self._segments = Segments(holes, tuning.align_bytes)
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again, tuning.step_bytes)
         self._damaged: list[Span] = []
         self._growth = Growth(eager=eager_streams(self._segments.left_bytes, tuning.eager_bytes))
@@ -154,7 +154,7 @@ class Download:
         if self._streams_limit() == 1:
             return tuning.lease_max_bytes  # also under a low speed limit: it may be lifted long before the end
         streams = max(self.streams + 1, self._connections.share(self))
-        return lease_bytes(self._segments.left_bytes, streams, tuning)
+        return lease_bytes(self._segments.left_bytes, self._segments.free_bytes, streams, tuning)
 
     def _victim(self) -> tuple[Lease, int] | None:
         """The lease that would be done last, and how much of it its own connection should keep, if stealing pays."""

@@ -7,7 +7,7 @@ and durable. Tries and pauses stand in engine.fetches, the round (what a model n
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass
 
 from qwen_api import events as e
@@ -115,10 +115,12 @@ class Files:
                 if not was_brought or not await self._came_meanwhile(file, found):
                     await self._try_small(file, attempt, rank)
                 return False
-            async with self.budget.files.slot(rank):  # before anything that takes its time: slots are given in order
-                if await self.adopt(steps, ways):
-                    return True
-                await self._try(file, found, attempt, rank)
+            with ExitStack() as coming:
+                coming.enter_context(self.budget.connections.expecting(file.size_bytes))
+                async with self.budget.files.slot(rank):  # before anything that takes its time: slots go in order
+                    if await self.adopt(steps, ways):
+                        return True
+                    await self._try(file, found, attempt, rank, coming)
         return False
 
     async def tell_fetched(self, steps: list[Step], started_s: float) -> None:
@@ -167,7 +169,7 @@ class Files:
     def _where(self, file: WantedFile) -> str:
         return self.disk.where(self.manifest, file)
 
-    async def _try(self, file: WantedFile, found: Found, attempt: int, rank: Rank) -> None:
+    async def _try(self, file: WantedFile, found: Found, attempt: int, rank: Rank, coming: ExitStack) -> None:
         async with self.disk.locks.hold(self.manifest.repo, file) as held:
             if not held:
                 raise TryLater("E_LOCKED", "another program is downloading this file", after_s=LOCKED_PAUSE_S)
@@ -192,6 +194,7 @@ class Files:
                             self.tuning,
                             rank,
                         )
+                        coming.close()
                         digest = await download.run(spans, lambda kept: self._resumed(file, kept))
                 finally:
                     await part.close()
