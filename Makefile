@@ -4,6 +4,8 @@ PYTHON ?= python3
 VENV ?= .venv
 MODEL ?=
 PYTEST_ARGS ?=
+# Tests that run at once: one more than two processors, because many of them wait. `make test WORKERS=0`: one by one.
+WORKERS ?= 3
 USER_VENV ?= $(HOME)/.local/share/qwen-daemon/venv
 
 BIN := $(VENV)/bin
@@ -26,7 +28,7 @@ run: $(VENV)/.run  ## the whole job on an embedded default; MODEL=qwen-image-edi
 	@$(BIN)/python -m demo $(MODEL)
 
 test: tools-test $(VENV)/.test lint  ## everything that needs no root, in under 10 minutes
-	$(BIN)/python -m pytest -m "not system and not long" $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "not system and not long" $(PYTEST_ARGS)
 
 lint: $(VENV)/.test
 	$(BIN)/ruff check $(SOURCES)

@@ -1,14 +1,22 @@
-"""For all tests: none is judged by how long it took, and none changes the environment of another."""
+"""For all tests: none is judged by how long it took, and none changes the environment of another.
+
+`make test` runs them in several processes (pytest-xdist), in any order: a test has its own folders, sockets and ports,
+and what is costly to make is made once for all processes, under a lock.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
+from demo import tiny_pipeline
 from qwen_api import language
 
 settings.register_profile("unhurried", deadline=None, max_examples=60)
@@ -30,3 +38,29 @@ def own_environment() -> Iterator[None]:
     language.speak("en")
     os.environ.clear()
     os.environ.update(before)
+
+
+@pytest.fixture
+def tmp_path(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As pytest's own under a shorter name: xdist adds a folder, and a socket's path has at most 107 bytes."""
+    return tmp_path_factory.mktemp(re.sub(r"\W", "_", request.node.name)[:20])
+
+
+@pytest.fixture(scope="session")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tiny real pipeline. It is everybody's: who changes a file copies it."""
+    return _built(tmp_path_factory, "hub")
+
+
+@pytest.fixture(scope="session")
+def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same under the names that transformers 5 writes."""
+    return _built(tmp_path_factory, "native")
+
+
+def _built(tmp_path_factory: pytest.TempPathFactory, layout: tiny_pipeline.Layout) -> Path:
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent  # above the workers' own
+    with FileLock(root / f"{layout}.lock"):
+        return tiny_pipeline.build(root / layout / "model", size="22mb", layout=layout)

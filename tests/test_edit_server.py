@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 
-from demo import tiny_pipeline
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import REPO, SmallModel, folder_as_model
 
@@ -49,11 +48,6 @@ def ask_until(url: str, wanted: str) -> tuple[int, dict[str, str]]:
         if said["state"] == wanted:
             return status, said
     raise AssertionError(f"never {wanted}")
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline.build(tmp_path_factory.mktemp("tiny") / "model", size="22mb")
 
 
 @pytest.fixture

@@ -26,6 +26,7 @@ from tests.fakes.hub import SparseContent
 from tests.test_range_faults import CONFIG, CONTENT, FILE, LOOPS, MIB, REPO, TOKEN, fetch, run
 
 START, END = 5 * MIB, 10 * MIB
+TLS_HELD_BYTES = 2 * (256 << 10)  # its high-water mark, and one read beyond
 Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter, int], Awaitable[None]]
 
 
@@ -172,14 +173,20 @@ def blunt(context: ssl.SSLContext, at: int, goodbye: str) -> Iterator[tuple[str,
 @pytest.mark.parametrize("at", [0, 1, 4 * MIB, 5 * MIB - 1, 5 * MIB])
 def test_over_tls_a_connection_may_end_in_any_way(certificates: Path, at: int, goodbye: str, loop: str) -> None:
     """With or without close_notify, at any byte: what came is right, the rest is asked for; no trouble at the end."""
+    # uvloop's TLS throws away what it holds if the end comes while nobody reads: eof_received() in its sslproto.pyx
+    held_bytes = TLS_HELD_BYTES if loop == "uvloop" else 0
 
     async def work(endpoint: str, starts: list[int]) -> None:
         async with origin_at(endpoint, trusting(certificates)) as origin:
             came, codes = await fetch(origin, START, END)
             assert came == CONTENT[START:END]
-            if goodbye != "reset":  # that one throws away what has not been read
-                assert codes == ([] if at == 5 * MIB else ["E_CUT_SHORT"])
-                assert starts == [START, START + at][: 1 + (at < 5 * MIB)], "what came is not asked for again"
+            if goodbye == "reset":  # that one throws away what has not been read
+                return
+            assert codes == ["E_CUT_SHORT"] * (len(starts) - 1)
+            sent = [START + at, *[END] * len(starts)]  # up to where the server went, time after time
+            for asked, end in zip(starts[1:], sent, strict=False):
+                assert end - held_bytes <= asked < END and asked <= end, "what came is not asked for again"
+            assert loop == "uvloop" or len(starts) == 1 + (at < 5 * MIB)
 
     with blunt(server_context(certificates, "good"), at, goodbye) as (endpoint, starts):
         run(loop, work(endpoint, starts))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from demo import tiny_pipeline
 from qwen_api import events as e
 from qwen_loader import ModelUnavailable, ReadyModel, loaded, text_of
 from qwen_loader.updates import Updates
@@ -24,11 +23,10 @@ def env_of(home: Path) -> dict[str, str]:
 
 
 @pytest.mark.loader
-def test_a_pipeline_for_as_long_as_it_is_needed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_pipeline_for_as_long_as_it_is_needed(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Waited for, loaded, shown to the daemon under its name, and gone at the end; every step can be printed."""
     for name in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
         monkeypatch.setenv(name, "1")  # loading sets them; here they are taken back
-    tiny = tiny_pipeline.build(tmp_path / "tiny", size="22mb")
     model = folder_as_model(tmp_path / "hub", tiny).write().write_ready(tmp_path / "run" / "qwen-daemon")
     lines: list[str] = []
     script = (*model.wanted_events(), *model.complete_events())

@@ -14,7 +14,6 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from demo import tiny_pipeline
 from qwen_api import events as e
 from qwen_api import places
 from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers
@@ -97,11 +96,6 @@ def test_old_diffusers_is_known_by_its_number(version: str, is_refused: bool) ->
 
 
 # The real thing.
-
-
-@pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline.build(tmp_path_factory.mktemp("tiny") / "model", size="22mb")
 
 
 @pytest.fixture

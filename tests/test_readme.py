@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -235,15 +236,12 @@ def test_help_has_examples(command: str, home: Home) -> None:
 
 
 @pytest.mark.loader
-def test_a_picture_is_edited(tmp_path_factory: pytest.TempPathFactory) -> None:
+def test_a_picture_is_edited(tiny: Path, tmp_path: Path) -> None:
     """The loader's command and the Python lines, on a real small pipeline, on the CPU."""
     from PIL import Image
 
-    from demo import tiny_pipeline
-
-    models = tmp_path_factory.mktemp("tiny")
-    tiny_pipeline.build(models / REPOS[0], size="22mb")
-    with mirror(models) as url, tempfile.TemporaryDirectory(prefix="home-") as folder:
+    shutil.copytree(tiny, tmp_path / REPOS[0])
+    with mirror(tmp_path) as url, tempfile.TemporaryDirectory(prefix="home-") as folder:
         home = Home(Path(folder), url)
         home.run(readme.command("qwenctl download qwen-image-edit"))
         Image.linear_gradient("L").convert("RGB").resize((64, 64)).save(home.folder / "cat.png")

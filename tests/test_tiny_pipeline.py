@@ -47,16 +47,6 @@ NAMES_2511 = WEIGHTS | {
 
 
 @pytest.fixture(scope="module")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline.build(tmp_path_factory.mktemp("tiny") / "model", size="22mb")
-
-
-@pytest.fixture(scope="module")
-def native(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tiny_pipeline.build(tmp_path_factory.mktemp("native") / "model", size="22mb", layout="native")
-
-
-@pytest.fixture(scope="module")
 def pipeline(tiny: Path) -> Any:
     return load(tiny)
 

@@ -10,6 +10,7 @@ import hashlib
 import json
 import struct
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 
 from qwen_api.manifest import Manifest, WantedFile, make_manifest, write_tree
@@ -25,6 +26,7 @@ POINTER = (
 PAGE = b"<!DOCTYPE html>\n<html><head><title>Sign in</title></head><body></body></html>"
 
 
+@cache  # several test modules want the same tens of megabytes
 def safetensors(*names: str, seed: int = 1, floats: int = 64) -> bytes:
     """A file with these tensors, `floats` F32 numbers each; equal shapes and other bytes for another seed."""
     size = floats * 4
