@@ -127,8 +127,10 @@ def overlap(folder: Path, device: str) -> Facts:
         return assembly
 
     assembly = Assembly(wishes, lambda _step: None)
-    _, alone_s = timed(device, lambda: early(order[-1]))
-    assembly.free("it was measured")
+    alone_s = float("inf")
+    for _ in range(2):  # the first one pays for pinned memory too
+        alone_s = min(alone_s, timed(device, lambda: early(order[-1]))[1])
+        assembly.free("it was measured")
     for name in ("processor", "scheduler", "tokenizer", *order[:-1]):
         early(name)
     pipeline, after_s = timed(device, lambda: assembly.finish(_ready(folder)))

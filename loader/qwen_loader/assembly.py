@@ -8,8 +8,6 @@ when, is for `overlap`; how one component is read for `components`; where it goe
 from __future__ import annotations
 
 import dataclasses
-import gc
-import sys
 import threading
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
@@ -22,7 +20,7 @@ from qwen_api.seals import Seal, seal_matches
 from qwen_loader import words
 from qwen_loader.components import Terms, counting, is_stored_as_loaded, load_component
 from qwen_loader.libraries import Device, Dtype, LoadFailed, import_libraries, silence_bars, translating
-from qwen_loader.memory import read_machine
+from qwen_loader.memory import give_back, read_machine
 from qwen_loader.placement import AskedPlacement, Machine, NoRoom, Plan, plan_placement
 from qwen_loader.ready import ReadyModel
 from qwen_loader.snapshot import MODEL_INDEX, bytes_in_memory, grouped, read_index, reading, refuse_unsound, seals_of
@@ -291,7 +289,9 @@ class Assembly:
                 case "sequential-offload":
                     pipeline.enable_sequential_cpu_offload()
                 case _:
-                    pipeline = pipeline.to(terms.device)
+                    others = [part for name, part in pipeline.components.items() if name not in components]
+                    if any(isinstance(part, torch.nn.Module) for part in others):  # ours are there, and it looks long
+                        pipeline = pipeline.to(terms.device)
         return pipeline
 
     def _held_seals(self, name: str) -> dict[str, Seal]:
@@ -305,11 +305,3 @@ class Assembly:
             self._arrived.pop(name, None)
         give_back()
         self._tell(Dropped(components=names, why=why))
-
-
-def give_back() -> None:
-    """Free what nothing refers to any more, on the GPU too; imports nothing."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()

@@ -16,7 +16,6 @@ from typing import NamedTuple
 GAP_BYTES_MAX = 4096  # between two tensors: cheaper read than asked for apart
 
 _HEAD = re.compile(r"([0-9a-f]+)-([0-9a-f]+) \S+ ([0-9a-f]+) \S+ \d+\s*(.*)")
-_WRITTEN = re.compile(r"(?:Anonymous|Swap): +(\d+) kB")
 
 
 class Mapping(NamedTuple):
@@ -59,12 +58,12 @@ def read_mappings(smaps: str, paths: Collection[str]) -> tuple[Mapping, ...]:
     found: list[Mapping] = []
     written: set[int] = set()
     for line in smaps.splitlines():
-        head = _HEAD.fullmatch(line)
-        if head is not None:
+        if line[:1].isupper():  # what is said of the mapping above; addresses are in lower case
+            if line.startswith(("Anonymous:", "Swap:")) and line.split()[1] != "0":
+                written.add(found[-1].begin)
+        elif (head := _HEAD.fullmatch(line)) is not None:
             begin, end, offset = (int(number, 16) for number in head.group(1, 2, 3))
             found.append(Mapping(begin, end, offset, head[4]))
-        elif (amount := _WRITTEN.fullmatch(line)) is not None and amount[1] != "0":
-            written.add(found[-1].begin)
     return tuple(sorted(m for m in found if m.path in paths and m.begin not in written))
 
 
