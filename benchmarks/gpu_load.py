@@ -1,35 +1,36 @@
 """How fast a large pipeline comes onto a GPU: qwen-loader beside what people use, in one call, with JSON as the result.
 
-    python -m benchmarks.gpu_load > gpu.json                 25 GB of random weights, made here from a seed; needs a GPU
-    python -m benchmarks.gpu_load --rehearse                 22 MB on the CPU: does the script itself work?
+    python -m benchmarks.gpu_load > gpu.json                  25 GB of random weights, made here from a seed
+    python -m benchmarks.gpu_load --device cpu --size 22mb    does the script itself work?
 
-Needs this repository with the `loader` extra, nothing from the network, and room for the model under --dir. Each
-contestant runs in a process of its own, after its imports and its CUDA context, once with the files out of the page
-cache (posix_fadvise) and once with them in it. fastsafetensors and runai-model-streamer are measured if they are
-installed; like accelerate they are given the weights only and build no pipeline, which `what` says.
+Needs this repository with the `loader` extra (or PYTHONPATH=daemon:monitor:loader:. and its dependencies), nothing from
+the network, and room for the model under --dir. Each contestant runs in a process of its own, after its imports and its
+CUDA context: first all of them with the files in the page cache, then with the files out of it (posix_fadvise). One
+whose library is missing, or that fails, is told as such and the next one goes on; when --budget is spent, the rest is
+told as skipped. What each one is, is in `benchmarks.gpu_contestants`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib
 import importlib.metadata
 import importlib.util
 import json
 import os
+import platform
 import resource
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 from math import prod, sqrt
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+from benchmarks.gpu_contestants import NEEDS, WAYS, Facts, import_all
 from demo import tiny_pipeline
-from demo.tiny_models import SHAPES, Shape
-from qwen_loader import ReadyModel, load_pipeline
+from demo.tiny_models import SHAPES, Shape, SizeName
 from qwen_loader.torchvision_cpu import define_missing_operators
 
 SEED = 2511
@@ -45,13 +46,17 @@ LARGE = Shape(
     head_dim=128,
     vae_base_dim=96,
 )
-CONTESTANTS = ("qwen-loader", "to", "device_map", "accelerate", "fastsafetensors", "runai-model-streamer")
-MODULES = {"fastsafetensors": "fastsafetensors", "runai-model-streamer": "runai_model_streamer"}
-MODELS = {
-    "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration"),
-    "transformer": ("diffusers", "QwenImageTransformer2DModel"),
-    "vae": ("diffusers", "AutoencoderKLQwenImage"),
-}
+COLD = ("qwen-loader", "to", "device_map", "fastsafetensors", "runai-model-streamer", "accelerate")
+VERSIONS = (
+    "torch",
+    "diffusers",
+    "transformers",
+    "accelerate",
+    "safetensors",
+    "fastsafetensors",
+    "runai-model-streamer",
+)
+SPEEDUP, COPY_SHARE, OVERLAP = 2.0, 0.70, 1.2
 EXIT_NO_GPU = 69
 
 
@@ -59,44 +64,98 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Build, measure, print JSON: 0; 69 where there is no GPU."""
     options = _parser().parse_args(argv)
     if options.run:
-        print(json.dumps(_run(options.run, options.dir, "cpu" if options.rehearse else "cuda")))
+        print(json.dumps(_run(options.run, options.dir, options.device)))
         return 0
     define_missing_operators()
     import torch
 
-    if not options.rehearse and not torch.cuda.is_available():
+    if options.device == "cuda" and not torch.cuda.is_available():
         print(
             "error[E_NO_GPU]: nothing was measured\n  why: torch sees no CUDA device\n"
-            "  fix: check nvidia-smi and that torch is a CUDA build; --rehearse tries the script on the CPU",
+            "  fix: check nvidia-smi and that torch is a CUDA build; --device cpu --size 22mb tries the script",
             file=sys.stderr,
         )
         return EXIT_NO_GPU
-    folder = _build(options.dir, rehearse=options.rehearse)
-    size_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
-    runs = [
-        _contest(name, folder, is_cold=is_cold, rehearse=options.rehearse)
-        for name in options.only or CONTESTANTS
-        for is_cold in ((False,) if options.rehearse else (True, False))
-    ]
-    about = {
-        "device": "cpu (rehearsal)" if options.rehearse else torch.cuda.get_device_name(),
-        "weights_bytes": size_bytes,
-        "versions": {name: importlib.metadata.version(name) for name in ("torch", "diffusers", "transformers")},
-    }
-    print(json.dumps({**about, "runs": runs}, indent=2))
+    begun_s = time.monotonic()
+    folder = _build(options.dir, options.size, options.device)
+    about = _about(folder, options.device, build_s=round(time.monotonic() - begun_s, 1))
+    runs: list[Facts] = []
+    for name, cache in _programme(options.only):
+        if time.monotonic() - begun_s > options.budget:
+            runs.append({"name": name, "cache": cache, "skipped": f"the {options.budget} s of --budget are spent"})
+            continue
+        runs.append(_contest(name, cache, folder, options.device))
+        print(json.dumps(runs[-1]), file=sys.stderr, flush=True)  # what a run that is cut short leaves
+    print(json.dumps({**about, "goals": goals(runs, int(str(about["weights_bytes"]))), "runs": runs}, indent=2))
     return 0
 
 
-def _build(root: Path, *, rehearse: bool) -> Path:
-    folder = root / ("rehearsal" if rehearse else f"large-{SEED}")
+def goals(runs: Sequence[Facts], weights_bytes: int) -> list[Facts]:
+    """What the numbers say of the goals; `met` is None where something was not measured."""
+    found = {(run["name"], run["cache"]): run for run in runs}
+
+    def number(name: str, fact: str, cache: str = "warm") -> float | None:
+        value = found.get((name, cache), {}).get(fact)
+        return float(value) if isinstance(value, int | float) and value else None
+
+    def share(over: float | None, under: float | None) -> float | None:
+        return None if over is None or under is None else round(over / under, 3)
+
+    rows: list[tuple[str, float | None, float, bool]] = []
+    for cache in ("warm", "cold"):
+        ours_s, theirs_s = number("qwen-loader", "load_s", cache), number("to", "load_s", cache)
+        rows.append((f"times faster than from_pretrained().to(), {cache}", share(theirs_s, ours_s), SPEEDUP, True))
+    ours_s, copy_bps = number("qwen-loader", "load_s"), number("copy-rate", "pinned_bytes_per_s")
+    rate_bps = weights_bytes / ours_s if ours_s else None
+    rows.append(("share of the host-to-device copy rate, warm", share(rate_bps, copy_bps), COPY_SHARE, True))
+    after = share(number("overlap", "load_s"), number("overlap", "alone_s"))
+    rows.append(("last byte -> ready, over the last component alone", after, OVERLAP, False))
+    return [
+        {
+            "goal": f"{'>=' if is_least else '<='} {goal} {what}",
+            "measured": value,
+            "met": None if value is None else (value >= goal if is_least else value <= goal),
+        }
+        for what, value, goal, is_least in rows
+    ]
+
+
+def _programme(only: Sequence[str] | None) -> list[tuple[str, str]]:
+    warm = [(name, "warm") for name in WAYS]
+    return [(name, cache) for name, cache in (*warm, *((name, "cold") for name in COLD)) if not only or name in only]
+
+
+def _about(folder: Path, device: str, *, build_s: float) -> Facts:
+    import torch
+
+    weights_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
+    installed = {name for name in VERSIONS if importlib.util.find_spec(name.replace("-", "_")) is not None}
+    return {
+        "device": torch.cuda.get_device_name() if device == "cuda" else f"{device} (a rehearsal: no numbers to go by)",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "kernel": platform.release(),
+        "cpus": len(os.sched_getaffinity(0)),
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in sorted(installed)},
+        "weights_bytes": weights_bytes,
+        "build_s": build_s,
+    }
+
+
+def _build(root: Path, size: str, device: str) -> Path:
+    folder = root / f"{size}-{SEED}"
     if not folder.exists():
         root.mkdir(parents=True, exist_ok=True)
         staged = root / f".{folder.name}.{os.getpid()}"
-        make = None if rehearse else _tensor_on_gpu
-        shape = SHAPES["22mb"] if rehearse else LARGE
+        make = _tensor_on_gpu if device == "cuda" else None
+        shape = LARGE if size == "large" else SHAPES[_size_name(size)]
         tiny_pipeline.write(staged, shape, SEED, "hub", lambda line: print(line, file=sys.stderr, flush=True), make)
         staged.rename(folder)
     return folder
+
+
+def _size_name(size: str) -> SizeName:
+    return next(name for name in get_args(SizeName) if name == size)
 
 
 def _tensor_on_gpu(name: str, shape: tuple[int, ...]) -> Any:
@@ -108,20 +167,19 @@ def _tensor_on_gpu(name: str, shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.bfloat16, device="cuda").uniform_(-width, width, generator=dice).cpu()
 
 
-def _contest(name: str, folder: Path, *, is_cold: bool, rehearse: bool) -> dict[str, object]:
-    about: dict[str, object] = {"name": name, "cache": "cold" if is_cold else "warm"}
-    module = MODULES.get(name)
-    if module is not None and (importlib.util.find_spec(module) is None or rehearse):
-        return {**about, "skipped": "on the CPU there is nothing to stream" if rehearse else "not installed"}
+def _contest(name: str, cache: str, folder: Path, device: str) -> Facts:
+    about: Facts = {"name": name, "cache": cache}
+    if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
+        return {**about, "skipped": "not installed"}
     for path in folder.glob("*/*.safetensors"):
-        _evict(path) if is_cold else _read(path)
-    command = [sys.executable, "-m", "benchmarks.gpu_load", "--run", name, "--dir", str(folder)]
-    done = subprocess.run(
-        [*command, *(["--rehearse"] if rehearse else [])], capture_output=True, text=True, check=False
-    )
+        _evict(path) if cache == "cold" else _read(path)
+    command = [sys.executable, "-m", "benchmarks.gpu_load", "--run", name, "--dir", str(folder), "--device", device]
+    # fastsafetensors reads past the page cache by default, which is no answer to what a warm one is worth.
+    env = os.environ | ({"FASTSAFETENSORS_ODIRECT": "0"} if cache == "warm" else {})
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
     if done.returncode:
-        return {**about, "failed": done.stderr.strip().splitlines()[-1:]}
-    result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
+    result: Facts = json.loads(done.stdout.splitlines()[-1])
     return {**about, **result}
 
 
@@ -138,112 +196,40 @@ def _read(path: Path) -> None:
             pass
 
 
-def _run(name: str, folder: Path, device: str) -> dict[str, object]:
+def _run(name: str, folder: Path, device: str) -> Facts:
     """One contestant, in this process."""
     define_missing_operators()
     import torch
 
-    # What a server imports before it loads anything is not the loading's time.
-    for library, class_name in (*MODELS.values(), ("diffusers", "QwenImageEditPlusPipeline")):
-        getattr(importlib.import_module(library), class_name)
+    import_all()
     if device == "cuda":
         torch.zeros(1, device="cuda")
-    ways: dict[str, tuple[str, Callable[[Path, str], object]]] = {
-        "qwen-loader": ("pipeline", _qwen_loader),
-        "to": ("pipeline", _to),
-        "device_map": ("pipeline", _device_map),
-        "accelerate": ("weights", _accelerate),
-        "fastsafetensors": ("weights", _fastsafetensors),
-        "runai-model-streamer": ("weights", _runai),
-    }
-    what, load = ways[name]
     base_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    begun_s = time.perf_counter()
-    loaded = load(folder, device)
-    if device == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - begun_s
+    facts = WAYS[name](folder, device)
+    load_s = facts.get("load_s")
     size_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
-    assert loaded is not None  # held until it was measured
+    rate = (
+        {"bytes_per_s": int(size_bytes / load_s)} if isinstance(load_s, float) and facts["what"] != "component" else {}
+    )
     return {
-        "what": what,
-        "load_s": round(seconds, 3),
-        "bytes_per_s": int(size_bytes / seconds),
+        **facts,
+        **rate,
         "peak_ram_bytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base_kib) * 1024,
-        "vram_bytes": torch.cuda.memory_allocated() if device == "cuda" else 0,
+        "peak_vram_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
     }
-
-
-def _qwen_loader(folder: Path, device: str) -> object:
-    ready = ReadyModel(repo="benchmark/large", commit="", path=str(folder), verified="none", source="disk")
-    return load_pipeline(ready, device="cuda" if device == "cuda" else "cpu", progress=lambda *_step: None)
-
-
-def _options() -> dict[str, Any]:
-    import torch
-
-    return {"local_files_only": True, "use_safetensors": True, "dtype": torch.bfloat16}
-
-
-def _to(folder: Path, device: str) -> object:
-    import diffusers
-
-    return diffusers.DiffusionPipeline.from_pretrained(str(folder), **_options()).to(device)
-
-
-def _device_map(folder: Path, device: str) -> object:
-    import diffusers
-
-    return diffusers.DiffusionPipeline.from_pretrained(str(folder), device_map=device, **_options())
-
-
-def _accelerate(folder: Path, device: str) -> object:
-    import torch
-
-    load_checkpoint_in_model = importlib.import_module("accelerate").load_checkpoint_in_model
-    models = []
-    for name, (library, class_name) in MODELS.items():
-        kind = getattr(importlib.import_module(library), class_name)
-        with torch.device("meta"):
-            if library == "diffusers":
-                model = kind.from_config(kind.load_config(folder / name))
-            else:
-                model = kind(kind.config_class.from_pretrained(folder / name))
-        single = folder / name / "diffusion_pytorch_model.safetensors"
-        index = next((folder / name).glob("*.index.json"), single)
-        load_checkpoint_in_model(model, str(index), device_map={"": device}, dtype=torch.bfloat16)
-        models.append(model)
-    return models
-
-
-def _weights(folder: Path) -> list[str]:
-    return [str(path) for path in sorted(folder.glob("*/*.safetensors"))]
-
-
-def _fastsafetensors(folder: Path, device: str) -> object:
-    library = importlib.import_module("fastsafetensors")
-    held = []
-    for path in _weights(folder):
-        loader = library.SafeTensorsFileLoader(library.SingleGroup(), device=f"{device}:0")
-        loader.add_filenames({0: [path]})
-        buffer = loader.copy_files_to_device()
-        held.append((loader, buffer, [buffer.get_tensor(key) for key in buffer.key_to_rank_lidx]))
-    return held
-
-
-def _runai(folder: Path, device: str) -> object:
-    library = importlib.import_module("runai_model_streamer")
-    with library.SafetensorsStreamer() as streamer:
-        streamer.stream_files(_weights(folder))
-        return [tensor.to(device) for _, tensor in streamer.get_tensors()]
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.gpu_load", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dir", type=Path, default=Path("var/gpu-load"), help="for the model (default: %(default)s)")
-    parser.add_argument("--rehearse", action="store_true", help="22 MB on the CPU; the numbers mean nothing")
-    parser.add_argument("--only", choices=CONTESTANTS, action="append", help="this contestant; may be repeated")
-    parser.add_argument("--run", choices=CONTESTANTS, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="default: %(default)s")
+    sizes = ("large", *get_args(SizeName))
+    parser.add_argument("--size", choices=sizes, default="large", help="large: 25 GB (default: %(default)s)")
+    parser.add_argument("--only", choices=WAYS, action="append", help="this contestant; may be repeated")
+    parser.add_argument(
+        "--budget", type=float, default=540.0, metavar="S", help="begin none after (default: %(default)s)"
+    )
+    parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     return parser
 
 

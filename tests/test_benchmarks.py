@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks import goals, picture, profile, results, tables, wire
+from benchmarks import goals, gpu_load, picture, profile, results, tables, wire
 from benchmarks.cases import CASES
 from benchmarks.clients import CLIENTS
 from benchmarks.results import Machine, Report, Run
@@ -171,8 +171,31 @@ def test_loading_onto_a_gpu_is_refused_where_there_is_none(tmp_path: Path) -> No
     assert (refused.returncode, refused.stdout) == (69, "")
     assert "error[E_NO_GPU]" in refused.stderr
     assert not (tmp_path / "models").exists()
-    rehearsing = [*command, "--rehearse", "--only", "qwen-loader", "--only", "fastsafetensors"]
+    wanted = [word for name in ("qwen-loader", "overlap", "fastsafetensors") for word in ("--only", name)]
+    rehearsing = [*command, "--device", "cpu", "--size", "22mb", *wanted]
     rehearsed = subprocess.run(rehearsing, capture_output=True, text=True, check=False)
-    ours, theirs = json.loads(rehearsed.stdout)["runs"]
-    assert (ours["name"], ours["what"], ours["load_s"] > 0) == ("qwen-loader", "pipeline", True)
-    assert (theirs["name"], "skipped" in theirs) == ("fastsafetensors", True)
+    result = json.loads(rehearsed.stdout)
+    assert [(run["name"], run["cache"]) for run in result["runs"]] == [
+        ("qwen-loader", "warm"),
+        ("overlap", "warm"),
+        ("fastsafetensors", "warm"),
+        ("qwen-loader", "cold"),
+        ("fastsafetensors", "cold"),
+    ]
+    ours, overlap, theirs, *_ = result["runs"]
+    assert ours["on_device"] and overlap["on_device"]
+    assert theirs.get("skipped") == "not installed" or theirs["tensors"]
+    assert all(goal["met"] is None or "last byte" in goal["goal"] for goal in result["goals"])
+
+
+def test_a_goal_that_is_missed_is_told_so() -> None:
+    """And one that could not be measured is neither met nor missed."""
+    runs: list[dict[str, object]] = [
+        {"name": "qwen-loader", "cache": "warm", "load_s": 2.0},
+        {"name": "to", "cache": "warm", "load_s": 5.0},
+        {"name": "qwen-loader", "cache": "cold", "load_s": 4.0},
+        {"name": "to", "cache": "cold", "load_s": 5.0},
+        {"name": "copy-rate", "cache": "warm", "pinned_bytes_per_s": 20_000_000_000},
+    ]
+    found = [(goal["measured"], goal["met"]) for goal in gpu_load.goals(runs, 28_000_000_000)]
+    assert found == [(2.5, True), (1.25, False), (0.7, True), (None, None)]

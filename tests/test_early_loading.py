@@ -20,10 +20,10 @@ import pytest
 
 from demo import tiny_pipeline
 from qwen_api import events as e
-from qwen_api.commands import AddModel
 from qwen_api.manifest import component_of
 from qwen_api.seals import take_seal
 from qwen_api.status import FileStatus, ModelStatus
+from qwen_daemon.config import ConfiguredModel
 from qwen_loader.arrival import Arrival, Later, News, Ordered
 from qwen_loader.assembly import Dropped, Loaded, Placed, Wishes
 from qwen_loader.gate import Waiting
@@ -31,6 +31,7 @@ from qwen_loader.overlap import load_order, next_component
 from qwen_loader.ready import ModelUnavailable
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.fakes.hub_wire import Gate
 from tests.fakes.small_model import SmallModel, folder_as_model
 from tests.running import Running
 
@@ -329,28 +330,38 @@ def test_the_peak_is_one_copy_of_the_weights(tmp_path: Path) -> None:
 
 
 @loader
-def test_a_real_daemon_and_the_real_command(tiny: Path, tmp_path: Path) -> None:
-    """A shard of the transformer is held back on the wire until the text encoder is in memory; then ready follows."""
+@pytest.mark.parametrize("place", ["cache", "local_dir"])
+def test_a_real_daemon_and_the_real_command(tiny: Path, tmp_path: Path, place: str) -> None:
+    """A shard of the transformer is held back on the wire until the text encoder is in memory; then ready follows.
+
+    The folder that fills may be the cache's snapshot or the user's own.
+    """
+    folder = str(tmp_path / "own") if place == "local_dir" else ""
+    wanted = ConfiguredModel(model="org/tiny", local_dir=folder)
     files = {path.relative_to(tiny).as_posix(): path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
-    with (
-        ThreadedSimHub(SimHub(SimRepo(id="org/tiny", files=files))) as hub,
-        Running(tmp_path, endpoint=hub.endpoint, config="[network]\nread_timeout_s = 600\n") as daemon,
-    ):
+    with ThreadedSimHub(SimHub(SimRepo(id="org/tiny", files=files))) as hub:
         gate = hub.gate("transformer/*-00003-*", 0, repo="org/tiny")
-        daemon.client.add(AddModel(model="org/tiny"))
-        command = [sys.executable, "-m", "qwen_loader", "org/tiny", "--device", "cpu", "--keep", "--name", "gpu0"]
-        env = {**daemon.env, "QWEN_DAEMON_SOCKET": str(daemon.control), "OMP_NUM_THREADS": "2"}
-        with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-            try:
-                told = daemon.wait_event(e.LoaderChanged, state="loading", component="text_encoder", timeout=PATIENCE_S)
-                assert told.components[0] == "text_encoder"
-                assert told.loaded_bytes > 0
-                assert daemon.status.models["org--tiny"].state == "downloading"
-                gate.open()
-                ready = daemon.wait_event(e.LoaderChanged, state="ready", timeout=PATIENCE_S)
-                assert (ready.name, ready.device, ready.pid) == ("gpu0", "cpu", process.pid)
-            finally:
-                process.kill()
-                process.communicate()
-        died = daemon.wait_event(e.LoaderChanged, state="failed", timeout=PATIENCE_S)
-        assert "while ready: killed" in died.detail
+        config = "[network]\nread_timeout_s = 600\n"
+        with Running(tmp_path, endpoint=hub.endpoint, models=[wanted], config=config) as daemon:
+            _load_early_and_die(daemon, gate, folder)
+
+
+def _load_early_and_die(daemon: Running, gate: Gate, folder: str) -> None:
+    command = [sys.executable, "-m", "qwen_loader", "org/tiny", "--device", "cpu", "--keep", "--name", "gpu0"]
+    env = {**daemon.env, "QWEN_DAEMON_SOCKET": str(daemon.control), "OMP_NUM_THREADS": "2"}
+    with subprocess.Popen(command, env=env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            told = daemon.wait_event(e.LoaderChanged, state="loading", component="text_encoder", timeout=PATIENCE_S)
+            assert told.components[0] == "text_encoder"
+            assert told.loaded_bytes == told.component_bytes == told.component_size_bytes > 0
+            assert daemon.status.models["org--tiny"].state == "downloading"
+            gate.open()
+            ready = daemon.wait_event(e.LoaderChanged, state="ready", timeout=PATIENCE_S)
+            assert (ready.name, ready.device, ready.pid) == ("gpu0", "cpu", process.pid)
+            path = daemon.status.models["org--tiny"].path
+            assert path == (folder or path) and (Path(path) / "model_index.json").is_file()
+        finally:
+            process.kill()
+            process.communicate()
+    died = daemon.wait_event(e.LoaderChanged, state="failed", timeout=PATIENCE_S)
+    assert died.detail.startswith("killed, or out of memory") and died.detail.endswith("while ready")

@@ -10,7 +10,9 @@ from pathlib import Path
 import pytest
 
 from qwen_api import events as e
+from qwen_api.commands import LoaderReport
 from qwen_loader import ModelUnavailable, ReadyModel, loaded, text_of
+from qwen_loader.presence import STILL, Presence
 from qwen_loader.updates import Updates
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, SmallModel, folder_as_model
@@ -74,3 +76,21 @@ def test_a_newer_commit_is_told_once_when_it_is_proven(tmp_path: Path) -> None:
         assert (newer.commit, newer.path, newer.source) == (COMMIT, str(model.folder), "daemon")
         daemon.say(*model.complete_events())
     assert told.empty()
+
+
+def test_it_says_its_state_again_and_that_nothing_moves(tmp_path: Path) -> None:
+    """A daemon that misses these heartbeats knows that the process hangs; one that gets them, that the load may."""
+    with (
+        FakeDaemon(tmp_path / "run" / "qwen-daemon", bookmark_s=0.2) as daemon,
+        Presence("gpu0", "org--name", env=env_of(tmp_path), heartbeat_s=0.05, still_s=0.2) as presence,
+    ):
+        presence.say(LoaderReport(state="loading", component="vae", loaded_bytes=7))
+        seen = 0
+        while not (reports := daemon.loader_reports()) or reports[-1].detail != STILL:
+            seen = len(daemon.wait_for_commands(seen + 1))
+        assert len(reports) > 2
+        assert {(r.state, r.component, r.loaded_bytes, r.heartbeat_s) for r in reports} == {("loading", "vae", 7, 0.05)}
+        presence.say(LoaderReport(state="loading", component="vae", loaded_bytes=8))
+        while daemon.loader_reports()[-1].loaded_bytes != 8:
+            seen = len(daemon.wait_for_commands(seen + 1))
+        assert daemon.loader_reports()[-1].detail == ""

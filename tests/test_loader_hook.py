@@ -96,10 +96,11 @@ def loader_states(daemon: FakeDaemon) -> list[str]:
 @pytest.mark.fault("K8")
 def test_a_complete_model_is_handed_over_at_once(place: Place) -> None:
     """COMMAND replaces the loader: offline, with the exact snapshot and the cache it lies in."""
+    names = ("QWEN_MODEL_PATH", "HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE", "HF_HUB_CACHE")
     place.model.write().write_ready(place.runtime)
     with place.daemon(*place.model.wanted_events(), *place.model.complete_events()):
-        done = place.command("--", *SHOW, SHOW="QWEN_MODEL_PATH HF_HUB_OFFLINE HF_HUB_CACHE")
-    assert done.stdout.splitlines() == [str(place.model.folder), "1", str(place.model.cache)]
+        done = place.command("--", *SHOW, SHOW=" ".join(names))
+    assert done.stdout.splitlines() == [str(place.model.folder), "1", "1", str(place.model.cache)]
     assert done.returncode == 0
 
 
@@ -452,6 +453,23 @@ def test_works_as_pid_1(place: Place) -> None:
         assert outer.wait(60) == 143
 
 
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="a new PID namespace needs root")
+def test_command_is_pid_1_after_it(place: Place) -> None:
+    """And gets the signals of a container that is stopped, with no shell or loader between."""
+    place.model.write().write_ready(place.state)
+    stay = "trap 'exit 7' TERM; echo $$; read never"
+    command = ["unshare", "--pid", "--fork", sys.executable, "-m", "qwen_loader", REPO, "--", "bash", "-c", stay]
+    with subprocess.Popen(
+        command, env=place.env, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as outer:
+        assert outer.stdout is not None
+        assert outer.stdout.readline() == "1\n"
+        (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        os.kill(int(inner), signal.SIGTERM)
+        assert outer.wait(60) == 7
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -494,6 +512,15 @@ def test_waiting_holds_no_torch() -> None:
     heavy = "import sys, qwen_loader.__main__; print(sorted({'torch','diffusers','transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_waiting_costs_little_memory(place: Place) -> None:
+    """A process that waits for hours beside others: 60 MB until the gate opens."""
+    with place.daemon(*place.model.wanted_events()), place.start("--", "true") as process:
+        read_until(process, "waiting:")
+        peak_kib = int(Path(f"/proc/{process.pid}/status").read_text().split("VmHWM:")[1].split()[0])
+        process.kill()
+    assert peak_kib * 1024 <= 60_000_000
 
 
 # From inside a program.

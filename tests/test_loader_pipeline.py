@@ -21,7 +21,7 @@ from qwen_loader.pipeline import load_pipeline
 from qwen_loader.ready import ReadyModel
 from qwen_loader.stored import BadHeader, pick_variant, stored_dtype, weight_files
 from tests.fakes.daemon import FakeDaemon
-from tests.fakes.small_model import REPO, SmallModel, folder_as_model, safetensors
+from tests.fakes.small_model import COMMIT, REPO, SmallModel, folder_as_model, safetensors
 
 loader = pytest.mark.loader
 
@@ -97,6 +97,8 @@ def test_old_diffusers_is_known_by_its_number(version: str, is_refused: bool) ->
 
 # The real thing.
 
+PROMPT = "Make the sky orange: “закат”."
+
 
 @pytest.fixture
 def model(tiny: Path, tmp_path: Path) -> SmallModel:
@@ -127,13 +129,12 @@ def start(model: SmallModel, *arguments: str, **more: str) -> subprocess.Popen[s
 
 
 def edit_options(picture: Path, output: Path) -> tuple[str, ...]:
-    prompt = "Make the sky orange."
-    return ("--edit", str(picture), "--prompt", prompt, "--output", str(output), "--steps", "2", "--size", "64")
+    return ("--edit", str(picture), "--prompt", PROMPT, "--output", str(output), "--steps", "2", "--size", "64")
 
 
 @loader
 def test_loads_and_edits_from_a_bare_disk(model: SmallModel, picture: Path, tmp_path: Path) -> None:
-    """Every file hashed, the stored dtype kept, the picture of the asked size, and no part file left."""
+    """Every file hashed, the stored dtype kept, each step told, a picture of the asked size, and no part file left."""
     from PIL import Image
 
     output = tmp_path / "out" / "edited.png"
@@ -147,9 +148,29 @@ def test_loads_and_edits_from_a_bare_disk(model: SmallModel, picture: Path, tmp_
     assert said["picture"] == str(output)
     assert said["path"] == str(model.folder)
     assert [output] == list(output.parent.iterdir())
+    assert "editing: step 1/2\n" in err and "editing: step 2/2\n" in err
     with Image.open(output) as edited:
         assert edited.size == (64, 64)
         assert edited.convert("L").getextrema() not in ((0, 0), (255, 255))
+        made = {"model": f"{REPO}@{COMMIT}", "verified": "sha256", "steps": "2", "seed": "0", "images": "1"}
+        assert {name: edited.info[name] for name in made} == made
+        assert edited.info["prompt"] == PROMPT
+        assert "diffusers" in edited.info["Software"]
+
+
+@loader
+def test_several_pictures_become_one(model: SmallModel, picture: Path, tmp_path: Path) -> None:
+    """As the Plus pipeline takes them; another seed or another second picture is another result."""
+    from PIL import Image
+
+    output = tmp_path / "edited.png"
+    other = tmp_path / "other.png"
+    Image.radial_gradient("L").convert("RGB").resize((64, 64)).save(other)
+    with start(model, *edit_options(picture, output), "--edit", str(other), "--seed", "7") as process:
+        _, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    with Image.open(output) as edited:
+        assert (edited.info["images"], edited.info["seed"]) == ("2", "7")
 
 
 @loader

@@ -13,7 +13,8 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api import places
-from qwen_api.commands import AddModel
+from qwen_api.client import DaemonRefused
+from qwen_api.commands import AddModel, LoaderReport
 from qwen_api.manifest import component_of
 from qwen_api.seals import read_ready, seal_matches
 from tests.fakes import hub_kinds as kinds
@@ -265,6 +266,11 @@ def test_removing_a_model_frees_what_only_it_used(hub: SimHub, tmp_path: Path) -
         daemon.client.remove(ONE_KEY, delete_files=True)
         assert daemon.wait_event(e.ModelRemoved, model=ONE_KEY).freed_bytes > 0
         assert parts(daemon) == []
+        daemon.client.report_loader("gpu0", LoaderReport(state="ready", model=KEY))
+        with pytest.raises(DaemonRefused) as refused:
+            daemon.client.remove(KEY, delete_files=True)
+        assert (refused.value.problem.code, refused.value.problem.detail) == ("E_HELD", "gpu0")
+        daemon.client.report_loader("gpu0", LoaderReport(state="gone", model=KEY))
         daemon.client.remove(KEY, delete_files=True)
         freed = daemon.wait_event(e.ModelRemoved, model=KEY).freed_bytes
         assert freed == sum(map(len, set(PIPELINE.values())))

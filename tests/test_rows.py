@@ -31,6 +31,7 @@ from qwen_monitor.display import (
 )
 from qwen_monitor.event_text import EventText, event_text
 from qwen_monitor.pace import Pace
+from qwen_monitor.panes import loader_row
 from qwen_monitor.rows import Link, Scene, Size, draw
 from qwen_monitor.sentences import error_text, reason
 from qwen_monitor.summary import farewell, model_line
@@ -273,6 +274,14 @@ def assert_fits(scene: Scene, size: Size, glyphs) -> None:
 
 def event_log(*events: e.Event) -> tuple[EventText, ...]:
     return tuple(t for x in events if (t := event_text(x)))
+
+
+def test_a_loader_shows_how_much_of_a_component_has_come_and_why_it_may_hang() -> None:
+    """Bytes to the device, of the component; what it says of itself is there in every state."""
+    facts = {"name": "gpu0", "component": "transformer", "component_bytes": 3_100_000_000, "loaded_bytes": 9}
+    loader = LoaderStatus(state="loading", component_size_bytes=9_900_000_000, detail="nothing moves", **facts)
+    text = loader_row(loader, 100, ASCII).text
+    assert "LOADER gpu0 is loading transformer 3.1 GB / 9.9 GB: nothing moves" in text
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")

@@ -93,7 +93,9 @@ class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
 
     `components`, if there are any, is the order in which it loads them; they are fetched in that order from then on.
     A `pid` other than 0 (the daemon takes the kernel's word for the number) says that this process stays: when it ends
-    without a last word, the loader has failed.
+    without a last word, the loader has failed. The same goes for one that promises to say its state again within
+    `heartbeat_s` seconds and is silent for three times as long; saying it again is no event.
+    `loaded_bytes` counts all that is loaded, `component_bytes` what has come of `component`.
     """
 
     state: LoaderState
@@ -102,8 +104,11 @@ class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     device: Annotated[str, msgspec.Meta(max_length=100)] = ""
     detail: Annotated[str, msgspec.Meta(max_length=2000)] = ""
     component: Annotated[str, msgspec.Meta(max_length=255)] = ""
+    component_bytes: int = 0
+    component_size_bytes: int = 0
     loaded_bytes: int = 0
     vram_bytes: int = 0
+    heartbeat_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 0.0
     components: Annotated[tuple[ComponentName, ...], msgspec.Meta(max_length=64)] = ()
 
 

@@ -202,6 +202,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("the configuration wants this model"),
         N_("take it out of [[models]] in the configuration file"),
     ),
+    "E_HELD": (
+        N_("a loader holds this model"),
+        N_("stop it first, or leave the files: qwenctl rm MODEL without --delete-files"),
+    ),
     "E_ALREADY_RUNNING": (
         N_("another daemon works on this cache"),
         N_("stop that one first, or use it: qwenctl ls"),

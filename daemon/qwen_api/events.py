@@ -361,7 +361,10 @@ class DiskChanged(_Event, frozen=True, kw_only=True, tag="disk.changed"):
 
 
 class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
-    """A loader told its state, or vanished (`gone`); `components` is the order in which it loads, if it said so."""
+    """A loader told its state, or was missed (`failed`); `components` is the order in which it loads, if it said so.
+
+    `loaded_bytes` counts all that is loaded, `component_bytes` what has come of `component`.
+    """
 
     name: str
     state: LoaderState
@@ -370,6 +373,8 @@ class LoaderChanged(_Event, frozen=True, kw_only=True, tag="loader.changed"):
     device: str = ""
     detail: str = ""
     component: str = ""
+    component_bytes: int = 0
+    component_size_bytes: int = 0
     loaded_bytes: int = 0
     vram_bytes: int = 0
     components: tuple[str, ...] = ()

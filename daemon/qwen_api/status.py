@@ -147,6 +147,8 @@ class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     device: str = ""
     detail: str = ""
     component: str = ""
+    component_bytes: int = 0
+    component_size_bytes: int = 0
     loaded_bytes: int = 0
     vram_bytes: int = 0
     components: tuple[str, ...] = ()
@@ -156,6 +158,11 @@ class LoaderStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True
     def is_over(self) -> bool:
         """True when it said so, or died."""
         return self.state in ("failed", "gone")
+
+    @property
+    def holds_files(self) -> bool:
+        """True while it reads the model's files, or may have them mapped."""
+        return self.state in ("loading", "ready")
 
 
 class DiskStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -32,6 +32,7 @@ from qwen_daemon.engine.controls import Controls
 from qwen_daemon.engine.disk import Budget, Contents
 from qwen_daemon.engine.endpoints import Endpoints
 from qwen_daemon.engine.keeper import Keeper, Rhythm
+from qwen_daemon.engine.loaders import Loaders
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.scrub import Scrub
 from qwen_daemon.engine.world import World
@@ -83,7 +84,9 @@ async def running(
             watch=FileWatch(),
             rhythm=Rhythm(check_s=settings.config.check.disk_interval_s, hub_s=settings.config.check.hub_interval_s),
         )
-        await _serve(stack, settings, given, Api(bus, engine, _about(settings, version, bus), _holdings(engine)), bus)
+        loaders = Loaders(clock, bus, process.lives)
+        api = Api(bus, engine, _about(settings, version, bus), _holdings(engine), loaders.hear)
+        await _serve(stack, settings, given, api, bus)
         bus.publish(e.DaemonStarted(version=version, pid=os.getpid()))
         world.controls.tell()
         await stack.enter_async_context(_engine(engine))
@@ -96,6 +99,7 @@ async def running(
             controls=world.controls,
             endpoints=opener,
             layouts=layouts,
+            loaders=loaders,
             signals=signals,
             notifier=notifier,
         )

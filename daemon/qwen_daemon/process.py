@@ -22,6 +22,7 @@ from qwen_daemon.core.status_line import status_line
 from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.controls import Controls, Limits
+from qwen_daemon.engine.loaders import Loaders
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.layouts import Layouts
 from qwen_daemon.shell.systemd import Notifier
@@ -30,7 +31,7 @@ from qwen_daemon.shell.watch import FileWatch
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S = 2.0
-LOADER_GONE_S = 5.0  # how often the processes of loaders are looked for
+LOADER_GONE_S = 5.0  # how often loaders are missed
 
 
 def collect_rarely() -> None:
@@ -68,6 +69,7 @@ class Daemon:
     controls: Controls
     endpoints: Opener
     layouts: Layouts
+    loaders: Loaders
     signals: Signals
     notifier: Notifier
 
@@ -143,16 +145,12 @@ def limits_of(network: Network) -> Limits:
 
 
 async def _miss_loaders(daemon: Daemon) -> None:
-    """A loader whose process is gone without a word has failed: killed, or out of memory."""
     while True:
         await asyncio.sleep(LOADER_GONE_S)
-        for loader in list(daemon.bus.status.loaders.values()):
-            if not loader.is_over and loader.pid > 0 and not _lives(loader.pid):
-                detail = f"process {loader.pid} ended without a word while {loader.state}: killed, or out of memory?"
-                daemon.bus.publish(e.LoaderChanged(name=loader.name, state="failed", model=loader.model, detail=detail))
+        daemon.loaders.miss()
 
 
-def _lives(pid: int) -> bool:
+def lives(pid: int) -> bool:
     """Asked of kill(2) and not of /proc, where ProtectProc= hides the processes of others."""
     try:
         os.kill(pid, 0)

@@ -5,11 +5,12 @@ loader of their own on `ReadyModel.path`. Importing this package imports neither
 """
 
 from qwen_loader.arrival import text_of
+from qwen_loader.editing import edit
 from qwen_loader.gate import Policy, Waiting
 from qwen_loader.hold import loaded, loaded_async
 from qwen_loader.hook import wait_ready, wait_ready_async
 from qwen_loader.libraries import LoadFailed
-from qwen_loader.pipeline import edit, load_pipeline
+from qwen_loader.pipeline import load_pipeline
 from qwen_loader.presence import Presence
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout
 

@@ -25,8 +25,8 @@ from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
 from qwen_loader.arrival import Later, Ordered, report_of, text_of
 from qwen_loader.assembly import Dropped, Loaded, Placed
-from qwen_loader.gate import Waiting
-from qwen_loader.job import Failure, InMemory, Job, Loading, News, Outcome
+from qwen_loader.gate import Policy, Waiting
+from qwen_loader.job import Failure, InMemory, Job, Loading, News, Outcome, Stepped
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.presence import Presence
 from qwen_loader.ready import NotReady, ReadyModel
@@ -91,6 +91,8 @@ class _Attendant:
                     self._begin(loading)
                 case InMemory() as in_memory:
                     self._say_ready(in_memory)
+                case Stepped() as stepped:
+                    _print(f"editing: step {stepped.step}/{stepped.steps}")
                 case Failure() as failure:
                     return self._failed(failure.error)
                 case Outcome() as outcome:
@@ -110,7 +112,7 @@ class _Attendant:
     # Each kind of news.
 
     def _begin(self, loading: Loading) -> None:
-        detail = f"{loading.ready.source}, {loading.ready.verified}"
+        detail = ""
         if loading.fallback is not None:
             detail = f"unverified, from the Hub: {loading.fallback.code}"
             why = words.printable(loading.fallback.why)
@@ -178,7 +180,7 @@ class _Attendant:
     def _become(self, ready: ReadyModel) -> int:
         self._presence.leave("gone", f"became {self._asked.command[0]}")
         self._thread.join()
-        environment = command_environment(os.environ.copy(), ready)
+        environment = command_environment(os.environ.copy(), ready, self._asked.policy)
         # From here on a signal is COMMAND's: it is held back until COMMAND's own disposition is in force.
         signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
         received = self._signal_in_inbox()
@@ -236,11 +238,15 @@ class _Attendant:
         sys.stdout.flush()
 
 
-def command_environment(environment: dict[str, str], ready: ReadyModel) -> dict[str, str]:
-    """COMMAND's environment: offline, the snapshot's path, and the cache it lies in, so that repository ids work."""
+def command_environment(environment: dict[str, str], ready: ReadyModel, policy: Policy) -> dict[str, str]:
+    """COMMAND's environment: offline, the snapshot's path, and the cache it lies in, so that repository ids work.
+
+    Where code was not let in, diffusers is told so too.
+    """
     parts = snapshot_parts(Path(ready.path))
     cache = {"HF_HUB_CACHE": str(parts.cache)} if parts is not None else {}
-    return {**environment, **cache, "HF_HUB_OFFLINE": "1", "QWEN_MODEL_PATH": ready.path}
+    code = {} if policy.allow_code else {"DIFFUSERS_DISABLE_REMOTE_CODE": "1"}
+    return {**environment, **cache, **code, "HF_HUB_OFFLINE": "1", "QWEN_MODEL_PATH": ready.path}
 
 
 def _print(text: str) -> None:

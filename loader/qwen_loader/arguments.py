@@ -14,9 +14,9 @@ from qwen_api.durations import parse_duration_s
 from qwen_api.language import LANGUAGES, N_, _
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
+from qwen_loader.editing import STEPS_MIN
 from qwen_loader.gate import Policy
 from qwen_loader.libraries import Device, Dtype
-from qwen_loader.pipeline import STEPS_MIN
 from qwen_loader.placement import AskedPlacement
 
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
@@ -43,9 +43,9 @@ exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 token or licence,
 
 @dataclass(frozen=True, kw_only=True)
 class Edit:
-    """One picture to edit."""
+    """One picture to make."""
 
-    image: Path
+    images: tuple[Path, ...]
     prompt: str
     output: Path
     steps: int | None
@@ -182,7 +182,9 @@ def _parser() -> argparse.ArgumentParser:
         "--until-update", action="store_true", help=_("hold it until a newer commit is complete too, then exit with 0")
     )
     editing = parser.add_argument_group(_("editing one picture"))
-    editing.add_argument("--edit", metavar="IN.png", type=Path, help=_("the picture"))
+    editing.add_argument(
+        "--edit", metavar="IN.png", type=Path, action="append", help=_("the picture; again for each further one")
+    )
     editing.add_argument("--prompt", metavar="TEXT", help=_("what to do with it"))
     editing.add_argument("--output", metavar="OUT.png", type=Path, help=_("where the result goes"))
     editing.add_argument(
@@ -222,14 +224,15 @@ def _read_edit(given: argparse.Namespace) -> Edit | None:
         )
     if given.size is not None and given.size < SIZE_MIN_PX:
         raise UsageError(_("--size {size}: at least {least} pixels are needed", size=given.size, least=SIZE_MIN_PX))
-    if not os.access(given.edit, os.R_OK) or not given.edit.is_file():
-        raise UsageError(_("{path} is not a picture that can be read", path=words.printable(str(given.edit))))
+    for image in given.edit:
+        if not os.access(image, os.R_OK) or not image.is_file():
+            raise UsageError(_("{path} is not a picture that can be read", path=words.printable(str(image))))
     if given.output.suffix.lower() not in PICTURE_ENDINGS or not given.output.parent.is_dir():
         raise UsageError(
             _("--output must end in {endings} and lie in a folder that exists", endings=", ".join(PICTURE_ENDINGS))
         )
     return Edit(
-        image=given.edit,
+        images=tuple(given.edit),
         prompt=given.prompt,
         output=given.output,
         steps=given.steps,

@@ -50,7 +50,13 @@ def report_of(news: News) -> LoaderReport | None:
         case Ordered():
             return LoaderReport(state="waiting", components=news.components)
         case Loaded():
-            return LoaderReport(state="loading", component=news.component, loaded_bytes=news.loaded_bytes)
+            return LoaderReport(
+                state="loading",
+                component=news.component,
+                component_bytes=news.component_bytes,
+                component_size_bytes=news.component_size_bytes,
+                loaded_bytes=news.loaded_bytes,
+            )
         case Dropped():
             return LoaderReport(state="waiting", detail=news.why)
         case _:

@@ -7,28 +7,25 @@ when, is for `overlap`; how one component is read for `components`; where it goe
 
 from __future__ import annotations
 
-import gc
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+import dataclasses
+import threading
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from qwen_api.indexes import BadIndex, NamedComponent, PipelineIndex, read_model_index
-from qwen_api.manifest import component_of
+from qwen_api.indexes import NamedComponent
 from qwen_api.seals import Seal, seal_matches
 from qwen_loader import words
-from qwen_loader.components import Terms, counting, load_component
-from qwen_loader.faults import fault_text, find_faults
+from qwen_loader.components import Terms, counting, is_stored_as_loaded, load_component
 from qwen_loader.libraries import Device, Dtype, LoadFailed, import_libraries, silence_bars, translating
-from qwen_loader.memory import read_machine
+from qwen_loader.memory import give_back, read_machine
 from qwen_loader.placement import AskedPlacement, Machine, NoRoom, Plan, plan_placement
 from qwen_loader.ready import ReadyModel
-from qwen_loader.stored import BadHeader, loaded_bytes, pick_variant, stored_dtype, sum_by_component, weight_paths
-
-MODEL_INDEX = "model_index.json"
-MENDING = "qwenctl download MODEL, or with a daemon: qwenctl verify MODEL"
+from qwen_loader.snapshot import MODEL_INDEX, bytes_in_memory, grouped, read_index, reading, refuse_unsound, seals_of
+from qwen_loader.stored import pick_variant, stored_dtype, sum_by_component, weight_paths
+from qwen_loader.transfer import Moving, Transfer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +35,19 @@ class Wishes:
     device: Device = "auto"
     dtype: Dtype = "auto"
     placement: AskedPlacement = "auto"
+    mmap: bool = True  # on a CPU: leave the weights pages of the files instead of reading them into memory
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """`component` is loaded, or on its way to a GPU; `loaded_bytes` counts all so far."""
+    """`component` is loaded, or on its way to a GPU; `loaded_bytes` counts all so far, `component_bytes` what of this
+    one has arrived, `component_size_bytes` what will.
+    """
 
     component: str
     loaded_bytes: int
+    component_bytes: int = 0
+    component_size_bytes: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,12 +70,15 @@ Step: TypeAlias = Loaded | Dropped | Placed
 
 @dataclass(frozen=True, kw_only=True)
 class _Held:
-    """A loaded component; `terms` is None for one without weights, `seals` are what its files were proven with."""
+    """A loaded component; `terms` is None for one without weights, `seals` are what its files were proven with,
+    `moving` is set while its weights are on their way.
+    """
 
     component: Any
     terms: Terms | None
     seals: dict[str, Seal]
     size_bytes: int
+    moving: Moving | None = None
 
 
 class Assembly:
@@ -85,6 +90,9 @@ class Assembly:
         self._bars = bars
         self._folder = Path()
         self._held: dict[str, _Held] = {}
+        self._arrived: dict[str, int] = {}  # bytes, by component
+        self._telling = threading.Lock()
+        self._transfer: Transfer | None = None
         self._machine: Machine | None = None
         self._plan: Plan | None = None
 
@@ -102,19 +110,23 @@ class Assembly:
         if folder != self._folder:
             self.free("another commit is downloaded now")
             self._folder = folder
-        _refuse_unsound(folder, name)
-        named = {c.name: c for c in _read_index(folder).components}.get(name)
+        refuse_unsound(folder, name)
+        named = {c.name: c for c in read_index(folder).components}.get(name)
         own = [path for path in sizes if path.startswith(f"{name}/")]
         if named is None:
             return
         variant = pick_variant(sizes)
         weights = weight_paths(own, variant)
         dtype = self._dtype([folder / path for path in weights])
-        here_bytes = _in_memory(folder, weights, dtype)
+        here_bytes = bytes_in_memory(folder, weights, dtype)
         expected = sum_by_component(sizes, weight_paths(sizes, variant))
         if weights:  # what is not here yet has no header to read: it is taken to grow or shrink as this component does
             expected = {part: size * here_bytes // max(1, expected[name]) for part, size in expected.items()}
-        self._load(named, self._terms(expected, dtype, variant), _seals_of(name, seals), here_bytes)
+        try:
+            self._load(named, self._terms(expected, dtype, variant), seals_of(name, seals), here_bytes, weights)
+            self._settle()
+        finally:
+            self._end_transfer()
         if not all(seal_matches(folder / path, seal) for path, seal in self._held_seals(name).items()):
             self._drop((name,), "its files were touched while it was loaded")
 
@@ -123,8 +135,10 @@ class Assembly:
         try:
             pipeline = self._finish(ready)
         except BaseException:
+            self._end_transfer()
             self.free("it could not be loaded as a whole")
             raise
+        self._end_transfer()
         self._held.clear()
         return pipeline
 
@@ -140,20 +154,22 @@ class Assembly:
                 f"{ready.repo} is not a diffusers pipeline: it has no model_index.json",
                 f"hand the verified files to a program of your own: qwen-loader {ready.repo} -- COMMAND ...",
             )
-        _refuse_unsound(folder)
-        index = _read_index(folder)
+        refuse_unsound(folder)
+        index = read_index(folder)
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.glob("*/*")}
         variant = pick_variant(sizes)
         weights = weight_paths(sizes, variant)
+        groups = grouped(weights)
         dtype = self._dtype([folder / path for path in weights])
-        in_memory = {name: _in_memory(folder, own, dtype) for name, own in _grouped(weights)}
+        in_memory = {name: bytes_in_memory(folder, own, dtype) for name, own in groups.items()}
         terms = self._terms(in_memory, dtype, variant)
         self._keep_what_holds(folder, ready.seals, terms)
         self._folder = folder
         for named in sorted(index.components, key=lambda c: (-in_memory.get(c.name, 0), c.name)):
             if named.name not in self._held:
-                own_seals = _seals_of(named.name, ready.seals)
-                self._load(named, terms, own_seals, in_memory.get(named.name, 0))
+                own_seals = seals_of(named.name, ready.seals)
+                self._load(named, terms, own_seals, in_memory.get(named.name, 0), groups.get(named.name, []))
+        self._settle()
         pipeline = self._assemble(folder, terms)
         touched = [path for path, seal in ready.seals.items() if not seal_matches(folder / path, seal)]
         if touched:
@@ -167,7 +183,7 @@ class Assembly:
     def _keep_what_holds(self, folder: Path, seals: Mapping[str, Seal], terms: Terms) -> None:
         if folder != self._folder:
             self._drop(tuple(self._held), "another commit was completed")
-        touched = [name for name, held in self._held.items() if held.seals != _seals_of(name, seals)]
+        touched = [name for name, held in self._held.items() if held.seals != seals_of(name, seals)]
         self._drop(tuple(touched), "its files were touched after it was loaded: it is loaded again")
         other = [name for name, held in self._held.items() if held.terms not in (None, terms)]
         self._drop(tuple(other), f"the whole model is loaded as {terms.dtype} on {terms.device}: it is loaded again")
@@ -175,7 +191,7 @@ class Assembly:
     def _dtype(self, weights: list[Path]) -> str:
         if self._wishes.dtype != "auto":
             return self._wishes.dtype
-        with _reading(self._folder):
+        with reading(self._folder):
             return stored_dtype(weights)
 
     def _terms(self, in_memory: Mapping[str, int], dtype: str, variant: str | None) -> Terms:
@@ -198,21 +214,60 @@ class Assembly:
         self._plan = plan
         return Terms(dtype=dtype, device=plan.load_on, variant=variant)
 
-    def _load(self, named: NamedComponent, terms: Terms, seals: dict[str, Seal], size_bytes: int) -> None:
+    def _load(
+        self, named: NamedComponent, terms: Terms, seals: dict[str, Seal], size_bytes: int, weights: list[str]
+    ) -> None:
+        """Take a component in. Its weights may still be on their way afterwards: the next one is built meanwhile."""
         torch, _ = import_libraries()
-        before = sum(held.size_bytes for held in self._held.values())
+        where, name = self._folder / named.name, named.name
+        files = [self._folder / path for path in weights]
+        may_move = bool(files) and (terms.device != "cpu" or not self._wishes.mmap)
+        with reading(self._folder):
+            moves = may_move and is_stored_as_loaded(where, files, terms)
+        moving = None
 
         def count(arrived_bytes: int) -> None:
-            self._tell(Loaded(component=named.name, loaded_bytes=before + min(arrived_bytes, size_bytes)))
+            self._count(name, min(arrived_bytes, size_bytes), size_bytes)
 
-        with translating(torch, "E_LOAD", f"{named.name} cannot be loaded"), counting(count):
-            component = load_component(self._folder, named, terms)
+        with translating(torch, "E_LOAD", f"{name} cannot be loaded"), nullcontext() if moves else counting(count):
+            if moves and self._transfer is None:
+                self._transfer = Transfer(terms.device)  # makes its buffers while the component is built
+            component = load_component(self._folder, named, terms, is_moved_later=moves)
+            if moves and component is not None and self._transfer is not None:
+                moving = self._transfer.begin(component, files, count)
         if component is None:
             return
-        self._held[named.name] = _Held(
-            component=component, terms=terms if size_bytes else None, seals=seals, size_bytes=size_bytes
-        )
-        self._tell(Loaded(component=named.name, loaded_bytes=before + size_bytes))
+        held_in = terms if size_bytes else None
+        self._held[name] = _Held(component=component, terms=held_in, seals=seals, size_bytes=size_bytes, moving=moving)
+        if moving is None:
+            count(size_bytes)
+
+    def _count(self, name: str, arrived_bytes: int, size_bytes: int) -> None:
+        with self._telling:
+            self._arrived[name] = arrived_bytes
+            self._tell(
+                Loaded(
+                    component=name,
+                    loaded_bytes=sum(self._arrived.values()),
+                    component_bytes=arrived_bytes,
+                    component_size_bytes=size_bytes,
+                )
+            )
+
+    def _settle(self) -> None:
+        """Return once every component is where it is wanted."""
+        torch, _ = import_libraries()
+        for name, held in self._held.items():
+            if held.moving is not None:
+                with translating(torch, "E_LOAD", f"{name} cannot be loaded"):
+                    held.moving.wait()
+                self._held[name] = dataclasses.replace(held, moving=None)
+                self._count(name, held.size_bytes, held.size_bytes)
+
+    def _end_transfer(self) -> None:
+        if self._transfer is not None:
+            self._transfer.close()
+        self._transfer = None
 
     def _assemble(self, folder: Path, terms: Terms) -> Any:
         torch, diffusers = import_libraries()
@@ -234,7 +289,9 @@ class Assembly:
                 case "sequential-offload":
                     pipeline.enable_sequential_cpu_offload()
                 case _:
-                    pipeline = pipeline.to(terms.device)
+                    others = [part for name, part in pipeline.components.items() if name not in components]
+                    if any(isinstance(part, torch.nn.Module) for part in others):  # ours are there, and it looks long
+                        pipeline = pipeline.to(terms.device)
         return pipeline
 
     def _held_seals(self, name: str) -> dict[str, Seal]:
@@ -245,54 +302,6 @@ class Assembly:
             return
         for name in names:
             del self._held[name]
+            self._arrived.pop(name, None)
         give_back()
         self._tell(Dropped(components=names, why=why))
-
-
-def give_back() -> None:
-    """Free what nothing refers to any more, on the GPU too; imports nothing."""
-    gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def _seals_of(component: str, seals: Mapping[str, Seal]) -> dict[str, Seal]:
-    return {path: seal for path, seal in seals.items() if component_of(path) == component}
-
-
-def _grouped(weights: list[str]) -> list[tuple[str, list[str]]]:
-    groups: dict[str, list[str]] = {}
-    for path in weights:
-        groups.setdefault(component_of(path), []).append(path)
-    return list(groups.items())
-
-
-def _in_memory(folder: Path, weights: list[str], dtype: str) -> int:
-    with _reading(folder):
-        return sum(loaded_bytes(folder / path, dtype) for path in weights)
-
-
-@contextmanager
-def _reading(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except (BadHeader, OSError) as error:
-        raise LoadFailed("E_CORRUPT", str(error), f"qwenctl check {folder} --verify full") from error
-
-
-def _read_index(folder: Path) -> PipelineIndex:
-    try:
-        return read_model_index((folder / MODEL_INDEX).read_bytes())
-    except (BadIndex, OSError) as error:
-        raise LoadFailed("E_CORRUPT", f"model_index.json: {error}", f"qwenctl check {folder}") from error
-
-
-def _refuse_unsound(folder: Path, component: str | None = None) -> None:
-    """LoadFailed for what the libraries would hide or misname, told by its cause, before torch is imported."""
-    found = find_faults(folder, component=component)
-    if found:
-        more = f"; and {words.files_text(len(found) - 1, 'more')}" if len(found) > 1 else ""
-        raise LoadFailed(
-            found[0].code, fault_text(found[0]) + more, f"see all with: qwenctl check {folder}; mend with: {MENDING}"
-        )

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import inspect
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
@@ -19,6 +19,7 @@ import msgspec
 
 from qwen_api.component_kinds import kind_of
 from qwen_api.indexes import NamedComponent
+from qwen_loader.stored import stored_dtype
 
 COUNT_EVERY_S = 1.0  # how often bytes on the device are counted while a component loads
 
@@ -31,8 +32,11 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     variant: str | None = None
 
 
-def load_component(folder: Path, named: NamedComponent, terms: Terms) -> Any | None:
-    """The component in `folder / named.name`; None if only diffusers knows how. Raises whatever its library raises."""
+def load_component(folder: Path, named: NamedComponent, terms: Terms, *, is_moved_later: bool = False) -> Any | None:
+    """The component in `folder / named.name`; None if only diffusers knows how. Raises whatever its library raises.
+
+    One that `is_moved_later` stays on the CPU, where its weights are the file's own pages and nothing is read.
+    """
     import torch
 
     where = folder / named.name
@@ -47,8 +51,20 @@ def load_component(folder: Path, named: NamedComponent, terms: Terms) -> Any | N
         options |= {"variant": terms.variant} if _has_variant(where, terms.variant) else {}
         # With a map each tensor is made on the device and filled from the file; without one, all of them are made in
         # RAM first. In RAM itself they stay the file's own pages.
-        options |= {"device_map": {"": terms.device}} if terms.device != "cpu" else {}
+        options |= {"device_map": {"": terms.device}} if terms.device != "cpu" and not is_moved_later else {}
     return found.from_pretrained(str(where), **options)
+
+
+def is_stored_as_loaded(folder: Path, weights: Iterable[Path], terms: Terms) -> bool:
+    """True when the weights of the component in `folder` need no conversion: their bytes can go where they are used.
+
+    A quantized model is its library's business. Raises BadHeader, OSError.
+    """
+    try:
+        config = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
+    except (OSError, msgspec.DecodeError):
+        return False
+    return "quantization_config" not in config and stored_dtype(weights) == terms.dtype
 
 
 def _class_of(named: NamedComponent) -> Any | None:

@@ -20,9 +20,10 @@ from typing import Any, Self, TypedDict, Unpack
 from qwen_api.commands import LoaderReport
 from qwen_api.models import parse_model
 from qwen_loader.arrival import Arrival, News, report_of
-from qwen_loader.assembly import Wishes, give_back
+from qwen_loader.assembly import Wishes
 from qwen_loader.gate import Policy
 from qwen_loader.libraries import Device, Dtype, LoadFailed
+from qwen_loader.memory import give_back
 from qwen_loader.pipeline import describe
 from qwen_loader.placement import AskedPlacement
 from qwen_loader.presence import Presence

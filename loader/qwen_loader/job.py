@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from qwen_api.models import ModelRef
-from qwen_loader import arrival, pipeline
+from qwen_loader import arrival, editing, pipeline
 from qwen_loader.arguments import Asked
 from qwen_loader.arrival import Arrival
 from qwen_loader.assembly import Wishes
@@ -44,6 +44,14 @@ class InMemory:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stepped:
+    """One more step of the edit is done."""
+
+    step: int
+    steps: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Outcome:
     """Everything asked for is done. `loaded` keeps the pipeline in memory; None if only waiting was asked for."""
 
@@ -62,7 +70,7 @@ class Failure:
     error: BaseException
 
 
-News: TypeAlias = arrival.News | Loading | InMemory | Outcome | Failure
+News: TypeAlias = arrival.News | Loading | InMemory | Stepped | Outcome | Failure
 
 
 class Job:
@@ -108,7 +116,7 @@ class Job:
         in_memory = InMemory(ready=ready, pipeline=loaded, device=device, dtype=dtype, vram_bytes=vram_bytes)
         tell(in_memory)
         at_hand = time.monotonic()
-        picture = _edit(asked, loaded)
+        picture = self._edit(ready, loaded)
         return Outcome(
             ready=ready,
             loaded=in_memory,
@@ -131,22 +139,23 @@ class Job:
             return pipeline.load_from_hub(self._asked.ref, device=self._asked.device, dtype=self._asked.dtype)
         return self._arrival.load(ready)
 
+    def _edit(self, ready: ReadyModel, loaded: Any) -> Path | None:
+        wanted = self._asked.edit
+        if wanted is None:
+            return None
+        return editing.edit(
+            loaded,
+            wanted.images,
+            wanted.prompt,
+            wanted.output,
+            steps=wanted.steps,
+            size_px=wanted.size_px,
+            seed=wanted.seed,
+            on_step=lambda step, steps: self._tell(Stepped(step=step, steps=steps)),
+            about={"model": f"{ready.repo}@{ready.commit}".rstrip("@"), "verified": ready.verified},
+        )
+
 
 def _unverified(ref: ModelRef) -> ReadyModel:
     commit = ref.revision if ref.is_pinned else ""
     return ReadyModel(repo=ref.repo, commit=commit, path="", verified="none", source="hub")
-
-
-def _edit(asked: Asked, loaded: Any) -> Path | None:
-    wanted = asked.edit
-    if wanted is None:
-        return None
-    return pipeline.edit(
-        loaded,
-        wanted.image,
-        wanted.prompt,
-        wanted.output,
-        steps=wanted.steps,
-        size_px=wanted.size_px,
-        seed=wanted.seed,
-    )

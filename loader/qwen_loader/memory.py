@@ -1,10 +1,12 @@
-"""Asks the machine how much memory is free: RAM (also as a container's limit has it), and VRAM of torch.
+"""Asks the machine how much memory is free: RAM (also as a container's limit has it), and VRAM of torch; gives it back.
 
 What the numbers mean is for `placement`. Reads files of the kernel and nothing else; no torch is imported here.
 """
 
 from __future__ import annotations
 
+import gc
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,14 @@ def read_machine(torch: Any) -> Machine:
     """What is free now. Makes torch's CUDA context where there is a GPU."""
     vram_bytes = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
     return Machine(ram_bytes=free_ram_bytes(), vram_bytes=vram_bytes)
+
+
+def give_back() -> None:
+    """Free what nothing refers to any more, on the GPU too; imports nothing."""
+    gc.collect()
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def free_ram_bytes(

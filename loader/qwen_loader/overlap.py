@@ -10,7 +10,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Collection
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 import msgspec
@@ -22,9 +21,10 @@ from qwen_api.manifest import component_of
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import ModelStatus
 from qwen_loader import evidence, gate
-from qwen_loader.assembly import MODEL_INDEX, Assembly
+from qwen_loader.assembly import Assembly
 from qwen_loader.gate import Candidate, Policy
 from qwen_loader.libraries import LoadFailed
+from qwen_loader.snapshot import MODEL_INDEX
 from qwen_loader.stored import pick_variant, sum_by_component, weight_paths
 
 
@@ -58,9 +58,7 @@ class Overlap:
         self._thread.start()
         return self
 
-    def __exit__(
-        self, _kind: type[BaseException] | None, _error: BaseException | None, _trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._ending = True
             self._changed.notify()

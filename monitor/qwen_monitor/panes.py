@@ -297,12 +297,16 @@ def _event_row(event: EventText, width: int, now: datetime, glyphs: Glyphs) -> R
 
 
 def loader_row(loader: LoaderStatus, width: int, glyphs: Glyphs) -> Row:
-    """`LOADER image-api pid 4121 is loading transformer 12.0 GB  cuda:0`."""
+    """`LOADER image-api pid 4121 is loading transformer 3.1 GB / 9.9 GB  cuda:0`."""
     pid = f" pid {loader.pid}" if loader.pid else ""
     what = _(LOADER_STATES.get(loader.state, loader.state))
     part = f" {loader.component}" if loader.component and loader.state == "loading" else ""
-    held = f" {bytes_text(loader.loaded_bytes)}" if loader.loaded_bytes and loader.state == "loading" else ""
-    why = f": {loader.detail}" if loader.detail and loader.state == "failed" else ""
+    held = ""
+    if loader.state == "loading" and loader.component_size_bytes:
+        held = f" {bytes_text(loader.component_bytes)} / {bytes_text(loader.component_size_bytes)}"
+    elif loader.state == "loading" and loader.loaded_bytes:
+        held = f" {bytes_text(loader.loaded_bytes)}"
+    why = f": {loader.detail}" if loader.detail else ""
     memory = f"{loader.device} {bytes_text(loader.vram_bytes)}" if loader.vram_bytes else loader.device
     tone: Tone = "bad" if loader.state == "failed" else "good" if loader.state == "ready" else "plain"
     return Row(

@@ -333,7 +333,7 @@ class FakeDaemon:
         body = await request.read()
         report = msgspec.json.decode(body, type=commands.LoaderReport)
         self._note("loader", name, body)
-        facts = {f: getattr(report, f) for f in report.__struct_fields__}
+        facts = {f: getattr(report, f) for f in report.__struct_fields__ if f != "heartbeat_s"}
         await self._say([e.LoaderChanged(name=name, **facts)])
         return self._accepted()
 

@@ -47,6 +47,7 @@ class Api:
         engine: Commands,
         version: commands.Version,
         holdings: Callable[[str], Awaitable[Holdings]],
+        hear_loader: Callable[[e.LoaderChanged, float], int | None],
     ) -> None:
         self._bus = bus
         self._engine = engine
@@ -54,6 +55,7 @@ class Api:
         self._orders = Orders(bus, engine, self._key)
         self._version = version
         self._holdings = holdings
+        self._hear_loader = hear_loader
 
     def application(self, *, control: bool) -> web.Application:
         """The routes of one of the two sockets."""
@@ -124,9 +126,11 @@ class Api:
             raise Refusal(503, "E_BUSY", N_("too many loaders"), f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
         facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid if report.pid else 0))
-        if report.components:
+        heartbeat_s = facts.pop("heartbeat_s")
+        seq = self._hear_loader(e.LoaderChanged(name=name, **facts), heartbeat_s)
+        if report.components and seq is not None:
             self._engine.order_components(self._key(report.model), report.components)
-        return accepted(self._bus.publish(e.LoaderChanged(name=name, **facts)), report.model)
+        return accepted(self._bus.status.seq if seq is None else seq, report.model)
 
     def _key(self, name: str) -> str:
         """A model's key, its alias or `org/name[@revision]` (percent-encoded in a path); anything else as it is."""

@@ -8,8 +8,10 @@ from typing import Protocol
 from aiohttp import web
 
 from qwen_api import commands
+from qwen_api.language import N_
 from qwen_daemon.shell.api_stream import Stream
 from qwen_daemon.shell.api_wire import accepted, audit, read_body
+from qwen_daemon.shell.problems import Refusal
 
 
 class FileCommands(Protocol):
@@ -101,6 +103,15 @@ class Orders:
         key = self._key(request.match_info["id"])
         asked = await read_body(request, commands.RemoveModel)
         audit(request, "remove", key)
+        holders = [x.name for x in self._bus.status.loaders.values() if x.model == key and x.holds_files]
+        if asked.delete_files and holders:
+            raise Refusal(
+                409,
+                "E_HELD",
+                N_("a loader holds this model"),
+                ", ".join(holders),
+                "stop it first, or leave the files: without --delete-files",
+            )
         await self._engine.remove(key, delete_files=asked.delete_files)
         return accepted(self._bus.seq, key)
 

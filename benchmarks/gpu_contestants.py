@@ -1,0 +1,245 @@
+"""The ways to bring a pipeline's weights onto a device that `benchmarks.gpu_load` puts side by side, one per process.
+
+`what` says what one ends in: "pipeline", ready to use; "weights", all tensors on the device and no model around them;
+"component", the last one of a pipeline whose others were there. fastsafetensors and runai-model-streamer are imported
+here only, and called as fastsafetensors 0.5 and runai-model-streamer 0.17 document it (docs/overview.md and
+docs/src/usage.md of their repositories).
+"""
+
+from __future__ import annotations
+
+import importlib
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from qwen_loader import ReadyModel, load_pipeline
+from qwen_loader.assembly import Assembly, Wishes
+from qwen_loader.transfer import READERS, Transfer
+
+MODELS = {
+    "text_encoder": ("transformers", "Qwen2_5_VLForConditionalGeneration"),
+    "transformer": ("diffusers", "QwenImageTransformer2DModel"),
+    "vae": ("diffusers", "AutoencoderKLQwenImage"),
+}
+NEEDS = {"fastsafetensors": "fastsafetensors", "runai-model-streamer": "runai_model_streamer"}
+COPY_BYTES = 1 << 30
+COPY_ROUNDS = 8
+
+Facts = dict[str, object]
+
+
+def qwen_loader(folder: Path, device: str) -> Facts:
+    """Ours. On a CPU it reads the weights into memory, so that a rehearsal goes the same way."""
+    pipeline, load_s = timed(
+        device, lambda: load_pipeline(_ready(folder), device=_kind(device), mmap=False, progress=lambda *_step: None)
+    )
+    return {"what": "pipeline", "load_s": load_s, "on_device": _is_on(pipeline, device)}
+
+
+def to(folder: Path, device: str) -> Facts:
+    """from_pretrained(...).to(device): what every example does."""
+    import diffusers
+
+    def load() -> Any:
+        return diffusers.DiffusionPipeline.from_pretrained(str(folder), **_options()).to(device)
+
+    pipeline, load_s = timed(device, load)
+    return {"what": "pipeline", "load_s": load_s, "on_device": _is_on(pipeline, device)}
+
+
+def device_map(folder: Path, device: str) -> Facts:
+    """from_pretrained(..., device_map=device)."""
+    import diffusers
+
+    def load() -> Any:
+        return diffusers.DiffusionPipeline.from_pretrained(str(folder), device_map=device, **_options())
+
+    pipeline, load_s = timed(device, load)
+    return {"what": "pipeline", "load_s": load_s, "on_device": _is_on(pipeline, device)}
+
+
+def accelerate(folder: Path, device: str) -> Facts:
+    """accelerate.load_checkpoint_in_model into models that were made without weights."""
+    import torch
+
+    load_checkpoint_in_model = importlib.import_module("accelerate").load_checkpoint_in_model
+
+    def load() -> list[Any]:
+        models = []
+        for name, (library, class_name) in MODELS.items():
+            kind = getattr(importlib.import_module(library), class_name)
+            with torch.device("meta"):
+                if library == "diffusers":
+                    model = kind.from_config(kind.load_config(folder / name))
+                else:
+                    model = kind(kind.config_class.from_pretrained(folder / name))
+            single = folder / name / "diffusion_pytorch_model.safetensors"
+            index = next((folder / name).glob("*.index.json"), single)
+            load_checkpoint_in_model(model, str(index), device_map={"": device}, dtype=torch.bfloat16)
+            models.append(model)
+        return models
+
+    return {"what": "weights", "load_s": timed(device, load)[1]}
+
+
+def fastsafetensors(folder: Path, device: str) -> Facts:
+    """fastsafetensors without GPUDirect Storage, which few machines have set up."""
+    library = importlib.import_module("fastsafetensors")
+
+    def load() -> list[Any]:
+        held = []
+        for name in MODELS:
+            loader = library.SafeTensorsFileLoader(library.SingleGroup(), _numbered(device), nogds=True)
+            loader.add_filenames({0: _weights(folder / name)})
+            buffer = loader.copy_files_to_device()
+            held.append((loader, buffer, [buffer.get_tensor(key) for key in loader.get_keys()]))
+        return held
+
+    held, load_s = timed(device, load)
+    tensors = [tensor for _loader, _buffer, own in held for tensor in own]
+    return {"what": "weights", "load_s": load_s, "tensors": len(tensors)}
+
+
+def runai(folder: Path, device: str) -> Facts:
+    """The Run:ai streamer, all files at once, each tensor sent when it was read."""
+    library = importlib.import_module("runai_model_streamer")
+
+    def load() -> list[Any]:
+        with library.SafetensorsStreamer() as streamer:
+            streamer.stream_files([path for name in MODELS for path in _weights(folder / name)])
+            return [tensor.to(_numbered(device), copy=True) for _name, tensor in streamer.get_tensors()]
+
+    tensors, load_s = timed(device, load)
+    return {"what": "weights", "load_s": load_s, "tensors": len(tensors)}
+
+
+def overlap(folder: Path, device: str) -> Facts:
+    """Everything but the last component is there already, as it is when the last byte comes: what is left to do?"""
+    order = sorted(MODELS, key=lambda name: -_size_bytes(folder / name))
+    wishes = Wishes(device=_kind(device), mmap=False)
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.glob("*/*")}
+
+    def early(name: str) -> Assembly:
+        assembly.load_early(folder, name, sizes, {})
+        return assembly
+
+    assembly = Assembly(wishes, lambda _step: None)
+    alone_s = float("inf")
+    for _ in range(2):  # the first one pays for pinned memory too
+        alone_s = min(alone_s, timed(device, lambda: early(order[-1]))[1])
+        assembly.free("it was measured")
+    for name in ("processor", "scheduler", "tokenizer", *order[:-1]):
+        early(name)
+    pipeline, after_s = timed(device, lambda: assembly.finish(_ready(folder)))
+    on_device = _is_on(pipeline, device)
+    return {"what": "component", "load_s": after_s, "last": order[-1], "alone_s": alone_s, "on_device": on_device}
+
+
+def copy_rate(_folder: Path, device: str) -> Facts:
+    """What the device takes from pinned and from ordinary memory: the best of several copies of a gigabyte."""
+    import torch
+
+    target = torch.empty(COPY_BYTES, dtype=torch.uint8, device=device)
+    rates = {}
+    for kind in ("pinned", "ordinary"):
+        source = torch.ones(COPY_BYTES, dtype=torch.uint8)
+        source = source.pin_memory() if kind == "pinned" and device != "cpu" else source
+        copy = partial(target.copy_, source, non_blocking=True)
+        times_s = [timed(device, copy)[1] for _ in range(COPY_ROUNDS)]
+        rates[f"{kind}_bytes_per_s"] = int(COPY_BYTES / min(times_s))
+    return {"what": "copy", **rates}
+
+
+def transfer(readers: int) -> Callable[[Path, str], Facts]:
+    """Only the way of the bytes, with so many readers: models that are mapped already."""
+
+    def run(folder: Path, device: str) -> Facts:
+        models = []
+        for name, (library, class_name) in MODELS.items():
+            kind = getattr(importlib.import_module(library), class_name)
+            dtype = "dtype" if library == "transformers" else "torch_dtype"
+            options = {name: value for name, value in _options().items() if name != "dtype"}
+            models.append((name, kind.from_pretrained(str(folder / name), **options, **{dtype: _options()["dtype"]})))
+
+        def move() -> int:
+            with Transfer(device, readers=readers) as moving:
+                under_way = [
+                    moving.begin(model, (folder / name).glob("*.safetensors"), lambda _bytes: None)
+                    for name, model in models
+                ]
+                for one in under_way:
+                    one.wait()
+            return sum(one.read_bytes for one in under_way)
+
+        read_bytes, load_s = timed(device, move)
+        return {"what": "weights", "load_s": load_s, "readers": readers, "read_bytes": read_bytes}
+
+    return run
+
+
+WAYS: dict[str, Callable[[Path, str], Facts]] = {
+    "copy-rate": copy_rate,
+    "qwen-loader": qwen_loader,
+    "to": to,
+    "overlap": overlap,
+    "device_map": device_map,
+    "accelerate": accelerate,
+    "fastsafetensors": fastsafetensors,
+    "runai-model-streamer": runai,
+    **{f"transfer-{readers}": transfer(readers) for readers in (READERS // 2, READERS, 2 * READERS)},
+}
+
+
+def import_all() -> None:
+    """What a server imports before it loads anything is not the loading's time."""
+    for library, class_name in (*MODELS.values(), ("diffusers", "QwenImageEditPlusPipeline")):
+        getattr(importlib.import_module(library), class_name)
+
+
+def timed(device: str, work: Callable[[], Any]) -> tuple[Any, float]:
+    """What `work` returns, and how many seconds it took until the device was done."""
+    import torch
+
+    begun_s = time.perf_counter()
+    done = work()
+    if device != "cpu":
+        torch.cuda.synchronize()
+    return done, round(time.perf_counter() - begun_s, 4)
+
+
+def _ready(folder: Path) -> ReadyModel:
+    return ReadyModel(repo="benchmark/model", commit="", path=str(folder), verified="none", source="disk")
+
+
+def _kind(device: str) -> Any:
+    return "cpu" if device == "cpu" else "cuda"
+
+
+def _numbered(device: str) -> str:
+    return device if device == "cpu" else f"{device}:0"
+
+
+def _options() -> dict[str, Any]:
+    import torch
+
+    return {"local_files_only": True, "use_safetensors": True, "dtype": torch.bfloat16}
+
+
+def _weights(folder: Path) -> list[str]:
+    return [str(path) for path in sorted(folder.glob("*.safetensors"))]
+
+
+def _size_bytes(folder: Path) -> int:
+    return sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+
+
+def _is_on(pipeline: Any, device: str) -> bool:
+    """Every weight of every component is on the device, and is a number."""
+    return all(
+        weight.device.type == device and bool(weight.isfinite().all())
+        for name in MODELS
+        for weight in getattr(pipeline, name).parameters()
+    )

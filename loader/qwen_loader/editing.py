@@ -1,0 +1,121 @@
+"""Edits a picture with a loaded pipeline, tells each step, and writes into the result what it was made with.
+
+Any pipeline that takes pictures and a prompt will do; how it was loaded is for `pipeline`.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from qwen_loader.libraries import LoadFailed, translating
+from qwen_loader.picture_areas import picture_areas
+
+OnStep = Callable[[int, int], None]
+"""Called after each step with its number, from 1, and how many there are."""
+
+STEPS_MIN = 2  # with one step the scheduler's shift_terminal divides by zero: NaN sigmas, a black picture
+VAE_SIDE_MAX_PX, CONDITION_SIDE_MAX_PX = 1024, 384  # what QwenImageEditPlusPipeline resizes every input picture to
+CONDITION_SIDE_MIN_PX = 112  # four 28-pixel patches: the smallest picture that the text encoder's vision part takes
+
+
+def edit(
+    pipeline: Any,
+    images: Path | Sequence[Path],
+    prompt: str,
+    output_path: Path,
+    *,
+    steps: int | None = None,
+    size_px: int | None = None,
+    seed: int = 0,
+    on_step: OnStep | None = None,
+    about: Mapping[str, str] | None = None,
+) -> Path:
+    """Make one picture of one or several; `steps` and `size_px` None: the pipeline's own default.
+
+    The output appears whole or not at all. A PNG names its prompt, steps, seed, versions and `about` (the model, say)
+    in text chunks. With `on_step` the pipeline draws no bar of its own. Raises LoadFailed when the pipeline takes no
+    picture, ValueError for fewer than STEPS_MIN steps.
+    """
+    if steps is not None and steps < STEPS_MIN:
+        raise ValueError(f"at least {STEPS_MIN} steps are needed: with one, the picture is black")
+    import torch
+    from PIL import Image
+
+    accepted = inspect.signature(pipeline.__call__).parameters
+    if not {"image", "prompt"} <= set(accepted):
+        raise LoadFailed(
+            "E_NOT_AN_EDITOR",
+            f"{type(pipeline).__name__} does not take a picture and a prompt",
+            "load it without --edit",
+        )
+    taken = 0
+
+    def count(_pipeline: Any, step: int, _timestep: Any, tensors: dict[str, Any]) -> dict[str, Any]:
+        nonlocal taken
+        taken = step + 1
+        if on_step is not None:
+            on_step(taken, int(getattr(pipeline, "num_timesteps", steps or 0)))
+        return tensors
+
+    wanted: dict[str, object] = {
+        "num_inference_steps": steps,
+        "width": size_px,
+        "height": size_px,
+        "generator": torch.Generator().manual_seed(seed),  # on the CPU: the same noise on every device
+        # Without a negative prompt true_cfg_scale is ignored; a blank one is what the model's card uses.
+        "negative_prompt": " " if "true_cfg_scale" in accepted else None,
+        "callback_on_step_end": count,
+    }
+    options = {name: value for name, value in wanted.items() if value is not None and name in accepted}
+    # None: a bar on a terminal, nothing in a log.
+    pipeline.set_progress_bar_config(
+        disable=True if on_step is not None and "callback_on_step_end" in options else None
+    )
+    pictures = []
+    for path in [images] if isinstance(images, Path) else images:
+        with Image.open(path) as opened:
+            pictures.append(opened.convert("RGB"))
+    picture = pictures[0] if len(pictures) == 1 else pictures
+    with _areas(pipeline, size_px), torch.inference_mode(), translating(torch, "E_EDIT", "the edit failed"):
+        edited = pipeline(image=picture, prompt=prompt, **options).images[0]
+    settings = {"prompt": prompt, "steps": str(taken or steps or ""), "seed": str(seed), "images": str(len(pictures))}
+    _save(edited, output_path, {**_made_with(pipeline), **(about or {}), **settings})
+    return output_path
+
+
+def _made_with(pipeline: Any) -> dict[str, str]:
+    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("qwen-daemon", "diffusers", "torch"))
+    dtype = str(getattr(pipeline, "dtype", "")).removeprefix("torch.")
+    return {"Software": versions, "pipeline": type(pipeline).__name__, "dtype": dtype}
+
+
+def _save(picture: Any, path: Path, texts: Mapping[str, str]) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    options: dict[str, object] = {}
+    if path.suffix.lower() == ".png":
+        chunks = PngInfo()
+        for name, text in texts.items():
+            chunks.add_itxt(name, text)  # UTF-8, whatever the prompt's letters
+        options["pnginfo"] = chunks
+    part = path.with_name(f".{path.stem}.{os.getpid()}{path.suffix}")
+    try:
+        picture.save(part, **options)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def _areas(pipeline: Any, size_px: int | None) -> Any:
+    if size_px is None or not type(pipeline).__module__.endswith(".pipeline_qwenimage_edit_plus"):
+        return nullcontext()
+    return picture_areas(
+        vae_side_px=min(VAE_SIDE_MAX_PX, size_px),
+        condition_side_px=min(CONDITION_SIDE_MAX_PX, max(CONDITION_SIDE_MIN_PX, size_px)),
+    )

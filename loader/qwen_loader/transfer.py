@@ -1,0 +1,204 @@
+"""Moves a mapped model to its device: files -> pinned memory -> GPU, by several threads, each byte once.
+
+`from_pretrained` on the CPU only maps the files. Copying such a tensor to a GPU faults its pages in one by one and goes
+through the driver's own small buffer; reading them with pread(2) into pinned memory, from which the GPU fetches by
+itself, is several times faster, and no copy of the model is made in RAM. What is not the untouched part of a file
+(computed buffers, converted weights) is copied as it is. Which bytes are read is decided in `mapped`.
+
+On a device "cpu" the same way ends in ordinary memory: that is what tests measure it with.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, Self
+
+from qwen_loader.mapped import Extent, Piece, cut, extent_at, read_mappings
+
+READERS = 8  # one core copies 6 to 10 GB/s out of the page cache; PCIe 5 takes 55
+PIECE_BYTES = 16 << 20  # a third of a millisecond on PCIe 5: far above what asking for it costs
+BUFFERS = 2  # of each reader: one is filled while the other is fetched
+TELL_EVERY_S = 1.0
+SMAPS = Path("/proc/self/smaps")
+_ALLOCATION_BYTES = 512  # torch's allocator rounds up to this
+
+
+class Transfer:
+    """Moves models, one after the other. Use as a context manager: leaving it ends what still moves.
+
+    Making one begins to make its buffers, in its threads: pinning them takes as long as building a model.
+    """
+
+    def __init__(self, device: str, *, readers: int = READERS, tell_every_s: float = TELL_EVERY_S) -> None:
+        import torch
+
+        self._torch = torch
+        self._device = torch.device(device)
+        if self._device.type == "cuda" and self._device.index is None:  # other threads have another current one
+            self._device = torch.device("cuda", torch.cuda.current_device())
+        self._tell_every_s = tell_every_s
+        self._own = threading.local()
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane)
+        for _ in range(readers):
+            self._pool.submit(int)  # a thread is begun for each: none is idle before it has its buffers
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Forget what was not begun and wait for what was: nothing is written to memory that is given back."""
+        self._pool.shutdown(cancel_futures=True)
+        if self._device.type == "cuda":
+            self._torch.cuda.synchronize(self._device)
+
+    def begin(self, model: Any, files: Iterable[Path], tell: Callable[[int], None]) -> Moving:
+        """Begin to move `model` (torch.nn.Module), which is on the CPU and was made of these files; returns at once.
+
+        `tell` is given the bytes of it that have arrived, about once a second, from several threads. Until
+        `Moving.wait` has returned the model is on the CPU and must not be touched.
+        """
+        mappings = read_mappings(_smaps(), frozenset(os.path.realpath(path) for path in files))
+        moving = Moving(tell, self._tell_every_s)
+        extents: list[Extent] = []
+        targets: list[Any] = []
+        known: dict[tuple[int, Any, Any], Any] = {}  # tensors that share their bytes share them afterwards
+        held = [*model.parameters(), *model.buffers()]
+        self._reserve(held)
+        for tensor in held:
+            same = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+            size_bytes = tensor.numel() * tensor.element_size()
+            extent = extent_at(mappings, tensor.data_ptr(), size_bytes) if tensor.is_contiguous() else None
+            target = known.get(same)
+            if target is None and extent is not None and size_bytes:
+                target = known[same] = self._torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
+                extents.append(extent)
+                targets.append(target.view(-1).view(self._torch.uint8))
+            moving.add(tensor, tensor.data.to(self._device) if target is None else target)
+        moving.read_bytes = sum(extent.size_bytes for extent in extents)
+        for piece in cut(extents, PIECE_BYTES):
+            moving.await_(self._pool.submit(self._move, piece, targets, moving))
+        return moving
+
+    def _reserve(self, held: list[Any]) -> None:
+        """Have torch ask the driver for all of it at once: it keeps what is given back and hands it out in parts."""
+        if self._device.type == "cuda":
+            sizes = (tensor.numel() * tensor.element_size() for tensor in held)
+            needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
+            self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
+            # What is written next comes over other streams than what that memory was last used on.
+            self._torch.cuda.current_stream(self._device).synchronize()
+
+    def _make_lane(self) -> None:
+        self._own.lane = _Lane(self._device)
+
+    def _move(self, piece: Piece, targets: list[Any], moving: Moving) -> Any:
+        arrived = self._own.lane.move(piece, targets)
+        moving.count(sum(copy.size_bytes for copy in piece.copies))
+        return arrived
+
+
+class Moving:
+    """A model on its way. `wait` puts it in its place; `read_bytes` of it come from the files."""
+
+    def __init__(self, tell: Callable[[int], None], tell_every_s: float) -> None:
+        self.read_bytes = 0
+        self._tell = tell
+        self._tell_every_s = tell_every_s
+        self._lock = threading.Lock()
+        self._arrived_bytes = 0
+        self._told_at_s = time.monotonic()
+        self._places: list[tuple[Any, Any]] = []
+        self._pieces: list[Future[Any]] = []
+
+    def add(self, tensor: Any, target: Any) -> None:
+        """`tensor` of the model becomes `target`."""
+        self._places.append((tensor, target))
+
+    def await_(self, piece: Future[Any]) -> None:
+        """This must be done first."""
+        self._pieces.append(piece)
+
+    def count(self, more_bytes: int) -> None:
+        """So much has arrived."""
+        with self._lock:
+            self._arrived_bytes += more_bytes
+            now_s, arrived_bytes = time.monotonic(), self._arrived_bytes
+            if now_s - self._told_at_s < self._tell_every_s:
+                return
+            self._told_at_s = now_s
+        self._tell(arrived_bytes)
+
+    def wait(self) -> None:
+        """Return once all of the model is on the device. Raises OSError, torch's errors."""
+        for piece in self._pieces:
+            arrived = piece.result()
+            if arrived is not None:
+                arrived.synchronize()
+        for tensor, target in self._places:
+            tensor.data = target
+        self._places, self._pieces = [], []
+
+
+class _Lane:
+    """One reader's buffers, and its own queue to the device."""
+
+    def __init__(self, device: Any) -> None:
+        import torch
+
+        is_gpu = device.type == "cuda"
+        self._cuda = torch.cuda
+        self._stream = torch.cuda.Stream(device) if is_gpu else None
+        self._buffers = [
+            (torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_gpu), torch.cuda.Event() if is_gpu else None)
+            for _ in range(BUFFERS)
+        ]
+
+    def move(self, piece: Piece, targets: list[Any]) -> Any:
+        """Read the piece and begin to send it; what is returned can be waited for (None: it has arrived)."""
+        buffer, fetched = self._buffers[0]
+        self._buffers.reverse()
+        if fetched is not None:
+            fetched.synchronize()
+        _read(piece, memoryview(buffer.numpy()))
+        if fetched is None:
+            _scatter(piece, buffer, targets)
+            return None
+        with self._cuda.stream(self._stream):
+            _scatter(piece, buffer, targets)
+            fetched.record()
+        return fetched
+
+
+def _smaps() -> str:
+    try:
+        return SMAPS.read_text()
+    except OSError:
+        return ""  # not this kernel: everything is copied from memory
+
+
+def _scatter(piece: Piece, buffer: Any, targets: list[Any]) -> None:
+    for number, source, target, size_bytes in piece.copies:
+        targets[number][target : target + size_bytes].copy_(buffer[source : source + size_bytes], non_blocking=True)
+
+
+def _read(piece: Piece, buffer: memoryview) -> None:
+    """All of the piece, read ahead as one: a cold disk is asked for it in one go. Raises OSError."""
+    handle = os.open(piece.path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(handle, piece.offset, piece.size_bytes, os.POSIX_FADV_WILLNEED)
+        done = 0
+        while done < piece.size_bytes:
+            got = os.preadv(handle, [buffer[done : piece.size_bytes]], piece.offset + done)
+            if not got:
+                raise OSError(f"{piece.path} ends before byte {piece.offset + piece.size_bytes}")
+            done += got
+    finally:
+        os.close(handle)
