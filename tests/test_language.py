@@ -30,7 +30,8 @@ from qwen_monitor.event_text import WORD_WIDTH, event_text
 from qwen_monitor.exits import refusal_of
 from qwen_monitor.feed import Picture
 from qwen_monitor.report_text import WORDS, Advice, report_lines
-from qwen_monitor.rows import Link, Scene, Size, draw
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.sentences import error_text
 from qwen_monitor.status_text import status_lines
 from qwen_monitor.summary import farewell

@@ -11,8 +11,8 @@ from qwen_api import events as e
 from qwen_api.status import FileStatus, Status
 from qwen_monitor.display import UNICODE
 from qwen_monitor.limits import STEPS_BPS
-from qwen_monitor.panes import file_rows, first_shown
-from qwen_monitor.rows import Scene, Size
+from qwen_monitor.file_pane import file_rows, first_shown
+from qwen_monitor.scene import Scene, Size
 from qwen_monitor.view import FileOrder, Limit, Say, View, press
 from tests.fakes import download
 from tests.test_rows import NOW, status_of, texts

@@ -31,7 +31,8 @@ from qwen_monitor.display import (
 )
 from qwen_monitor.event_text import EventText, event_text
 from qwen_monitor.pace import Pace
-from qwen_monitor.rows import Link, Scene, Size, draw
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.sentences import error_text, reason
 from qwen_monitor.summary import farewell, model_line
 from qwen_monitor.view import KEYS, Leave, Order, Say, View, files_shown, press

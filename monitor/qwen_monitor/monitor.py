@@ -32,8 +32,9 @@ from qwen_monitor.display import Glyphs
 from qwen_monitor.feed import Feed, Picture
 from qwen_monitor.orders import Orders
 from qwen_monitor.pace import Pace
-from qwen_monitor.panes import Row, Tone
-from qwen_monitor.rows import Scene, Size, draw
+from qwen_monitor.row import Row, Tone
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Scene, Size
 from qwen_monitor.summary import farewell
 from qwen_monitor.view import FileOrder, Leave, Limit, Order, Say, View, models_shown, press
 
@@ -52,28 +53,44 @@ _STYLES: dict[Tone, str] = {
 }
 
 
+class Line(Static):
+    """One line of the terminal. It knows what it shows, so that nobody else's memory of it can be out of date."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self._row = Row(text="")
+
+    def show(self, row: Row) -> bool:
+        """Show `row`; False if it stands there already."""
+        if row == self._row:
+            return False
+        self._row = row
+        self.update(Content.styled(row.text, _STYLES[row.tone]), layout=False)
+        return True
+
+
 class Sheet(Vertical):
-    """As many one-line Statics as the terminal has lines."""
+    """As many Lines as the terminal has."""
 
     DEFAULT_CSS = """
     Sheet { width: 100%; height: 100%; overflow: hidden; }
-    Sheet Static { height: 1; width: 100%; text-wrap: nowrap; }
+    Sheet Line { height: 1; width: 100%; text-wrap: nowrap; }
     """
 
     class Fitted(Message):
-        """There is a Static for every line again, all of them blank or stale."""
+        """There is a Line for every line again; new ones are blank."""
 
     @property
-    def lines(self) -> list[Static]:
-        """The Statics from top to bottom."""
-        return list(self.query_children(Static))
+    def lines(self) -> list[Line]:
+        """From top to bottom."""
+        return list(self.query_children(Line))
 
     async def on_resize(self, event: events.Resize) -> None:
-        """Add or remove Statics."""
+        """Add or remove Lines."""
         lines = self.lines
         if missing := event.size.height - len(lines):
             if missing > 0:
-                await self.mount_all([Static(markup=False) for _ in range(missing)])
+                await self.mount_all([Line() for _ in range(missing)])
             else:
                 await self.remove_children(lines[missing:])
         self.post_message(self.Fitted())
@@ -108,7 +125,7 @@ class Monitor(App[int]):
         self.feed = Feed(follower, glyphs)
         self.view = view
         self.rows: tuple[Row, ...] = ()
-        self.repainted = 0  # rows that the last draw changed
+        self.repainted = 0  # rows that all draws together changed
         self._orders = Orders(find, self.tell, glyphs)
         self._told = threading.Condition()
         self._message, self._message_until_s = "", 0.0
@@ -146,8 +163,7 @@ class Monitor(App[int]):
             loop.remove_signal_handler(number)
 
     def on_sheet_fitted(self) -> None:
-        """Paint every row anew."""
-        self.rows = ()
+        """Paint the new lines, and all others for the new size."""
         self.draw()
 
     def on_key(self, event: events.Key) -> None:
@@ -181,11 +197,7 @@ class Monitor(App[int]):
         size = Size(width=sheet.size.width, height=sheet.size.height)
         rows = draw(self._scene(picture), size, self._wall(), self._glyphs)
         rows += (Row(text=""),) * (size.height - len(rows))
-        self.repainted = 0
-        for index, (static, row) in enumerate(zip(sheet.lines, rows, strict=False)):
-            if index >= len(self.rows) or row != self.rows[index]:
-                static.update(Content.styled(row.text, _STYLES[row.tone]), layout=False)
-                self.repainted += 1
+        self.repainted += sum(line.show(row) for line, row in zip(sheet.lines, rows, strict=False))
         self.rows = rows
 
     def farewell(self) -> tuple[str, ...]:

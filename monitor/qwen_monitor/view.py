@@ -15,7 +15,7 @@ from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import FileStatus, ModelStatus, Status
 from qwen_monitor.limits import next_limit_bps
-from qwen_monitor.panes import listed_files
+from qwen_monitor.file_pane import listed_files
 
 PRIORITY_MAX = 100  # the API's (qwen_api.commands)
 FILTER_MAX = 60  # characters of a filter; more than a row shows
