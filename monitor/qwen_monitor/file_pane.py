@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
+from typing import Literal
 
 from qwen_api.events import FileState
-from qwen_api.language import _, ngettext
+from qwen_api.language import N_, _, ngettext
 from qwen_api.status import FileStatus, ModelStatus
 from qwen_monitor.display import (
     PERCENT_WIDTH,
@@ -20,8 +21,9 @@ from qwen_monitor.display import (
     pair_text,
     percent_text,
     rate_text,
+    safe,
 )
-from qwen_monitor.row import WIDTH_FULL, WIDTH_NARROW, WIDTH_WIDE, Row, Tone, line, until_text
+from qwen_monitor.row import WIDTH_FULL, WIDTH_NARROW, WIDTH_WIDE, Row, Tone, age_text, line, until_text
 from qwen_monitor.sentences import FILE_STATES
 
 PAIR_WIDTH = 14  # "999.9/999.9 GB"
@@ -48,13 +50,34 @@ _TONES: dict[FileState, Tone] = {
 }
 
 
-def listed_files(model: ModelStatus, text: str, *, with_verified: bool) -> list[FileStatus]:
-    """The files to list, troubles first; `text` narrows them to paths that hold it, whatever the case."""
+Sort = Literal["state", "path", "size", "rate"]
+SORTS: dict[Sort, str] = {
+    "state": "",  # what people want most: troubles first
+    "path": N_("by name"),
+    "size": N_("by size"),
+    "rate": N_("by rate"),
+}
+
+
+def listed_files(model: ModelStatus, text: str, *, with_verified: bool, sort: Sort = "state") -> list[FileStatus]:
+    """The files to list, in this order; `text` narrows them to paths that hold it, whatever the case."""
     wanted = text.casefold()
     files = [f for f in model.files.values() if wanted in f.path.casefold()]
     if not with_verified and not wanted:
         files = [f for f in files if not f.is_verified]
-    return sorted(files, key=lambda f: (_ORDER.index("queued") if f.is_held else _ORDER.index(f.state), f.path))
+    return sorted(files, key=lambda file: _place(file, sort))
+
+
+def _place(file: FileStatus, sort: Sort) -> tuple[float, str]:
+    match sort:
+        case "state":
+            return _ORDER.index("queued" if file.is_held else file.state), file.path
+        case "path":
+            return 0, file.path
+        case "size":
+            return -file.size_bytes, file.path
+        case "rate":
+            return -file.rate_bps, file.path
 
 
 def first_shown(files: Sequence[FileStatus], chosen: str, count: int) -> int:
@@ -75,7 +98,7 @@ def file_rows(
     """At most `count` rows; a file in trouble takes a second one for its reason; the last says how many are left."""
     rows: list[Row] = []
     for index, file in enumerate(files):
-        block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, glyphs)]
+        block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, now, glyphs)]
         is_last = index == len(files) - 1
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index
@@ -106,21 +129,30 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
 
 
 def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs, is_chosen: bool) -> Row:
-    edge = f"{percent_text(file.done_bytes, file.size_bytes):>{PERCENT_WIDTH}}"
+    done_bytes = file.hashed_bytes if file.state == "verifying" else file.done_bytes
+    edge = f"{percent_text(done_bytes, file.size_bytes):>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
         edge += f"  {_file_word(file, now):>{RATE_WIDTH}}"
     if width >= WIDTH_FULL:
-        edge = f"{pair_text(file.done_bytes, file.size_bytes):>{PAIR_WIDTH}} {edge}"
+        edge = f"{pair_text(done_bytes, file.size_bytes):>{PAIR_WIDTH}} {edge}"
     if width >= WIDTH_WIDE:
-        edge = f"{bar(file.done_bytes, file.size_bytes, FILE_BAR_WIDTH, glyphs)} {edge}"
-    sign = glyphs.paused if file.is_held else _file_sign(file.state, glyphs)
-    tone: Tone = "head" if is_chosen else "warn" if file.is_held else _TONES.get(file.state, "plain")
+        edge = f"{bar(done_bytes, file.size_bytes, FILE_BAR_WIDTH, glyphs)} {edge}"
+    sign = file_sign(file, glyphs)
+    tone: Tone = "head" if is_chosen else file_tone(file)
     mark = glyphs.chosen if is_chosen else " "
     return Row(text=line(f"{mark}{sign} {file.path}", edge, width, glyphs), tone=tone)
 
 
-def _file_sign(state: FileState, glyphs: Glyphs) -> str:
-    match state:
+def file_tone(file: FileStatus) -> Tone:
+    """How its state is coloured."""
+    return "warn" if file.is_held else _TONES.get(file.state, "plain")
+
+
+def file_sign(file: FileStatus, glyphs: Glyphs) -> str:
+    """Its state as a sign."""
+    if file.is_held:
+        return glyphs.paused
+    match file.state:
         case "verified":
             return glyphs.done
         case "failed":
@@ -150,17 +182,26 @@ def _file_word(file: FileStatus, now: datetime) -> str:
 
 
 def _has_reason(file: FileStatus) -> bool:
+    if file.state == "stalled":
+        return bool(file.last_byte_at)
     return file.state in ("retrying", "failed") and bool(file.detail or file.code) and not file.is_held
 
 
-def _file_reason(file: FileStatus, width: int, glyphs: Glyphs) -> list[Row]:
+def stalled_text(file: FileStatus, now: datetime) -> str:
+    """`no byte for 0:35, the connection is cut in 0:25`: how long it is silent, and what happens when."""
+    silent = _("no byte for {time}", time=age_text(file.last_byte_at, now))
+    wait = until_text(file.retry_at, now)
+    return f"{silent}, {_('the connection is cut in {time}', time=wait)}" if wait else silent
+
+
+def _file_reason(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
     if not _has_reason(file):
         return []
+    if file.state == "stalled":
+        return [Row(text=line(f"     {stalled_text(file, now)}", "", width, glyphs), tone=file_tone(file))]
     tries = _("try {count}/{most}", count=file.attempt, most=file.attempts_max) + ": " if file.attempts_max else ""
-    kept = (
-        _(", goes on at {size}", size=bytes_text(file.done_bytes))
-        if file.done_bytes and file.state == "retrying"
-        else ""
-    )
+    goes_on = file.done_bytes and file.state == "retrying"
+    edge = _("goes on at {size}", size=bytes_text(file.done_bytes)) if goes_on else ""
     why = f"{file.code} {file.detail}" if file.detail else file.code
-    return [Row(text=line(f"     {tries}{why}", kept, width, glyphs), tone=_TONES.get(file.state, "plain"))]
+    room = width - len(edge) - len(tries) - 6  # shortened by itself: in the middle of it, not of the tries
+    return [Row(text=line(f"     {tries}{safe(why, max(0, room), glyphs)}", edge, width, glyphs), tone=file_tone(file))]

@@ -14,12 +14,12 @@ from qwen_monitor.display import (
     bar,
     bytes_text,
     cell_width,
+    chart,
     duration_text,
     pair_text,
     percent_text,
     rate_text,
     safe,
-    spark,
 )
 from qwen_monitor.event_text import parse_time
 from qwen_monitor.limits import connections_text, files_text
@@ -32,6 +32,7 @@ from qwen_monitor.view import models_shown
 
 
 def header(scene: Scene, model: ModelStatus | None, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    """Which model at which commit, its state, and how the connection to the daemon stands."""
     if not scene.link.is_live:
         return _lost_header(scene.link, width, now, glyphs)
     up = _up_text(scene.status, now) if width >= 80 else ""
@@ -60,6 +61,7 @@ def _lost_header(link: Link, width: int, now: datetime, glyphs: Glyphs) -> Row:
 
 
 def bar_row(model: ModelStatus, width: int, glyphs: Glyphs) -> Row:
+    """How much of the model is on the disk."""
     if not model.files:
         return Row(text=line(" " + _("the list of files is not known yet"), "", width, glyphs), tone="dim")
     done, size = model.done_bytes, model.size_bytes
@@ -83,11 +85,10 @@ def _model_tone(model: ModelStatus) -> Tone:
 
 
 def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    """How fast and until when, what is retried, stalled or active, the room on the disk; what matters most first."""
     facts = _speed_facts(scene.pace, model, now) if model.state == "downloading" else []
     active = sum(f.state in ("downloading", "verifying") for f in model.files.values())
     facts += [*verifying(model), *troubles(model), _("{count} active", count=active) if active else ""]
-    if wait := until_text(scene.status.throttled_until, now):
-        facts.append(_("the Hub asks to wait {time}", time=wait))
     for endpoint in scene.status.endpoints.values():
         if wait := until_text(endpoint.retry_at, now):
             facts.append(_("{endpoint} set aside {time}", endpoint=endpoint.endpoint, time=wait))
@@ -96,17 +97,25 @@ def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyph
         free = _("free {size}", size=bytes_text(disk.free_bytes))
         facts.append(free if disk.state == "ok" else f"{_(DISK_STATES[disk.state])} {free}")
     facts.append(_("newer commit {commit}", commit=model.newer_commit[:8]) if model.newer_commit else "")
-    average = scene.pace.average_bps()
-    facts.append(
-        _("avg {rate}", rate=rate_text(average))
-        if average and scene.pace.is_settled and model.state == "downloading"
-        else ""
-    )
     limits = scene.status.limits
     if limits.max_files:
         files, connections = files_text(limits.max_files), connections_text(limits.max_connections)
         facts.append(_("up to {files}, {connections}", files=files, connections=connections))
-    return Row(text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2), "", width, glyphs))
+    return Row(
+        text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2, between="  "), "", width, glyphs)
+    )
+
+
+def amounts_row(model: ModelStatus, pace: Pace, width: int, glyphs: Glyphs) -> Row:
+    """What is on the disk, what of it is proven, and what came over the network: three things that differ."""
+    average = pace.average_bps() if pace.is_settled and model.state == "downloading" else 0.0
+    facts = [
+        _("on disk {size}", size=bytes_text(model.done_bytes)),
+        _("verified {size}", size=bytes_text(model.verified_bytes)),
+        _("from the network {size}", size=bytes_text(model.received_bytes)),
+        _("avg {rate}", rate=rate_text(average)) if average else "",
+    ]
+    return Row(text=line(" " + fitting(facts, width - 2), "", width, glyphs))
 
 
 def _limit_facts(limits: LimitsStatus, model: ModelStatus) -> list[str]:
@@ -125,7 +134,16 @@ def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
     return [rate_text(rate), _("ETA {time}", time=text) + f" ~{arrival.strftime('%H:%M')}"]
 
 
-def trouble_rows(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+def trouble_rows(status: Status, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+    """What holds the whole model up: the Hub's word to wait, or why it waits, and what a person can do."""
+    rows = []
+    if wait := until_text(status.throttled_until, now):
+        words = _("rate limit: the Hub asks to wait, {time} left", time=wait)
+        rows.append(Row(text=line(f" {glyphs.retry} {words}", "", width, glyphs), tone="warn"))
+    return rows + _model_trouble(model, width, now, glyphs)
+
+
+def _model_trouble(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
     if not model.code:
         return []
     why, fix = reason(model.code)
@@ -137,12 +155,14 @@ def trouble_rows(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) 
     return rows if wait else [*rows, Row(text=line(f"   {_('fix:')} {fix}", "", width, glyphs), tone=tone)]
 
 
-def spark_row(pace: Pace, width: int, glyphs: Glyphs) -> Row:
-    cells = max(0, width - 20)
-    rates = pace.history(cells)
+def rate_rows(pace: Pace, height: int, width: int, glyphs: Glyphs) -> list[Row]:
+    """The last minutes' rates as a graph of `height` rows."""
+    rates = pace.history(max(0, width - 20))
     if not any(rates):
-        return Row(text="", tone="dim")
-    return Row(
-        text=line(f" {spark(rates, glyphs)}", _("max {rate}", rate=rate_text(max(rates))) + " ", width, glyphs),
-        tone="active",
-    )
+        return [Row(text="", tone="dim")] * height
+    most = _("max {rate}", rate=rate_text(max(rates))) + " "
+    lines = chart(rates, height, glyphs)
+    return [
+        Row(text=line(f" {drawn}", "" if index else most, width, glyphs), tone="active")
+        for index, drawn in enumerate(lines)
+    ]

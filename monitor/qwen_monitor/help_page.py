@@ -9,9 +9,17 @@ from qwen_monitor.scene import Size
 from qwen_monitor.view import KEYS
 
 
-def help_rows(size: Size, glyphs: Glyphs) -> list[Row]:
-    width = size.width
-    rows = [heading(_("KEYS"), _("any key goes back"), width, glyphs)]
+def help_rows(size: Size, turned: int, glyphs: Glyphs) -> list[Row]:
+    """The page, or the one of several that was turned to; `turned` counts from 1."""
+    lines, room = _lines(size, glyphs), max(1, size.height - 1)
+    pages = -(-len(lines) // room)
+    page = (turned - 1) % pages
+    way_out = _("any key goes back") if pages == 1 else _("?: page {page}/{pages}", page=page + 1, pages=pages)
+    return [heading(_("KEYS"), way_out, size.width, glyphs), *lines[page * room : (page + 1) * room]]
+
+
+def _lines(size: Size, glyphs: Glyphs) -> list[Row]:
+    width, rows = size.width, list[Row]()
     for key, _label, what, command in KEYS:
         rows.append(Row(text=line(f" {key:<4} {_(what)}", f"{command} " if width >= 80 else "", width, glyphs)))
         if width < 80 and command:

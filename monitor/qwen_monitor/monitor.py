@@ -1,8 +1,9 @@
 """The terminal view: a Textual app of one-line rows, drawn on a timer. The only module that imports Textual.
 
-It holds no knowledge of its own: `feed` says what is known, `view` what a key does, `rows` what the screen shows. A row
-is repainted only when its text changed, which keeps an idle monitor silent over SSH. The terminal is always restored:
-Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those signals are turned into a quiet exit.
+It holds no knowledge of its own: `feed` and `lens` say what is known, `view` what a key does, `rows` what the screen
+shows. A row is repainted only when its text changed, which keeps an idle monitor silent over SSH. The terminal is
+always restored: Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those signals are turned
+into a quiet exit.
 """
 
 from __future__ import annotations
@@ -30,13 +31,14 @@ from qwen_api.client import Follower
 from qwen_api.status import ModelStatus
 from qwen_monitor.display import Glyphs
 from qwen_monitor.feed import Feed, Picture
+from qwen_monitor.lens import Lens
 from qwen_monitor.orders import Orders
 from qwen_monitor.pace import Pace
 from qwen_monitor.row import Row, Tone
 from qwen_monitor.rows import draw
 from qwen_monitor.scene import Scene, Size
 from qwen_monitor.summary import farewell
-from qwen_monitor.view import FileOrder, Leave, Limit, Order, Say, View, models_shown, press
+from qwen_monitor.view import FileOrder, Leave, Limit, Order, Priority, Say, View, chosen, models_shown, press
 
 MESSAGE_S = 10.0  # how long the answer to a key stays
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
@@ -123,6 +125,7 @@ class Monitor(App[int]):
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"  # its colours are the terminal's own, whatever their real values
         self.feed = Feed(follower, glyphs)
+        self.lens = Lens(find)
         self.view = view
         self.rows: tuple[Row, ...] = ()
         self.repainted = 0  # rows that all draws together changed
@@ -200,6 +203,11 @@ class Monitor(App[int]):
         self.repainted += sum(line.show(row) for line, row in zip(sheet.lines, rows, strict=False))
         self.rows = rows
 
+    def close(self) -> None:
+        """End the threads."""
+        self.lens.close()
+        self.feed.close()
+
     def farewell(self) -> tuple[str, ...]:
         """The three lines for the scrollback."""
         picture = self.feed.look()
@@ -210,7 +218,7 @@ class Monitor(App[int]):
         match action:
             case Leave():
                 self.exit(action.code, return_code=action.code)
-            case Order() | FileOrder() | Limit():
+            case Order() | FileOrder() | Priority() | Limit():
                 self._orders.give(action)
             case Say():
                 self.tell(action.text)
@@ -224,8 +232,12 @@ class Monitor(App[int]):
             self.exit(self._signalled, return_code=self._signalled)
 
     def _scene(self, picture: Picture) -> Scene:
-        shown = models_shown(picture.status, self.view)
-        key = self.view.model if any(m.model == self.view.model for m in shown) else shown[0].model if shown else ""
+        model = chosen(picture.status, self.view)
+        key = model.model if model else ""
+        if key and self.view.details:
+            self.lens.aim(key, self.view.file)
+        else:
+            self.lens.rest()
         return Scene(
             status=picture.status,
             view=self.view,
@@ -233,6 +245,7 @@ class Monitor(App[int]):
             link=picture.link,
             events=picture.events,
             message=self._message if time.monotonic() < self._message_until_s else "",
+            whereabouts=self.lens.look(),
         )
 
     def _feed_paces(self, picture: Picture) -> None:
@@ -249,7 +262,7 @@ def watch(app: Monitor) -> tuple[int, tuple[str, ...]]:
         app.run(mouse=False)  # the terminal's own selection and copying stay
         return app.return_code or 0, app.farewell()
     finally:
-        app.feed.close()
+        app.close()
 
 
 def _is_hung_up(terminal: TextIO) -> bool:

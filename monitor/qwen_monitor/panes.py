@@ -24,6 +24,14 @@ from qwen_monitor.event_text import WORD_WIDTH, EventText, clock_text
 from qwen_monitor.row import WIDTH_FULL, WIDTH_NARROW, Row, Tone, heading, line
 from qwen_monitor.sentences import LOADER_STATES
 
+HALF_ROOM = 12  # rows, below which the files need all but a third
+
+
+def component_room(model: ModelStatus, room: int) -> int:
+    """How many of `room` rows they get: a third, or where there is much room up to half, while they have work left."""
+    unfinished = sum(not part.is_complete for part in model.components())
+    return max(room // 3, min(room // 2, unfinished + 2)) if room >= HALF_ROOM else room // 3
+
 
 def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -> list[Row]:
     """At most `count` rows: a heading, components in trouble, with work left, complete, and how many more there are."""

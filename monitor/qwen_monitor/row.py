@@ -55,6 +55,12 @@ def heading(title: str, right: str, width: int, glyphs: Glyphs) -> Row:
     return Row(text=safe(text + edge, width, glyphs), tone="head")
 
 
+def age_text(ts: str, now: datetime) -> str:
+    """How long ago `ts` was, such as `0:35`; `-` if it is no time."""
+    when = parse_time(ts)
+    return duration_text((now - when).total_seconds()) if when else "-"
+
+
 def until_text(ts: str, now: datetime) -> str:
     """How long until `ts`, such as `0:07`; "" if there is no such time or it has passed."""
     when = parse_time(ts)

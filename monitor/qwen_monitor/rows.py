@@ -8,27 +8,31 @@ bar and key line always stay; with less height go first the graph, then events, 
 from __future__ import annotations
 
 from datetime import datetime
+from textwrap import wrap
 
 from qwen_api.language import _, ngettext
 from qwen_api.status import ModelStatus, Status
+from qwen_monitor.details import details_rows
 from qwen_monitor.display import Glyphs, safe
-from qwen_monitor.file_pane import file_heading, file_rows, first_shown
-from qwen_monitor.header import bar_row, facts_row, header, spark_row, trouble_rows
+from qwen_monitor.file_pane import SORTS, file_heading, file_rows, first_shown
+from qwen_monitor.header import amounts_row, bar_row, facts_row, header, rate_rows, trouble_rows
 from qwen_monitor.help_page import help_rows
-from qwen_monitor.panes import component_rows, event_rows, loader_row
+from qwen_monitor.panes import component_room, component_rows, event_rows, loader_row
 from qwen_monitor.row import Row, fitting, line
 from qwen_monitor.scene import Scene, Size
 from qwen_monitor.summary import verified_files
-from qwen_monitor.view import KEYS, chosen, files_shown, models_shown
+from qwen_monitor.view import KEYS, chosen, chosen_file, files_shown, models_shown
 
-HEIGHT_SPARK = 20  # rows from which the graph is drawn
+HEIGHT_AMOUNTS = 16  # rows from which on-disk, verified and network bytes have a row of their own
+HEIGHT_GRAPH = 20  # rows from which the graph is drawn, in one row,
+HEIGHT_GRAPH_TALL, GRAPH_ROWS = 36, 4  # and in so many
 HEIGHT_LOADER = 12
 EVENTS_SURE = 6  # rows of the event pane that long file lists cannot take
 
 
 def draw(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> tuple[Row, ...]:
     """At most `size.height` rows of at most `size.width` cells; `now` carries the zone that times are shown in."""
-    rows = help_rows(size, glyphs) if scene.view.help else _screen(scene, size, now, glyphs)
+    rows = help_rows(size, scene.view.help, glyphs) if scene.view.help else _screen(scene, size, now, glyphs)
     if not scene.link.is_live and not scene.view.help:
         rows = [rows[0], *(_dimmed(r) for r in rows[1:])]
     return tuple(rows[: max(0, size.height)])
@@ -39,14 +43,15 @@ def _screen(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> list[Row
     model = chosen(scene.status, scene.view)
     top = [header(scene, model, width, now, glyphs)]
     bottom = [_key_row(scene, model, width, glyphs)]
-    if message := _message(scene):
-        bottom.insert(0, Row(text=line(f" {message}", "", width, glyphs), tone="warn"))
+    bottom[:0] = _message_rows(scene, size, glyphs)
     if model is None:
         return [*top, *_pad(_nothing(scene, width, glyphs), size.height - len(top) - len(bottom)), *bottom]
     top += [bar_row(model, width, glyphs), facts_row(scene, model, width, now, glyphs)]
-    top += trouble_rows(model, width, now, glyphs)
-    if size.height >= HEIGHT_SPARK:
-        top.append(spark_row(scene.pace, width, glyphs))
+    if size.height >= HEIGHT_AMOUNTS:
+        top.append(amounts_row(model, scene.pace, width, glyphs))
+    top += trouble_rows(scene.status, model, width, now, glyphs)
+    if size.height >= HEIGHT_GRAPH:
+        top += rate_rows(scene.pace, GRAPH_ROWS if size.height >= HEIGHT_GRAPH_TALL else 1, width, glyphs)
     if size.height >= HEIGHT_LOADER:
         bottom[:0] = _loader_rows(scene.status, model, width, glyphs)
     room = size.height - len(top) - len(bottom)
@@ -61,9 +66,15 @@ def _trimmed(top: list[Row], middle: list[Row], bottom: list[Row], height: int) 
 
 
 def _middle(scene: Scene, model: ModelStatus, room: int, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
-    """Components, files and events: events have a small share of the height for certain, and all that files leave."""
+    """Components, files and events: events have a small share of the height for certain, and all that files leave.
+
+    Or the details of one file.
+    """
+    file = chosen_file(scene.status, scene.view) if scene.view.details else None
+    if file is not None:
+        return _pad(details_rows(scene, model, file, room, width, now, glyphs), room)
     sure = min(EVENTS_SURE, max(2, room // 4)) if room >= 8 and scene.events else 0
-    parts = component_rows(model, (room - sure) // 3 if room >= 6 else 0, width, glyphs)
+    parts = component_rows(model, component_room(model, room - sure) if room >= 6 else 0, width, glyphs)
     files = _file_pane(scene, model, room - sure - len(parts), width, now, glyphs)
     left = room - len(parts) - len(files)
     events = event_rows(scene.events, model.model, left if sure else 0, width, now, glyphs)
@@ -76,7 +87,8 @@ def _file_pane(scene: Scene, model: ModelStatus, room: int, width: int, now: dat
     view = scene.view
     files = files_shown(scene.status, view)
     hidden = 0 if view.all_files or view.filter else verified_files(model)
-    title = f"{_('FILE')} [{view.filter}]" if view.filter else _("FILE")
+    order = f" {_(SORTS[view.sort])}" if SORTS[view.sort] else ""
+    title = f"{_('FILE')}{order} [{view.filter}]" if view.filter else f"{_('FILE')}{order}"
     rows = [file_heading(safe(title, max(8, width // 2), glyphs), width, glyphs)]
     count = room - 1 - bool(hidden)
     start = first_shown(files, view.file, count)
@@ -93,12 +105,16 @@ def _loader_rows(status: Status, model: ModelStatus, width: int, glyphs: Glyphs)
     return [loader_row(latest, width, glyphs)] if latest else []
 
 
-def _message(scene: Scene) -> str:
+def _message_rows(scene: Scene, size: Size, glyphs: Glyphs) -> list[Row]:
+    """What is told to the person, in as many rows as it takes: a command to type must be whole."""
     if scene.view.typing:
-        return ""
+        return []
+    told = [scene.message]
     if not scene.link.is_live and scene.link.why:
-        return f"{scene.link.why}; {scene.link.fix}"
-    return scene.message
+        told = [scene.link.why, f"{_('fix:')} {scene.link.fix}" if scene.link.fix else ""]
+    lines = [part for text in told for part in wrap(safe(text, glyphs=glyphs), max(1, size.width - 2))]
+    most = max(1, size.height // 3)
+    return [Row(text=line(f" {text}", "", size.width, glyphs), tone="warn") for text in lines[:most]]
 
 
 def _key_row(scene: Scene, model: ModelStatus | None, width: int, glyphs: Glyphs) -> Row:
@@ -106,13 +122,18 @@ def _key_row(scene: Scene, model: ModelStatus | None, width: int, glyphs: Glyphs
         return Row(
             text=line(f" / {scene.view.filter}_", _("Enter keeps, Esc clears") + " ", width, glyphs), tone="head"
         )
+    if scene.view.removing and model is not None:
+        question = _("remove {ref} (its files stay)? [y/N]", ref=model.repo)
+        return Row(text=line(f" {question}", "", width, glyphs), tone="bad")
     paused = model is not None and model.state == "paused"
     labels = {
+        "Ent": _("Back") if scene.view.details else _("Details"),
         "p": _("Resume") if paused else _("Pause"),
         "a": _("Unverified") if scene.view.all_files else _("All files"),
     }
-    hidden = {"p", "r", "v", "Spc", "<>", "+-"} if scene.view.read_only else set()
+    hidden = {"p", "r", "v", "Spc", "<>", "+-", "x"} if scene.view.read_only else set()
     hidden |= set() if scene.view.file else {"Spc", "<>"}
+    hidden |= {"/", "s", "a"} if scene.view.details else set()
     hidden |= set() if len(models_shown(scene.status, scene.view)) > 1 else {"Tab"}
     parts = [f"{key} {labels.get(key) or _(label)}" for key, label, *_rest in KEYS if key not in hidden]
     help_part = parts.pop()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import msgspec
 
+from qwen_api.commands import Whereabouts
 from qwen_api.status import Status
 from qwen_monitor.event_text import EventText
 from qwen_monitor.pace import Pace
@@ -30,7 +31,10 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
-    """Everything a screen is drawn from, apart from the terminal and the time."""
+    """Everything a screen is drawn from, apart from the terminal and the time.
+
+    `whereabouts` are those of the file whose details are open, once they are known.
+    """
 
     status: Status
     view: View = View()
@@ -38,3 +42,4 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     link: Link = Link()
     events: tuple[EventText, ...] = ()
     message: str = ""
+    whereabouts: Whereabouts | None = None
