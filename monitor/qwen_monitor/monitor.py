@@ -36,11 +36,12 @@ from qwen_monitor.orders import Orders
 from qwen_monitor.pace import Pace
 from qwen_monitor.row import Row, Tone
 from qwen_monitor.rows import draw
-from qwen_monitor.scene import Scene, Size
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.summary import farewell
 from qwen_monitor.view import FileOrder, Leave, Limit, Order, Priority, Say, View, chosen, models_shown, press
 
 MESSAGE_S = 10.0  # how long the answer to a key stays
+FIRST_S = 0.05  # how often, until anything is known of the daemon, it is looked for
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 # The terminal's own eight colours, so that the user's theme holds.
@@ -144,20 +145,26 @@ class Monitor(App[int]):
         yield Sheet()
 
     def on_load(self) -> None:
-        """Before the terminal is touched: from here on a signal ends the app in order."""
+        """Before the terminal is touched: from here on a signal ends the app in order, and the daemon is asked."""
+        self.feed.start()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signal, number)
 
     def on_ready(self) -> None:
-        """Start to follow and to draw."""
+        """Start to draw: the first picture as soon as there is one."""
         self._is_ready = True
         if self._signalled is not None:
             self.exit(self._signalled, return_code=self._signalled)
             return
-        self.feed.start()
         self.set_interval(self._refresh_s, self.draw)
+        self._first = self.set_interval(FIRST_S, self._draw_first)
         self.draw()
+
+    def _draw_first(self) -> None:
+        if self.feed.look().link != Link(is_live=False, was_live=False):
+            self._first.stop()
+            self.draw()
 
     def on_unmount(self) -> None:
         """Give the signals back."""
