@@ -57,9 +57,10 @@ install-user: python-ok  ## the daemon, monitor and commands as a service of thi
 	@echo "The commands are in $(USER_VENV)/bin; put it on your PATH:"
 	@echo "  export PATH=\"$(USER_VENV)/bin:\$$PATH\"        (in ~/.profile to keep it)"
 
-docs: $(VENV)/.test  ## write what is generated: docs/events.md, errors.md, reliability.md, the translations
+docs: $(VENV)/.test  ## write what is generated: docs/events.md, errors.md, reliability.md, translations, pictures
 	$(BIN)/python docs/generate.py
 	$(BIN)/python docs/catalogue.py
+	$(BIN)/python docs/pictures.py
 
 clean:  ## remove what make made here
 	rm -rf $(VENV) var .mypy_cache .ruff_cache .hypothesis .import_linter_cache build dist

@@ -10,6 +10,7 @@ import ast
 import tomllib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -129,7 +130,7 @@ def _table(title: str, part: dict[str, Any]) -> str:
         if name not in ("type", "seq", "ts") or (name in required and name != "type")
     ]
     table = "\n".join(["| field | type | there |", "|---|---|---|", *rows]) if rows else "No fields of its own."
-    return f"{title}\n\n{part.get('description', '')}\n\n{table}\n"
+    return f"{title}\n\n{cleandoc(part.get('description', ''))}\n\n{table}\n"
 
 
 def _kind(field: dict[str, Any]) -> str:

@@ -34,6 +34,22 @@ def test_errors_documentation_is_current() -> None:
     assert generate["errors_markdown"]() == (DOCS / "errors.md").read_text()
 
 
+def test_the_monitors_pictures_are_current() -> None:
+    """docs/pictures/*.svg are what the program draws now, in both languages; `make docs` writes them."""
+    pictures = runpy.run_path(str(DOCS / "pictures.py"))
+    drawn = pictures["pictures"]()
+    assert {path.name for path in pictures["FOLDER"].iterdir()} == set(drawn)
+    assert [name for name, picture in drawn.items() if (pictures["FOLDER"] / name).read_text("utf-8") != picture] == []
+
+
+def test_both_readmes_show_the_pictures_of_their_language() -> None:
+    """And only files that are there."""
+    for path, language in ((readme.ENGLISH, "en"), (readme.RUSSIAN, "ru")):
+        shown = re.findall(r"\]\((docs/pictures/[^)]+)\)", path.read_text("utf-8"))
+        assert {name.rsplit(".", 2)[1] for name in shown} == {language}
+        assert set(shown) == {f"docs/pictures/{p.name}" for p in (DOCS / "pictures").glob(f"*.{language}.svg")}
+
+
 def test_every_error_code_is_documented() -> None:
     """A code that the sources give is in docs/errors.md, and a code that stands there is given by some source."""
     tables = {"errors.py", "exits.py", "words.py"}

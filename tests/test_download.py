@@ -153,6 +153,9 @@ class Line:
     def distrust(self, repo: str, file: WantedFile) -> None:
         raise AssertionError("a try judges nothing")
 
+    def host(self, repo: str, file: WantedFile) -> str:
+        return ""
+
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         return self._read(start, end)
 

@@ -183,6 +183,9 @@ class Server:
     def distrust(self, repo: str, file: WantedFile) -> None:
         pass
 
+    def host(self, repo: str, file: WantedFile) -> str:
+        return ""
+
 
 async def good(start: int, end: int) -> AsyncIterator[bytes]:
     for at in range(start, end, MIB):

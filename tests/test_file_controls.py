@@ -210,7 +210,7 @@ def test_a_failed_file_that_is_paused_is_no_failure(hub: SimHub, tmp_path: Path)
         ("POST", "pause", '{"paths": ["*"], "url": "http://x"}', 400, "url"),
         ("PUT", "priority", '{"paths": ["*"]}', 400, "priority"),
         ("PUT", "priority", '{"paths": ["*"], "priority": 101}', 400, "E_USAGE"),
-        ("POST", "remove", '{"paths": ["*"]}', 404, "E_HTTP"),
+        ("POST", "remove", '{"paths": ["*"]}', 405, "E_HTTP"),
     ],
 )
 def test_what_makes_no_sense_is_refused_and_changes_nothing(

@@ -30,7 +30,8 @@ from qwen_monitor.event_text import WORD_WIDTH, event_text
 from qwen_monitor.exits import refusal_of
 from qwen_monitor.feed import Picture
 from qwen_monitor.report_text import WORDS, Advice, report_lines
-from qwen_monitor.rows import Link, Scene, Size, draw
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.sentences import error_text
 from qwen_monitor.status_text import status_lines
 from qwen_monitor.summary import farewell
@@ -194,15 +195,19 @@ def scenes() -> list[Scene]:
     stamped = [msgspec.structs.replace(event, ts="2026-11-23T14:25:40Z") for event in download.half_way()]
     events = tuple(text for event in stamped if (text := event_text(event)))
     failed = status_of(*download.half_way(), e.ModelStateChanged(model=download.MODEL, state="failed", code="E_GATED"))
+    throttled = e.HubThrottled(origin="https://huggingface.co:443", retry_at=download.RETRY_AT)
     lost = Link(is_live=False, lost_s=14, retry_in_s=4, code="E_DAEMON_DOWN", why="why", fix="fix")
     return [
         Scene(status=status, events=events),
         Scene(status=status, events=events, view=View(all_files=True, file=download.ACTIVE)),
-        Scene(status=status, view=View(help=True)),
+        Scene(status=status, view=View(help=1)),
         Scene(status=status, view=View(typing=True, filter="vae")),
         Scene(status=status, link=lost),
         Scene(status=failed),
         Scene(status=Status()),
+        Scene(status=status, events=events, view=View(details=True, file=download.RETRYING)),
+        Scene(status=status, view=View(removing=download.MODEL)),
+        Scene(status=status_of(*download.half_way(), throttled), view=View(sort="size")),
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_api import commands
 from qwen_api import events as e
 from qwen_api.client import Follower, find_socket
 from qwen_api.status import Status
@@ -96,14 +97,15 @@ async def test_only_rows_that_changed_are_updated(daemon: FakeDaemon) -> None:
     app = make_app(daemon)
     async with app.run_test(size=(80, 24)):
         await until(app, is_live)
+        painted = app.repainted
         app.draw()
-        assert app.repainted == 0
+        assert app.repainted == painted
         daemon.say(e.DiskChanged(path="/srv/hf", state="ok", free_bytes=1), download.progress(7_000_000_000))
         await until(app, lambda p: p.status.models[download.MODEL].files[download.ACTIVE].done_bytes == 7_000_000_000)
-        header, keys = app.rows[0], app.rows[-1]
+        header, keys, painted = app.rows[0], app.rows[-1], app.repainted
         daemon.say(download.progress(8_000_000_000))
         await until(app, lambda p: p.status.models[download.MODEL].files[download.ACTIVE].done_bytes == 8_000_000_000)
-        assert 1 <= app.repainted <= 5  # bar, estimate, graph, component, file
+        assert 1 <= app.repainted - painted <= 6  # bar, estimate, amounts, graph, component, file
         assert (app.rows[0], app.rows[-1]) == (header, keys)
     app.feed.close()
 
@@ -180,6 +182,52 @@ async def told(app: Monitor, message: str) -> None:
     assert await asyncio.to_thread(app.wait_for_message, message, PATIENCE_S), drawn(app)
     app.draw()
     assert any(message in row for row in drawn(app))
+
+
+async def test_enter_shows_the_details_of_a_file(daemon: FakeDaemon) -> None:
+    """What the status tells at once, and where the bytes are as soon as the daemon has said so; Esc goes back."""
+    daemon.whereabouts[download.ACTIVE] = commands.Whereabouts(
+        etag="0" * 64,
+        endpoint="https://huggingface.co",
+        host="cdn.example",
+        hashed_bytes=5_000_000_000,
+        present=((0, 6_120_000_000),),
+        connections=(commands.Connection(start=0, end=9_970_000_000, position=6_120_000_000, rate_bps=84_900_000),),
+    )
+    app = make_app(daemon)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(app, is_live)
+        await pilot.press("down", "down", "enter")
+        assert download.ACTIVE in drawn(app)[5]
+        assert any("this is try 1" in row for row in drawn(app))
+        assert await asyncio.to_thread(app.lens.wait_for, lambda seen: seen is not None, PATIENCE_S)
+        app.draw()
+        assert any("https://huggingface.co (cdn.example)" in row for row in drawn(app))
+        assert any("HTTP, 1 connection" in row for row in drawn(app))
+        assert any("hashed 5.0 GB" in row for row in drawn(app))
+        assert any(row.lstrip().startswith("segments") and "█▒" in row for row in drawn(app))
+        await pilot.press("up")
+        assert download.RETRYING in drawn(app)[5]
+        assert any("the next try begins in 0:07, at 14:25:57" in row for row in drawn(app))
+        await pilot.press("escape")
+        assert any("FILE" in row for row in drawn(app))
+    app.close()
+
+
+async def test_removing_asks_and_only_y_removes(daemon: FakeDaemon) -> None:
+    """Any other key is a no."""
+    app = make_app(daemon)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(app, is_live)
+        await pilot.press("x")
+        assert "remove Qwen/Qwen-Image-Edit-2511 (its files stay)? [y/N]" in drawn(app)[-1]
+        await pilot.press("enter")
+        assert "Quit" in drawn(app)[-1] and daemon.commands == []
+        await pilot.press("x", "y")
+        await until(app, lambda picture: not picture.status.models)
+        assert [(c.verb, c.subject) for c in daemon.wait_for_commands(1)] == [("remove", download.MODEL)]
+        assert any("no model is wanted" in row for row in drawn(app))
+    app.close()
 
 
 async def test_a_refusal_is_shown_with_its_code_and_way_out(daemon: FakeDaemon) -> None:

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 from qwen_api import events as e
 from qwen_api.status import FileStatus, Status
 from qwen_monitor.display import UNICODE
+from qwen_monitor.file_pane import file_rows, first_shown
 from qwen_monitor.limits import STEPS_BPS
-from qwen_monitor.panes import file_rows, first_shown
-from qwen_monitor.rows import Scene, Size
+from qwen_monitor.scene import Scene, Size
 from qwen_monitor.view import FileOrder, Limit, Say, View, press
 from tests.fakes import download
 from tests.test_rows import NOW, status_of, texts
@@ -69,7 +69,7 @@ def test_limits_priorities_and_paused_files_are_on_the_screen() -> None:
         e.FilesPrioritised(model=download.MODEL, paths=("text_encoder/model-00002-of-00002.safetensors",), priority=3),
     )
     shown = texts(Scene(status=status, view=View(file=download.ACTIVE)), Size(width=110, height=30))
-    assert "limit 5.0 MB/s   priority 7" in shown[2] and "2 paused" in shown[2]
+    assert "limit 5.0 MB/s  priority 7" in shown[2] and "2 paused" in shown[2]
     (chosen,) = [row for row in shown if row.startswith("›")]
     assert chosen.startswith("›‖ transformer/") and chosen.endswith("paused")
     assert any(row.startswith(" ‖ vae/") and row.endswith("paused") for row in shown if ".safetensors" in row)

@@ -250,7 +250,9 @@ def test_once_says_each_model_and_exits_with_4_until_all_are_complete(
     assert capsys.readouterr().out.startswith("Qwen/Qwen-Image-Edit-2511@6f3ccc0b downloading 20.3%")
     daemon.say(*download.completed())
     assert main(arguments) == 0
-    assert "complete 100.0% 30.1/30.1 GB, 8/8 files verified" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "complete 100.0% 30.1/30.1 GB, 8/8 files verified" in told
+    assert "[ok] transformer       2/2         19.9 GB" in told and "Model complete: yes" in told
     assert main([*arguments, "org/other"]) == 3
     assert "error[E_UNKNOWN_MODEL]: org/other is not wanted by this daemon" in capsys.readouterr().err
 

@@ -32,7 +32,8 @@ from qwen_monitor.display import (
 from qwen_monitor.event_text import EventText, event_text
 from qwen_monitor.pace import Pace
 from qwen_monitor.panes import loader_row
-from qwen_monitor.rows import Link, Scene, Size, draw
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.sentences import error_text, reason
 from qwen_monitor.summary import farewell, model_line
 from qwen_monitor.view import KEYS, Leave, Order, Say, View, files_shown, press
@@ -248,7 +249,9 @@ def test_tab_goes_round_the_models_and_arrows_choose_a_file() -> None:
     assert press(View(wanted=ModelRef(repo="org/other")), "tab", "", status)[0].model == "org--other"
 
 
-_ANY_KEY = st.sampled_from(["q", "p", "slash", "a", "escape", "tab", "enter", "backspace", "up", "end", "?", "ctrl+c"])
+_ANY_KEY = st.sampled_from(
+    ["q", "p", "s", "x", "y", "slash", "a", "escape", "tab", "enter", "backspace", "up", "end", "?", "ctrl+c"]
+)
 
 
 @given(st.lists(st.tuples(_ANY_KEY, st.characters()), max_size=30))
@@ -343,7 +346,16 @@ def test_a_lost_daemon_leaves_the_last_picture_dimmed() -> None:
     assert "○ disconnected 0:14, next try in 0:04" in rows[0].text
     assert "last data 14:25:36" in rows[0].text
     assert {row.tone for row in rows[1:]} == {"dim"}
-    assert any("no daemon answers; start it" in row.text for row in rows)
+    assert [row.text for row in rows[-3:-1]] == [" no daemon answers", " fix: start it"]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")
+def test_a_way_out_is_never_cut(size: Size) -> None:
+    """The command that gives access to the socket stands there whole, on as many rows as it takes."""
+    fix = "join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again"
+    link = Link(is_live=False, was_live=False, why="you may not open /run/qwen-daemon/control.sock", fix=fix)
+    rows = texts(Scene(status=Status(), link=link), size)
+    assert f"fix: {fix}" in " ".join(row.strip() for row in rows)
 
 
 def test_without_a_model_the_screen_says_how_to_ask_for_one() -> None:
@@ -363,9 +375,20 @@ def test_a_refusal_of_the_hub_is_drawn_with_its_way_out() -> None:
 
 def test_help_shows_the_command_behind_each_key() -> None:
     """Everything a key does, qwenctl does."""
-    rows = texts(Scene(status=Status(), view=View(help=True)))
+    rows = texts(Scene(status=Status(), view=View(help=1)))
     for _, _, _, command in KEYS:
         assert any(command in row for row in rows)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")
+def test_help_that_does_not_fit_has_pages(size: Size) -> None:
+    """Turned with ?, and every command stands on one of them; any other key goes back."""
+    view, pages = press(View(), "question_mark", "?", Status())[0], list[str]()
+    for _ in range(4):
+        pages += texts(Scene(status=Status(), view=view), size)
+        view, _none = press(view, "question_mark", "?", Status())
+    assert [command for *_, command in KEYS if not any(command in row for row in pages)] == []
+    assert press(view, "x", "x", Status()) == (View(), None)
 
 
 _TEXT = st.text(max_size=40)

@@ -128,6 +128,11 @@ class Client:
         """A model's files, where they are, and the seals of those that are right."""
         return msgspec.json.decode(self._ask("GET", _model_url(model_key, "files")), type=commands.ModelFiles)
 
+    def file(self, model_key: str, path: str) -> commands.FileDetails:
+        """One file: where its bytes are, what comes from where, what went wrong."""
+        raw = self._ask("GET", _model_url(model_key, f"files/{quote(path)}"))
+        return msgspec.json.decode(raw, type=commands.FileDetails)
+
     def add(self, request: commands.AddModel) -> commands.Accepted:
         """Want a model from now on; wanting it again with other patterns replaces them."""
         return self._command("POST", "/v1/models", request)

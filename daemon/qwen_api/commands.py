@@ -135,6 +135,42 @@ class ModelFiles(msgspec.Struct, frozen=True, kw_only=True):
     folder: str = ""
 
 
+class Connection(msgspec.Struct, frozen=True, kw_only=True):
+    """An open request for the bytes [start, end) of a file; `position` is the next one to come."""
+
+    start: int
+    end: int
+    position: int
+    rate_bps: int = 0
+
+
+class Whereabouts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Where one file's bytes are at this moment, and where more come from.
+
+    `present` are the stretches [start, end) that are here: while it is fetched what has come, else what is on record of
+    an earlier try; of a published file it says nothing. `durable_bytes` of them are on record. `hashed_bytes` is how
+    far the hash of the whole has followed. `endpoint` is asked first, `host` is who served the last bytes; without
+    `has_ranges` it sends the whole file each time, so that one connection is best.
+    """
+
+    etag: str
+    endpoint: str = ""
+    host: str = ""
+    has_ranges: bool = True
+    hashed_bytes: int = 0
+    durable_bytes: int = 0
+    present: tuple[tuple[int, int], ...] = ()
+    connections: tuple[Connection, ...] = ()
+
+
+class FileDetails(msgspec.Struct, frozen=True, kw_only=True):
+    """GET /v1/models/{id}/files/{path}: one file, as far as the daemon knows it."""
+
+    model: str
+    file: FileStatus
+    whereabouts: Whereabouts
+
+
 class Version(msgspec.Struct, frozen=True, kw_only=True):
     """GET /v1/version."""
 

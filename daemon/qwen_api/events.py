@@ -222,7 +222,7 @@ class ComponentComplete(_ModelEvent, frozen=True, kw_only=True, tag="component.c
 
 
 class FileStarted(_FileEvent, frozen=True, kw_only=True, tag="file.started"):
-    """A try at a file begins (`attempt` counts from 1) at `offset_bytes`."""
+    """A try at a file begins (`attempt` counts from 1); `offset_bytes` of it are on record and need not come again."""
 
     attempt: int
     size_bytes: int
@@ -245,7 +245,10 @@ class FileResumed(_FileEvent, frozen=True, kw_only=True, tag="file.resumed"):
 
 
 class FileProgress(_FileEvent, frozen=True, kw_only=True, tag="file.progress"):
-    """Progress, not a fact: coalesced, never replayed. `done_bytes` are on disk, `received_bytes` came by network."""
+    """Progress, not a fact: coalesced, never replayed.
+
+    `done_bytes` are on disk, or while `verifying` hashed; `received_bytes` came by network since the daemon started.
+    """
 
     done_bytes: int
     size_bytes: int
@@ -267,10 +270,11 @@ class FileAdopted(_FileEvent, frozen=True, kw_only=True, tag="file.adopted"):
 
 
 class FileStalled(_FileEvent, frozen=True, kw_only=True, tag="file.stalled"):
-    """No byte for `idle_s`; the connection will be cut at `next_at`."""
+    """No byte for `idle_s`, that is since `last_byte_at`; the connection will be cut at `next_at`."""
 
     idle_s: float
     next_at: str
+    last_byte_at: str = ""
 
 
 class FileRetry(_FileEvent, frozen=True, kw_only=True, tag="file.retry"):
@@ -306,11 +310,15 @@ class FileCorrupt(_FileEvent, frozen=True, kw_only=True, tag="file.corrupt"):
 
 
 class FileFailed(_FileEvent, frozen=True, kw_only=True, tag="file.failed"):
-    """The file's tries are spent, or nothing but a human can help; `retry_at` is empty in the second case."""
+    """The file's tries are spent, or nothing but a human can help (`needs_human`).
+
+    In the first case the next round tries it again; when that is, the model's own `retry_at` says at the round's end.
+    """
 
     code: str
     detail: str = ""
     retry_at: str = ""
+    needs_human: bool = False
 
 
 class FilesPaused(_ModelEvent, frozen=True, kw_only=True, tag="files.paused"):

@@ -18,10 +18,21 @@ from qwen_api.manifest import component_of
 ENDED_LOADERS_MAX = 32  # those that came last; anybody who may read the events may report as a loader
 
 
+class PastTrouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What went wrong last, kept when the next try has begun."""
+
+    code: str
+    detail: str = ""
+    at: str = ""
+
+
 class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state.
 
-    `paused` and `priority` are what a person wants of it; a paused file that is here is verified all the same.
+    While it is `verifying`, `hashed_bytes` of what is on disk have been read again. `code` is about now, `last_trouble`
+    about a try that is over. While it is `stalled`, no byte came since `last_byte_at` and `retry_at` is when its
+    connection is cut. `paused` and `priority` are what a person wants of it; a paused file that is here is verified all
+    the same.
     """
 
     path: str
@@ -35,6 +46,10 @@ class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     retry_at: str = ""
     code: str = ""
     detail: str = ""
+    needs_human: bool = False  # it failed, and to try again by itself is pointless
+    last_trouble: PastTrouble | None = None
+    last_byte_at: str = ""
+    hashed_bytes: int = 0
     endpoint: str = ""  # of several, the one that its bytes come or came from
     paused: bool = False
     priority: int = 0
@@ -401,24 +416,16 @@ def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]
 def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
     if found is None:
         return file
-    done = found.done_bytes
-    if found.finding == "present":
-        return FileStatus(
-            path=file.path,
-            size_bytes=file.size_bytes,
-            state="verified",
-            done_bytes=file.size_bytes,
-            received_bytes=file.received_bytes,
-            paused=file.paused,
-            priority=file.priority,
-        )
+    done = file.size_bytes if found.finding == "present" else found.done_bytes
     state: e.FileState = "missing" if found.finding == "missing" and not done else "queued"
     return FileStatus(
         path=file.path,
         size_bytes=file.size_bytes,
-        state=state,
+        state="verified" if found.finding == "present" else state,
         done_bytes=done,
         received_bytes=file.received_bytes,
+        last_trouble=file.last_trouble,
+        endpoint=file.endpoint,
         paused=file.paused,
         priority=file.priority,
     )
@@ -463,24 +470,32 @@ def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
                 attempt=event.attempt,
                 done_bytes=event.offset_bytes,
                 retry_at="",
+                last_byte_at="",
                 code="",
                 detail="",
+                needs_human=False,
             )
         case e.FileSource():
             return _with(file, endpoint=event.endpoint)
         case e.FileResumed():
-            return _with(file, done_bytes=event.kept_bytes)
+            return _with(file, done_bytes=max(file.done_bytes, event.kept_bytes))
         case e.FileProgress():
+            if event.verifying:  # what is hashed is here, however much of it is hashed by now
+                done_bytes = max(file.done_bytes, event.done_bytes)
+                return _with(file, state="verifying", hashed_bytes=event.done_bytes, done_bytes=done_bytes, rate_bps=0)
             return _with(
                 file,
                 # The last word of a connection may come after the pause that ended it.
-                state="verifying" if event.verifying else "queued" if file.paused else "downloading",
+                state="queued" if file.paused else "downloading",
                 done_bytes=event.done_bytes,
                 received_bytes=event.received_bytes,
                 rate_bps=0 if file.paused else event.rate_bps,
+                retry_at="",
+                last_byte_at="",
             )
         case e.FileStalled():
-            return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at)
+            at = event.last_byte_at
+            return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at, last_byte_at=at)
         case e.FileRetry():
             return _with(
                 file,
@@ -489,8 +504,10 @@ def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
                 attempt=event.attempt,
                 attempts_max=event.attempts_max,
                 retry_at=event.retry_at,
+                last_byte_at="",
                 code=event.code,
                 detail=event.detail,
+                last_trouble=PastTrouble(code=event.code, detail=event.detail, at=event.ts),
             )
         case e.FileVerified():
             return _with(
@@ -499,12 +516,23 @@ def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
                 rate_bps=0,
                 done_bytes=file.size_bytes,
                 received_bytes=max(file.received_bytes, event.received_bytes),
+                hashed_bytes=0,
                 retry_at="",
+                last_byte_at="",
                 code="",
                 detail="",
+                needs_human=False,
             )
         case e.FileCorrupt():
-            return _with(file, state="queued", rate_bps=0, done_bytes=event.kept_bytes, code="E_CORRUPT")
+            return _with(
+                file,
+                state="queued",
+                rate_bps=0,
+                done_bytes=event.kept_bytes,
+                hashed_bytes=0,
+                code="E_CORRUPT",
+                last_trouble=PastTrouble(code="E_CORRUPT", at=event.ts),
+            )
         case e.FileFailed():
             return _with(
                 file,
@@ -513,6 +541,9 @@ def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
                 code=event.code,
                 detail=event.detail,
                 retry_at=event.retry_at,
+                last_byte_at="",
+                needs_human=event.needs_human,
+                last_trouble=PastTrouble(code=event.code, detail=event.detail, at=event.ts),
             )
         case _:
             return file

@@ -65,6 +65,9 @@ class Origin(Protocol):
     def distrust(self, repo: str, file: WantedFile) -> None:
         """What came of this file does not have its hash: take it from elsewhere, if there is an elsewhere."""
 
+    def host(self, repo: str, file: WantedFile) -> str:
+        """Who served this file's last bytes, for people: `host` or `host:port`; "" if nobody did yet."""
+
 
 class Body(Protocol):
     """Bytes that come over the line, for one reader."""

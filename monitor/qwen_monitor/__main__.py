@@ -27,10 +27,10 @@ from qwen_api.status import Status, encode_status
 from qwen_monitor import exits
 from qwen_monitor.display import Glyphs, choose_glyphs
 from qwen_monitor.exits import refusal_of
-from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain, follow, follow_json
+from qwen_monitor.report_text import EMOJI, WORDS
 from qwen_monitor.sentences import error_text
-from qwen_monitor.summary import model_line
+from qwen_monitor.status_text import status_lines
 from qwen_monitor.view import View, matches
 
 REFRESH_S, REFRESH_SSH_S = 0.5, 1.0
@@ -47,8 +47,9 @@ examples:
 
 exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found,
             4 incomplete, 69 no daemon, 130 Ctrl-C
-keys: q quit, p pause or resume, r retry now, v verify, / filter, a all files,
-      Tab next model, ? help
+keys: q quit, p pause or resume, r retry now, v verify, Enter a file's details,
+      / filter, s sort, a all files, + - speed limit, x remove, Tab next model,
+      ? help with the command behind each key
 """)
 
 
@@ -151,9 +152,10 @@ def _report(status: Status, wanted: ModelRef | None, glyphs: Glyphs, *, silent: 
         fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "MODEL")
         print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
         return exits.NOT_FOUND if wanted else exits.INCOMPLETE
+    signs = EMOJI if sys.stdout.isatty() and not glyphs.is_ascii else WORDS
     for model in models:
         if not silent:
-            print(model_line(model, Pace(), glyphs))
+            print("\n".join(status_lines(model, signs, glyphs)))
     return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
 
 
@@ -208,7 +210,7 @@ def _parser() -> argparse.ArgumentParser:
     form = parser.add_argument_group(_("form (chosen by itself when the output is no terminal)"))
     form.add_argument("--plain", action="store_true", help=_("one line for each event, a summary every 30 s"))
     form.add_argument("--json", action="store_true", help=_("the event stream as it comes; with --once the state"))
-    form.add_argument("--once", action="store_true", help=_("print one line for each model and exit (0, 4 or 69)"))
+    form.add_argument("--once", action="store_true", help=_("print a report and exit (0 all complete, 4 or 69)"))
     form.add_argument("--ascii", action="store_true", help=_("no signs beyond ASCII"))
     form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help=_("draw every SECONDS (0.5; over SSH 1)"))
     parser.add_argument("--no-wait", action="store_true", help=_("exit 69 when there is no daemon, instead of waiting"))

@@ -43,6 +43,8 @@ class Glyphs(msgspec.Struct, frozen=True, kw_only=True):
     full: str
     partial: tuple[str, ...]
     empty: str
+    coming: str
+    partly: str
     spark: tuple[str, ...]
     is_ascii: bool
 
@@ -62,6 +64,8 @@ UNICODE = Glyphs(
     full="█",
     partial=("", "▏", "▎", "▍", "▌", "▋", "▊", "▉"),
     empty="░",
+    coming="▒",
+    partly="▓",
     spark=tuple(" ▁▂▃▄▅▆▇█"),
     is_ascii=False,
 )
@@ -80,6 +84,8 @@ ASCII = Glyphs(
     full="#",
     partial=("",),
     empty=".",
+    coming="+",
+    partly=":",
     spark=tuple(" .:-=+*#%"),
     is_ascii=True,
 )
@@ -142,6 +148,14 @@ def spark(values: Sequence[float], glyphs: Glyphs = UNICODE) -> str:
     if top <= 0:
         return glyphs.spark[0] * len(values)
     return "".join(glyphs.spark[math.ceil(max(0.0, value) / top * last)] for value in values)
+
+
+def chart(values: Sequence[float], height: int, glyphs: Glyphs = UNICODE) -> list[str]:
+    """The same over `height` lines, from top to bottom."""
+    top, steps = max(values, default=0.0), len(glyphs.spark) - 1
+    levels = [math.ceil(max(0.0, value) / top * steps * height) if top > 0 else 0 for value in values]
+    floors = [steps * line for line in reversed(range(height))]
+    return ["".join(glyphs.spark[min(steps, max(0, level - floor))] for level in levels) for floor in floors]
 
 
 def safe(text: str, width: int | None = None, glyphs: Glyphs = UNICODE) -> str:

@@ -143,7 +143,8 @@ def _judged(event: e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed
                 hashes = _("expected {hash}, it cannot be read", hash=event.expected[:12])
             return _("corrupt"), event.path, _("on {where}: {hashes}", where=event.where, hashes=hashes) + kept, True
         case _:
-            then = _("; again{soon}", soon=_soon(event)) if event.retry_at else _("; a person must act")
+            again = _("; again{soon}", soon=_soon(event)) if event.retry_at else _("; tried again later")
+            then = _("; a person must act") if event.needs_human else again
             return _("failed"), event.path, short_reason(event.code, event.detail, glyphs) + then, True
 
 

@@ -19,7 +19,7 @@ from qwen_api.language import _, ngettext
 from qwen_api.status import Status
 from qwen_monitor.display import UNICODE, Glyphs
 from qwen_monitor.event_text import EventText, event_text
-from qwen_monitor.rows import Link
+from qwen_monitor.scene import Link
 
 EVENTS_KEPT = 200  # more than a screen shows; the daemon keeps the rest (qwenctl events)
 CLOSE_S = 5.0  # closing shuts the socket down, so the thread ends at once unless the machine is stuck

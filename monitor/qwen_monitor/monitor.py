@@ -1,8 +1,9 @@
 """The terminal view: a Textual app of one-line rows, drawn on a timer. The only module that imports Textual.
 
-It holds no knowledge of its own: `feed` says what is known, `view` what a key does, `rows` what the screen shows. A row
-is repainted only when its text changed, which keeps an idle monitor silent over SSH. The terminal is always restored:
-Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those signals are turned into a quiet exit.
+It holds no knowledge of its own: `feed` and `lens` say what is known, `view` what a key does, `rows` what the screen
+shows. A row is repainted only when its text changed, which keeps an idle monitor silent over SSH. The terminal is
+always restored: Textual itself dies on SIGTERM and SIGHUP with the alternate screen on, so those signals are turned
+into a quiet exit.
 """
 
 from __future__ import annotations
@@ -30,14 +31,17 @@ from qwen_api.client import Follower
 from qwen_api.status import ModelStatus
 from qwen_monitor.display import Glyphs
 from qwen_monitor.feed import Feed, Picture
+from qwen_monitor.lens import Lens
 from qwen_monitor.orders import Orders
 from qwen_monitor.pace import Pace
-from qwen_monitor.panes import Row, Tone
-from qwen_monitor.rows import Scene, Size, draw
+from qwen_monitor.row import Row, Tone
+from qwen_monitor.rows import draw
+from qwen_monitor.scene import Link, Scene, Size
 from qwen_monitor.summary import farewell
-from qwen_monitor.view import FileOrder, Leave, Limit, Order, Say, View, models_shown, press
+from qwen_monitor.view import FileOrder, Leave, Limit, Order, Priority, Say, View, chosen, models_shown, press
 
 MESSAGE_S = 10.0  # how long the answer to a key stays
+FIRST_S = 0.05  # how often, until anything is known of the daemon, it is looked for
 _SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 
 # The terminal's own eight colours, so that the user's theme holds.
@@ -52,28 +56,44 @@ _STYLES: dict[Tone, str] = {
 }
 
 
+class Line(Static):
+    """One line of the terminal. It knows what it shows, so that nobody else's memory of it can be out of date."""
+
+    def __init__(self) -> None:
+        super().__init__(markup=False)
+        self._row = Row(text="")
+
+    def show(self, row: Row) -> bool:
+        """Show `row`; False if it stands there already."""
+        if row == self._row:
+            return False
+        self._row = row
+        self.update(Content.styled(row.text, _STYLES[row.tone]), layout=False)
+        return True
+
+
 class Sheet(Vertical):
-    """As many one-line Statics as the terminal has lines."""
+    """As many Lines as the terminal has."""
 
     DEFAULT_CSS = """
     Sheet { width: 100%; height: 100%; overflow: hidden; }
-    Sheet Static { height: 1; width: 100%; text-wrap: nowrap; }
+    Sheet Line { height: 1; width: 100%; text-wrap: nowrap; }
     """
 
     class Fitted(Message):
-        """There is a Static for every line again, all of them blank or stale."""
+        """There is a Line for every line again; new ones are blank."""
 
     @property
-    def lines(self) -> list[Static]:
-        """The Statics from top to bottom."""
-        return list(self.query_children(Static))
+    def lines(self) -> list[Line]:
+        """From top to bottom."""
+        return list(self.query_children(Line))
 
     async def on_resize(self, event: events.Resize) -> None:
-        """Add or remove Statics."""
+        """Add or remove Lines."""
         lines = self.lines
         if missing := event.size.height - len(lines):
             if missing > 0:
-                await self.mount_all([Static(markup=False) for _ in range(missing)])
+                await self.mount_all([Line() for _ in range(missing)])
             else:
                 await self.remove_children(lines[missing:])
         self.post_message(self.Fitted())
@@ -106,9 +126,10 @@ class Monitor(App[int]):
         super().__init__(ansi_color=True)
         self.theme = "ansi-dark"  # its colours are the terminal's own, whatever their real values
         self.feed = Feed(follower, glyphs)
+        self.lens = Lens(find)
         self.view = view
         self.rows: tuple[Row, ...] = ()
-        self.repainted = 0  # rows that the last draw changed
+        self.repainted = 0  # rows that all draws together changed
         self._orders = Orders(find, self.tell, glyphs)
         self._told = threading.Condition()
         self._message, self._message_until_s = "", 0.0
@@ -124,20 +145,26 @@ class Monitor(App[int]):
         yield Sheet()
 
     def on_load(self) -> None:
-        """Before the terminal is touched: from here on a signal ends the app in order."""
+        """Before the terminal is touched: from here on a signal ends the app in order, and the daemon is asked."""
+        self.feed.start()
         loop = asyncio.get_running_loop()
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signal, number)
 
     def on_ready(self) -> None:
-        """Start to follow and to draw."""
+        """Start to draw: the first picture as soon as there is one."""
         self._is_ready = True
         if self._signalled is not None:
             self.exit(self._signalled, return_code=self._signalled)
             return
-        self.feed.start()
         self.set_interval(self._refresh_s, self.draw)
+        self._first = self.set_interval(FIRST_S, self._draw_first)
         self.draw()
+
+    def _draw_first(self) -> None:
+        if self.feed.look().link != Link(is_live=False, was_live=False):
+            self._first.stop()
+            self.draw()
 
     def on_unmount(self) -> None:
         """Give the signals back."""
@@ -146,8 +173,7 @@ class Monitor(App[int]):
             loop.remove_signal_handler(number)
 
     def on_sheet_fitted(self) -> None:
-        """Paint every row anew."""
-        self.rows = ()
+        """Paint the new lines, and all others for the new size."""
         self.draw()
 
     def on_key(self, event: events.Key) -> None:
@@ -181,12 +207,13 @@ class Monitor(App[int]):
         size = Size(width=sheet.size.width, height=sheet.size.height)
         rows = draw(self._scene(picture), size, self._wall(), self._glyphs)
         rows += (Row(text=""),) * (size.height - len(rows))
-        self.repainted = 0
-        for index, (static, row) in enumerate(zip(sheet.lines, rows, strict=False)):
-            if index >= len(self.rows) or row != self.rows[index]:
-                static.update(Content.styled(row.text, _STYLES[row.tone]), layout=False)
-                self.repainted += 1
+        self.repainted += sum(line.show(row) for line, row in zip(sheet.lines, rows, strict=False))
         self.rows = rows
+
+    def close(self) -> None:
+        """End the threads."""
+        self.lens.close()
+        self.feed.close()
 
     def farewell(self) -> tuple[str, ...]:
         """The three lines for the scrollback."""
@@ -198,7 +225,7 @@ class Monitor(App[int]):
         match action:
             case Leave():
                 self.exit(action.code, return_code=action.code)
-            case Order() | FileOrder() | Limit():
+            case Order() | FileOrder() | Priority() | Limit():
                 self._orders.give(action)
             case Say():
                 self.tell(action.text)
@@ -212,8 +239,12 @@ class Monitor(App[int]):
             self.exit(self._signalled, return_code=self._signalled)
 
     def _scene(self, picture: Picture) -> Scene:
-        shown = models_shown(picture.status, self.view)
-        key = self.view.model if any(m.model == self.view.model for m in shown) else shown[0].model if shown else ""
+        model = chosen(picture.status, self.view)
+        key = model.model if model else ""
+        if key and self.view.details:
+            self.lens.aim(key, self.view.file)
+        else:
+            self.lens.rest()
         return Scene(
             status=picture.status,
             view=self.view,
@@ -221,6 +252,7 @@ class Monitor(App[int]):
             link=picture.link,
             events=picture.events,
             message=self._message if time.monotonic() < self._message_until_s else "",
+            whereabouts=self.lens.look(),
         )
 
     def _feed_paces(self, picture: Picture) -> None:
@@ -237,7 +269,7 @@ def watch(app: Monitor) -> tuple[int, tuple[str, ...]]:
         app.run(mouse=False)  # the terminal's own selection and copying stay
         return app.return_code or 0, app.farewell()
     finally:
-        app.feed.close()
+        app.close()
 
 
 def _is_hung_up(terminal: TextIO) -> bool:

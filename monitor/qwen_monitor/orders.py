@@ -16,7 +16,7 @@ from qwen_api.language import _
 from qwen_monitor.display import UNICODE, Glyphs, safe
 from qwen_monitor.limits import rate_words
 from qwen_monitor.sentences import of_daemon
-from qwen_monitor.view import FileOrder, Limit, Order
+from qwen_monitor.view import Asked, FileOrder, Limit, Order, Priority
 
 
 class Orders:
@@ -28,7 +28,7 @@ class Orders:
         self._glyphs = glyphs
         self._busy = threading.Lock()
 
-    def give(self, order: Order | FileOrder | Limit) -> None:
+    def give(self, order: Asked) -> None:
         """Begin `order`; while another is under way, say so instead."""
         if not self._busy.acquire(blocking=False):
             self._told(_("the daemon has not answered the last command yet"))
@@ -36,14 +36,14 @@ class Orders:
         self._told(safe(_words(order), glyphs=self._glyphs))
         threading.Thread(target=self._carry_out, args=(order,), name="order", daemon=True).start()
 
-    def _carry_out(self, order: Order | FileOrder | Limit) -> None:
+    def _carry_out(self, order: Asked) -> None:
         try:
             message = self._answer(order)
         finally:
             self._busy.release()
         self._told(safe(message, glyphs=self._glyphs))
 
-    def _answer(self, order: Order | FileOrder | Limit) -> str:
+    def _answer(self, order: Asked) -> str:
         try:
             client = Client(self._find())
             match order:
@@ -51,6 +51,8 @@ class Orders:
                     _give(client, order)
                 case FileOrder():
                     _give_file(client, order)
+                case Priority():
+                    client.prioritise(order.model, order.priority)
                 case Limit():
                     client.set_limits(SetLimits(rate_limit_bps=order.rate_limit_bps))
         except DaemonRefused as refusal:
@@ -61,15 +63,17 @@ class Orders:
             return _("not done: {why}", why=lost)
         if isinstance(order, Limit):
             return _("limit: {limit}", limit=rate_words(order.rate_limit_bps))
-        return _("{verb}: accepted", verb=order.verb)
+        return _("{verb}: accepted", verb="prio" if isinstance(order, Priority) else order.verb)
 
 
-def _words(order: Order | FileOrder | Limit) -> str:
+def _words(order: Asked) -> str:
     match order:
         case Order():
             what = f"{order.verb} {order.model}"
         case FileOrder():
             what = f"{order.verb}{f' {order.priority}' if order.verb == 'prio' else ''} {order.path}"
+        case Priority():
+            what = f"prio {order.priority} {order.model}"
         case Limit():
             return _("asked the daemon to give everything {limit}", limit=rate_words(order.rate_limit_bps))
     return _("asked the daemon to {command}", command=what)
@@ -85,6 +89,8 @@ def _give(client: Client, order: Order) -> None:
             client.retry(order.model)
         case "verify":
             client.verify(order.model)
+        case "remove":
+            client.remove(order.model)
 
 
 def _give_file(client: Client, order: FileOrder) -> None:

@@ -14,25 +14,33 @@ import msgspec
 from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import FileStatus, ModelStatus, Status
+from qwen_monitor.file_pane import SORTS, Sort, listed_files
 from qwen_monitor.limits import next_limit_bps
-from qwen_monitor.panes import listed_files
 
 PRIORITY_MAX = 100  # the API's (qwen_api.commands)
 FILTER_MAX = 60  # characters of a filter; more than a row shows
 
-Verb = Literal["pause", "resume", "retry", "verify"]
+Verb = Literal["pause", "resume", "retry", "verify", "remove"]
+_COMMANDS: dict[Verb, str] = {"remove": "rm"}  # where qwenctl's word is another one
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """The person's choices. `model` is the key of the drawn model, "" for the first one; `file` the chosen path."""
+    """The person's choices. `model` is the key of the drawn model, "" for the first one; `file` the chosen path.
+
+    `help` counts how often its page was turned, 0 while it is not shown. `removing` is the key of the model about which
+    a yes or no is waited for.
+    """
 
     model: str = ""
     wanted: ModelRef | None = None
     filter: str = ""
     typing: bool = False
     all_files: bool = False
-    help: bool = False
+    sort: Sort = "state"
+    help: int = 0
     file: str = ""
+    details: bool = False
+    removing: str = ""
     read_only: bool = False
 
 
@@ -58,6 +66,13 @@ class FileOrder(msgspec.Struct, frozen=True, kw_only=True):
     priority: int = 0
 
 
+class Priority(msgspec.Struct, frozen=True, kw_only=True):
+    """Ask the daemon to give a model's files this priority."""
+
+    model: str
+    priority: int
+
+
 class Limit(msgspec.Struct, frozen=True, kw_only=True):
     """Ask the daemon to limit its speed; None is no limit."""
 
@@ -70,7 +85,8 @@ class Say(msgspec.Struct, frozen=True, kw_only=True):
     text: str
 
 
-Action: TypeAlias = Leave | Order | FileOrder | Limit | Say
+Asked: TypeAlias = Order | FileOrder | Priority | Limit  # of the daemon
+Action: TypeAlias = Leave | Asked | Say
 
 # (key as drawn, label, long explanation, the command that does the same)
 KEYS: tuple[tuple[str, str, str, str], ...] = (
@@ -78,16 +94,19 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("p", N_("Pause"), N_("stop or go on fetching this model"), "qwenctl pause | resume MODEL"),
     ("r", N_("Retry"), N_("cut every wait short and try failed files now"), "qwenctl retry MODEL"),
     ("v", N_("Verify"), N_("hash every file of this model again"), "qwenctl verify MODEL"),
+    ("Ent", N_("Details"), N_("tries, source, segments, last error of a file"), "qwenctl status MODEL --json"),
     (
         "Spc",
         N_("File"),
         N_("choose with up, down; stop or go on fetching"),
         "qwenctl pause MODEL --file F",
     ),
-    ("<>", N_("First"), N_("begin the chosen file later, or sooner"), "qwenctl prio MODEL N --file F"),
-    ("+-", N_("Limit"), N_("raise or lower the speed limit of everything"), "qwenctl limit 20MB/s"),
+    ("<>", N_("First"), N_("the chosen file, or model: later, sooner"), "qwenctl prio MODEL N [--file F]"),
     ("/", N_("Filter"), N_("only files whose path holds the text; Esc clears"), "qwenctl status MODEL"),
+    ("s", N_("Sort"), N_("files by state, name, size, rate"), "qwenctl status MODEL"),
+    ("+-", N_("Limit"), N_("raise or lower the speed limit of everything"), "qwenctl limit 20MB/s"),
     ("a", N_("All files"), N_("show verified files too"), "qwenctl status MODEL"),
+    ("x", N_("Remove"), N_("want this model no more; asks"), "qwenctl rm MODEL"),
     ("Tab", N_("Model"), N_("the next model"), "qwenctl ls"),
     ("?", N_("Help"), N_("this page"), "qwenctl --help"),
 )
@@ -118,7 +137,10 @@ def press(view: View, key: str, character: str, status: Status) -> tuple[View, A
     if view.typing:
         return _typed(view, key, character), None
     if view.help:
-        return _with(view, help=False), None
+        return _with(view, help=view.help + 1 if character == "?" else 0), None
+    if view.removing:
+        yes = Order(verb="remove", model=view.removing) if character in ("y", "Y") else None
+        return _with(view, removing=""), yes
     match character if character.isprintable() and character else key:
         case "q":
             return view, Leave(code=0)
@@ -127,11 +149,17 @@ def press(view: View, key: str, character: str, status: Status) -> tuple[View, A
         case "/":
             return _with(view, typing=True), None
         case "?":
-            return _with(view, help=True), None
+            return _with(view, help=1), None
+        case "s":
+            return _with(view, sort=_next_sort(view.sort)), None
+        case "enter":
+            return _looked(view, status)
+        case "x":
+            return _removed(view, status)
         case "a":
             return _with(view, all_files=not view.all_files), None
         case "escape":
-            return _with(view, filter="", file=""), None
+            return _with(view, details=False) if view.details else _with(view, filter="", file=""), None
         case " " | "<" | ">" as sign:
             return view, _file_order(sign, view, status)
         case "+" | "=" | "-" as sign:
@@ -155,16 +183,48 @@ def _order(letter: str, view: View, status: Status) -> Action:
     return Order(verb=verb, model=model.model)
 
 
-def _file_order(sign: str, view: View, status: Status) -> Action:
+def _removed(view: View, status: Status) -> tuple[View, Action | None]:
     model = chosen(status, view)
-    file = next((file for file in files_shown(status, view) if file.path == view.file), None)
+    if model is None:
+        return view, Say(text=_("no model to do this to"))
+    if view.read_only:
+        return view, Say(text=_read_only(f"{_COMMANDS['remove']} {model.repo}"))
+    return _with(view, removing=model.model), None
+
+
+def _looked(view: View, status: Status) -> tuple[View, Action | None]:
+    """Open the details of the chosen file, or of the first one; close them."""
+    if view.details:
+        return _with(view, details=False), None
+    file = chosen_file(status, view) or next(iter(files_shown(status, view)), None)
+    if file is None:
+        return view, Say(text=_("no file to look at (a: all files)"))
+    return _with(view, details=True, file=file.path), None
+
+
+def _model_priority(sign: str, view: View, status: Status) -> Action:
+    model = chosen(status, view)
+    if model is None:
+        return Say(text=_("no model to do this to"))
+    priority = _stepped(model.priority, sign)
+    if view.read_only:
+        return Say(text=_read_only(f"prio {model.repo} {priority}"))
+    return Priority(model=model.model, priority=priority)
+
+
+def _stepped(priority: int, sign: str) -> int:
+    return min(PRIORITY_MAX, max(-PRIORITY_MAX, priority + (1 if sign == ">" else -1)))
+
+
+def _file_order(sign: str, view: View, status: Status) -> Action:
+    model, file = chosen(status, view), chosen_file(status, view)
     if model is None or file is None:
-        return Say(text=_("choose a file first: up, down"))
+        return Say(text=_("choose a file first: up, down")) if sign == " " else _model_priority(sign, view, status)
     if sign == " ":
         order = FileOrder(verb="resume" if file.paused else "pause", model=model.model, path=file.path)
         words = f"{order.verb} {model.repo}"
     else:
-        priority = min(PRIORITY_MAX, max(-PRIORITY_MAX, file.priority + (1 if sign == ">" else -1)))
+        priority = _stepped(file.priority, sign)
         order = FileOrder(verb="prio", model=model.model, path=file.path, priority=priority)
         words = f"prio {model.repo} {priority}"
     if view.read_only:
@@ -204,7 +264,12 @@ def _next_model(view: View, status: Status, step: int) -> View:
     if current is None:
         return view
     index = (models.index(current) + step) % len(models)
-    return _with(view, model=models[index].model, file="")
+    return _with(view, model=models[index].model, file="", details=False)
+
+
+def _next_sort(sort: Sort) -> Sort:
+    names = tuple(SORTS)
+    return names[(names.index(sort) + 1) % len(names)]
 
 
 _STEPS = {"down": 1, "up": -1, "pagedown": 10, "pageup": -10, "home": -(10**6), "end": 10**6, "j": 1, "k": -1}
@@ -224,7 +289,15 @@ def _moved(view: View, key: str, status: Status) -> View:
 def files_shown(status: Status, view: View) -> list[FileStatus]:
     """The files of the drawn model that are listed, in the order in which they are drawn."""
     model = chosen(status, view)
-    return listed_files(model, view.filter, with_verified=view.all_files) if model else []
+    return listed_files(model, view.filter, with_verified=view.all_files, sort=view.sort) if model else []
+
+
+def chosen_file(status: Status, view: View) -> FileStatus | None:
+    """The chosen file of the drawn model: one that is listed, or the one whose details are open."""
+    model = chosen(status, view)
+    if model is not None and view.details and view.file in model.files:
+        return model.files[view.file]  # it may be verified by now, and listed no more
+    return next((file for file in files_shown(status, view) if file.path == view.file), None)
 
 
 def _with(view: View, **changes: object) -> View:

@@ -44,7 +44,7 @@ class FakeDaemon:
     """Use as a context manager; all methods may be called from the test's thread.
 
     `control` and `events` are the sockets, in `directory`. `commands` are the commands in the order they came. `folder`
-    and `seals` are what it answers of every model's files.
+    and `seals` are what it answers of every model's files, `whereabouts` (by path) of single ones.
     """
 
     def __init__(self, directory: Path, *script: e.Event, version: str = "1.2.3", bookmark_s: float = 5.0) -> None:
@@ -56,6 +56,7 @@ class FakeDaemon:
         self.ring_events_max = 5000
         self.folder = ""
         self.seals: dict[str, Seal] = {}
+        self.whereabouts: dict[str, commands.Whereabouts] = {}
         self._directory = directory
         self._bookmark_s = bookmark_s
         self._refusals: deque[commands.Problem] = deque()
@@ -184,6 +185,7 @@ class FakeDaemon:
         app.router.add_get("/v1/state", self._state)
         app.router.add_get("/v1/version", self._version)
         app.router.add_get("/v1/models/{model}/files", self._files)
+        app.router.add_get("/v1/models/{model}/files/{path:.+}", self._file)
         app.router.add_post("/v1/models", self._add)
         app.router.add_post("/v1/models/{model}/{verb}", self._verb)
         app.router.add_post("/v1/models/{model}/files/{verb}", self._file_verb)
@@ -270,6 +272,13 @@ class FakeDaemon:
             seals=self.seals,
             folder=self.folder,
         )
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    async def _file(self, request: web.Request) -> web.Response:
+        model, path = self.status.models[request.match_info["model"]], request.match_info["path"]
+        if path not in self.whereabouts:
+            return _problem(commands.Problem(title="no such file", status=404, code="E_UNKNOWN_FILE"))
+        answer = commands.FileDetails(model=model.model, file=model.files[path], whereabouts=self.whereabouts[path])
         return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
 
     async def _version(self, _request: web.Request) -> web.Response:

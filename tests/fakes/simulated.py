@@ -480,6 +480,10 @@ class SimSource:
     def distrust(self, repo: str, file: WantedFile) -> None:
         """See ports.Origin."""
 
+    def host(self, repo: str, file: WantedFile) -> str:
+        """See ports.Origin."""
+        return ""
+
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         """See ports.Origin."""
         assert 0 <= start < end <= file.size_bytes

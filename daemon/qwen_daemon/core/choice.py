@@ -27,7 +27,7 @@ def choose_files(paths: Sequence[str], words: Sequence[str]) -> tuple[str, ...]:
     for word in words:
         meant = [word] if word in known else _matching(paths, word)
         if not meant:
-            raise UnknownFile(word, _nearest(paths, word))
+            raise UnknownFile(word, nearest(paths, word))
         chosen.update(meant)
     return tuple(path for path in paths if path in chosen)
 
@@ -37,7 +37,7 @@ def _matching(paths: Sequence[str], word: str) -> list[str]:
     return [path for path in paths if fnmatch(path, pattern)]
 
 
-def _nearest(paths: Sequence[str], word: str) -> str:
+def nearest(paths: Sequence[str], word: str) -> str:
     """A file of that very name in another folder, else what is spelled alike."""
     same_name = [path for path in paths if path.rpartition("/")[2] == word]
     alike = same_name or get_close_matches(word, paths[:NEAREST_AMONG_MAX], n=1, cutoff=0.5)

@@ -68,6 +68,11 @@ class Ranges:
         return self._pairs[0][0] if self._pairs else None
 
     @property
+    def pairs(self) -> tuple[tuple[int, int], ...]:
+        """The stretches."""
+        return tuple(self._pairs)
+
+    @property
     def count_bytes(self) -> int:
         """How many bytes are in."""
         return sum(end - start for start, end in self._pairs)
@@ -100,6 +105,10 @@ class Segments:
     def leases(self) -> tuple[Lease, ...]:
         """The stretches being fetched."""
         return tuple(self._leases)
+
+    def absent(self) -> list[tuple[int, int]]:
+        """The stretches that have not come, in order: those nobody fetches yet, and what connections still lack."""
+        return sorted([*self._free.pairs, *((x.position, x.end) for x in self._leases if x.left_bytes)])
 
     def may_take(self, window_bytes: int) -> bool:
         """True if bytes are free and not too far ahead of the hash; what the hash waits for is never too far."""

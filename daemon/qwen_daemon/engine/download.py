@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
+from qwen_api.commands import Connection, Whereabouts
 from qwen_daemon.core.errors import ResolveAgain, StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.growth import Growth, eager_streams
 from qwen_daemon.core.segments import Lease, Segments, holes_between, lease_bytes
@@ -21,7 +22,7 @@ from qwen_daemon.core.slowness import (
     pick_victim,
     streams_under,
 )
-from qwen_daemon.core.spans import Span
+from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.engine.budget import DEFAULT_RANK, Rank
 from qwen_daemon.engine.cancel import beside, finish
@@ -83,7 +84,9 @@ class Download:
         holes = holes_between(((span.offset, span.end) for span in spans), size_bytes)
         self._segments = Segments(holes, tuning.align_bytes)
         self._frontier = Frontier(self._file, self._part, self._segments, spans, self._need_again, tuning.step_bytes)
+        self._transfer.look = self._look
         self._damaged: list[Span] = []
+        self._transfer.position = self._transfer.durable_bytes = recorded_bytes(spans)
         self._growth = Growth(eager=eager_streams(self._segments.left_bytes, tuning.eager_bytes))
         self._connections.join(self, self._rank)
         try:
@@ -95,6 +98,24 @@ class Download:
         if self._failure is not None:
             raise self._failure
         return self._frontier.hexdigest()
+
+    def _look(self) -> Whereabouts:
+        return Whereabouts(
+            etag=self._file.etag,
+            has_ranges=self._splits(),
+            hashed_bytes=self._frontier.position,
+            durable_bytes=self._transfer.durable_bytes,
+            present=tuple(holes_between(self._segments.absent(), self._file.size_bytes)),
+            connections=tuple(
+                Connection(
+                    start=stream.lease.start,
+                    end=stream.lease.end,
+                    position=stream.lease.position,
+                    rate_bps=int(stream.rate_bps() or 0),
+                )
+                for stream in self._streams.values()
+            ),
+        )
 
     # What engine.connections asks of a file.
 
@@ -273,8 +294,6 @@ class Download:
 
     def _kept(self, count: int) -> None:
         self._transfer.kept_bytes += count
-        self._transfer.position += count
-        self._transfer.durable_bytes += count
 
     def _need_again(self, span: Span) -> None:
         self._damaged.append(span)
@@ -286,6 +305,8 @@ class Download:
             await self._ledger.forget(self._source.where, self._file.etag, [span.offset for span in damaged])
             for span in damaged:
                 self._segments.need(span.offset, span.end)
+            self._transfer.position -= recorded_bytes(damaged)
+            self._transfer.durable_bytes -= recorded_bytes(damaged)
             self._connections.fill()
 
     def _writers(self) -> list[Writer]:

@@ -134,7 +134,13 @@ class Fetches:
     def _tell_failed(self, paths: Sequence[str], given_up: GiveUp) -> None:
         for path in paths:
             self._files.publish(
-                e.FileFailed(model=self._files.model, path=path, code=given_up.code, detail=given_up.detail)
+                e.FileFailed(
+                    model=self._files.model,
+                    path=path,
+                    code=given_up.code,
+                    detail=given_up.detail,
+                    needs_human=given_up.needs_human,
+                )
             )
 
     def _note(self, paths: Sequence[str], given_up: GiveUp) -> None:

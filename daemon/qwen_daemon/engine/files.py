@@ -15,7 +15,7 @@ from qwen_api.manifest import Manifest, WantedFile
 from qwen_daemon.core.digest import algorithm_of
 from qwen_daemon.core.errors import StartOver, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found, Step
-from qwen_daemon.core.spans import Span
+from qwen_daemon.core.spans import Span, recorded_bytes
 from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.core.twins import ways_without_room
 from qwen_daemon.engine.adopt import Adoption
@@ -176,7 +176,15 @@ class Files:
             if await self._came_meanwhile(file, found):
                 return
             name, spans = await self._start_from(file, found)
-            self.publish(e.FileStarted(model=self.model, path=file.path, attempt=attempt, size_bytes=file.size_bytes))
+            self.publish(
+                e.FileStarted(
+                    model=self.model,
+                    path=file.path,
+                    attempt=attempt,
+                    size_bytes=file.size_bytes,
+                    offset_bytes=recorded_bytes(spans),
+                )
+            )
             part = await self.disk.store.open_part(self.manifest.repo, file, name)
             try:
                 try:

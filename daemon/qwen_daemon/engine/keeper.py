@@ -24,6 +24,8 @@ from qwen_daemon.engine.cancel import beside, wait
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.outcome import Outcome
 from qwen_daemon.engine.round import Round
+from qwen_daemon.engine.supply import Supply
+from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.engine.world import Place, World
 
 DISK_RETRY_S = 30.0  # how often a full disk is looked at again
@@ -77,6 +79,7 @@ class Keeper:
         self._scope: asyncio.Timeout | None = None
         self._manifest: Manifest | None = None
         self._this: Round | None = None
+        self._received: dict[str, int] = {}
         self._told_commit = ""
         self._hub_asked_s = world.clock.monotonic_s()
 
@@ -94,6 +97,16 @@ class Keeper:
     def manifest(self) -> Manifest | None:
         """The files this model is about, as far as they are known."""
         return (self._this.manifest if self._this else None) or self._manifest
+
+    @property
+    def supply(self) -> Supply:
+        """Where its bytes come from."""
+        return self._world.supply(self.ref.key)
+
+    def transfer(self, path: str) -> Transfer | None:
+        """What one file's try has done so far, while it moves."""
+        transfers = self._this.transfers if self._this else None
+        return transfers.of(path) if transfers else None
 
     async def run(self) -> None:
         """Never returns; cancel it to stop."""
@@ -177,6 +190,7 @@ class Keeper:
             hurry=self._hurry,
             quiet=self.complete and reason in ("timer", "change"),
             was_complete=self.complete,
+            received=self._received,
         )
         self._woken.clear()
         scope = asyncio.timeout(None)

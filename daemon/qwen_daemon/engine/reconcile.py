@@ -12,7 +12,7 @@ from dataclasses import replace
 import msgspec
 
 from qwen_api import events as e
-from qwen_api.commands import AddModel, SetLimits
+from qwen_api.commands import AddModel, SetLimits, Whereabouts
 from qwen_api.manifest import Manifest
 from qwen_api.models import parse_model
 from qwen_daemon.core.errors import Configured, UnknownModel
@@ -20,6 +20,7 @@ from qwen_daemon.engine.adopt import renew_seals, sealed_twins
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.file_orders import FileOrders
 from qwen_daemon.engine.keeper import Keeper, Rhythm, Watch
+from qwen_daemon.engine.whereabouts import whereabouts
 from qwen_daemon.engine.world import World
 
 
@@ -151,6 +152,10 @@ class Engine:
         """See Controls.prioritise."""
         self._keeper(key)
         self._world.controls.prioritise(key, priority)
+
+    async def whereabouts(self, key: str, path: str) -> Whereabouts:
+        """Where one file's bytes are. Raises UnknownFile and FilesUnknown."""
+        return await whereabouts(self._keeper(key), path)
 
     def files(self, key: str) -> FileOrders:
         """Commands about single files."""

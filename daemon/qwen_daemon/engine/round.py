@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qwen_api import events as e
@@ -45,7 +45,9 @@ class Round:
     hurry: asyncio.Event
     quiet: bool  # a routine look at a complete model: say nothing if all is well
     was_complete: bool = False
+    received: dict[str, int] = field(default_factory=dict)  # by path, since the daemon began with this commit
     manifest: Manifest | None = None  # known once the round got that far
+    transfers: Transfers | None = None  # while there is work
     _is_still_complete: bool = False  # every seal holds: it is only distrusted, and no file was found damaged so far
 
     async def run(self, last: Manifest | None) -> Outcome:
@@ -53,6 +55,8 @@ class Round:
         try:
             lookup = Lookup(world=self.world, ref=self.ref, wanted=self.wanted, reason=self.reason, hurry=self.hurry)
             self.manifest = await lookup.manifest(last)
+            if last is None or last.commit != self.manifest.commit:
+                self.received.clear()
             self._controls.want(self.manifest.files)
             return await self._complete(self.manifest)
         except MakeRoom:
@@ -98,12 +102,13 @@ class Round:
             await self._not_complete(
                 "downloading" if any(not self._is_paused([step]) for step in plan.of("fetch")) else "checking"
             )
-        transfers = Transfers(
+        self.transfers = transfers = Transfers(
             self.ref.key,
             self.world.clock,
             self.world.publish,
             to_hash=[step.file for step in plan.of("hash")],
             is_complete=self._is_still_complete,
+            ever=self.received,
         )
         files = self._files(manifest, transfers, plan)
         fetches = Fetches(files, found)

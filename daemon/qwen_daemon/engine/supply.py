@@ -50,6 +50,15 @@ class Supply:
             endpoint.origin.distrust(repo, file)
         self._endpoints.lied((repo, file.etag))
 
+    def host(self, repo: str, file: WantedFile) -> str:
+        """See ports.Origin."""
+        hosts = (endpoint.origin.host(repo, file) for endpoint in self._in_order("files", repo, file.etag))
+        return next(filter(None, hosts), "")
+
+    def url(self, repo: str, file: WantedFile) -> str:
+        """The endpoint that would be asked for this file now."""
+        return self._in_order("files", repo, file.etag)[0].url
+
     async def _ask(self, repo: str, ask: Callable[[Hub], Awaitable[T]]) -> T:
         refusals: list[tuple[str, Trouble]] = []
         mirrors_last = sorted(self._in_order("api", repo), key=lambda endpoint: self._is_second(endpoint, repo))

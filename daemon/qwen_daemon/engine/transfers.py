@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from qwen_api import events as e
+from qwen_api.commands import Whereabouts
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_CUT_S, STALL_NOTICE_S, Pace
@@ -30,6 +31,7 @@ class Transfer:
     kept_bytes: int = 0  # of earlier tries, re-read and still good
     streams: int = 0  # connections open now
     is_held: Callable[[], bool] = bool  # True while the speed limit, and nothing else, keeps bytes from coming
+    look: Callable[[], Whereabouts] | None = None  # the rest, for somebody who asks about this file
 
 
 @dataclass
@@ -38,7 +40,7 @@ class _Watched:
     transfer: Transfer
     received_before: int
     verifying: bool
-    told: tuple[int, int, int] = (-1, -1, -1)
+    told: tuple[int, ...] = ()
     told_stalled: bool = False
 
 
@@ -68,7 +70,8 @@ class Transfers:
     """Register what moves; `tell` runs beside it until cancelled.
 
     `to_hash` are the files that are here and will be hashed. `is_complete`: the model is, so that it is said of the
-    whole how far they are, and of none of them that it is not verified.
+    whole how far they are, and of none of them that it is not verified. `ever` has what came of each path before this
+    job, and is kept up to date: what people see come over the network never falls.
     """
 
     def __init__(
@@ -79,6 +82,7 @@ class Transfers:
         to_hash: Sequence[WantedFile] = (),
         *,
         is_complete: bool = False,
+        ever: dict[str, int] | None = None,
     ) -> None:
         self._hashing = _Hashing(to_hash, clock.monotonic_s())
         self._is_complete = is_complete
@@ -87,23 +91,30 @@ class Transfers:
         self._publish = publish
         self._watched: dict[str, _Watched] = {}
         self._received: dict[str, int] = {}
+        self._ever: dict[str, int] = {} if ever is None else ever
 
     @contextmanager
     def watch(self, file: WantedFile, *, verifying: bool = False) -> Iterator[Transfer]:
         """A transfer that is watched inside the context."""
         transfer = Transfer(pace=Pace(started_s=self._clock.monotonic_s()))
-        before = self._received.get(file.path, 0)
-        watched = _Watched(file=file, transfer=transfer, received_before=before, verifying=verifying)
+        before, ever = self._received.get(file.path, 0), self._ever.get(file.path, 0)
+        watched = _Watched(file=file, transfer=transfer, received_before=ever, verifying=verifying)
         self._watched[file.path] = watched
         try:
             yield transfer
         finally:
             self._received[file.path] = before + transfer.received_bytes
+            self._ever[file.path] = ever + transfer.received_bytes
             if verifying:
                 self._hashing.ended(file, transfer.position)
             if not verifying and file.size_bytes > SMALL_BYTES:  # of a small one the next event says it all
                 self._tell(watched, self._clock.monotonic_s())
             del self._watched[file.path]
+
+    def of(self, path: str) -> Transfer | None:
+        """The transfer of this file, while it moves."""
+        watched = self._watched.get(path)
+        return watched.transfer if watched else None
 
     def received_bytes(self, path: str) -> int:
         """Bytes that came over the network for this file since the job began."""
@@ -156,7 +167,7 @@ class Transfers:
 
     def _tell(self, watched: _Watched, now_s: float) -> None:
         transfer = watched.transfer
-        state = (transfer.position, transfer.received_bytes, transfer.durable_bytes)
+        state = (transfer.position, transfer.received_bytes, transfer.durable_bytes, transfer.kept_bytes)
         idle_s = transfer.pace.idle_s(now_s)
         rate_bps = transfer.pace.rate_bps(now_s)
         if state == watched.told:
@@ -165,7 +176,13 @@ class Transfers:
                 watched.told_stalled = True
                 next_at = self._clock.utc(max(0.0, STALL_CUT_S - idle_s))
                 self._publish(
-                    e.FileStalled(model=self._model, path=watched.file.path, idle_s=round(idle_s, 1), next_at=next_at)
+                    e.FileStalled(
+                        model=self._model,
+                        path=watched.file.path,
+                        idle_s=round(idle_s, 1),
+                        next_at=next_at,
+                        last_byte_at=self._clock.utc(-idle_s),
+                    )
                 )
             return
         watched.told, watched.told_stalled = state, False

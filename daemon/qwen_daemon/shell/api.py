@@ -19,7 +19,7 @@ from qwen_api import events as e
 from qwen_api.language import N_
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.seals import Seal
-from qwen_api.status import ModelStatus, encode_status
+from qwen_api.status import FileStatus, ModelStatus, encode_status
 from qwen_daemon.core.errors import UnknownModel
 from qwen_daemon.shell.api_orders import Commands, Orders
 from qwen_daemon.shell.api_stream import EventStream, Stream
@@ -67,6 +67,7 @@ class Api:
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{id}", self._model),
                 web.get("/v1/models/{id}/files", self._files),
+                web.get("/v1/models/{id}/files/{path:.+}", self._file),
                 web.get("/v1/version", self._get_version),
                 web.get("/healthz", self._healthz),
                 web.get("/readyz", self._readyz),
@@ -97,6 +98,13 @@ class Api:
             seals=dict(seals),
             folder=folder,
         )
+        return json_answer(msgspec.json.encode(answer))
+
+    async def _file(self, request: web.Request) -> web.Response:
+        model, path = self._status_of(self._key(request.match_info["id"])), request.match_info["path"]
+        whereabouts = await self._engine.whereabouts(model.model, path)
+        file = self._status_of(model.model).files.get(path) or FileStatus(path=path, size_bytes=0)
+        answer = commands.FileDetails(model=model.model, file=file, whereabouts=whereabouts)
         return json_answer(msgspec.json.encode(answer))
 
     async def _get_version(self, _request: web.Request) -> web.Response:

@@ -54,6 +54,9 @@ class Commands(Protocol):
     def verify(self, key: str, *, full: bool) -> None:
         """Look at the disk again."""
 
+    async def whereabouts(self, key: str, path: str) -> commands.Whereabouts:
+        """Where one file's bytes are."""
+
     def files(self, key: str) -> FileCommands:
         """Commands about single files of a model."""
 

@@ -79,6 +79,7 @@ class HttpOrigin:
         self._addresses = Addresses()
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
         self._unranged: dict[tuple[str, str], None] = {}  # contents whose last answer was all of it for a range
+        self._hosts: dict[tuple[str, str], str] = {}  # who gave the last answer about a content
 
     def splits(self, repo: str, file: WantedFile) -> bool:
         """See ports.Origin."""
@@ -88,6 +89,10 @@ class HttpOrigin:
         """See ports.Origin. Elsewhere is where the endpoint sends us next; and a stale answer was no word on ranges."""
         self._unranged.pop((repo, file.etag), None)
         self._addresses.forget_all()
+
+    def host(self, repo: str, file: WantedFile) -> str:
+        """See ports.Origin. Behind redirects, and without the address, which may be signed."""
+        return self._hosts.get((repo, file.etag), "")
 
     def read(self, repo: str, commit: str, file: WantedFile, start: int, end: int) -> Reading:
         """See ports.Origin. Raises StillShut while the server's word to wait holds."""
@@ -101,6 +106,7 @@ class HttpOrigin:
         try:
             response, take = await self._open(file_url, asked)
             self._learn_ranges(content, response.status, asked)
+            self._learn_host(content, response.url)
             yield body_of(response, take, silence_s=self._session.timeout.sock_read or HEADERS_TIMEOUT_S)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
             raise translate(error) from error
@@ -116,6 +122,11 @@ class HttpOrigin:
             if len(self._unranged) >= UNRANGED_MAX:
                 self._unranged.pop(next(iter(self._unranged)))
             self._unranged[content] = None
+
+    def _learn_host(self, content: tuple[str, str], url: URL) -> None:
+        if len(self._hosts) >= UNRANGED_MAX:
+            self._hosts.pop(next(iter(self._hosts)))
+        self._hosts[content] = url.authority.rpartition("@")[2]
 
     async def _open(self, file_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:
         """An answer with a body. A signed address that is spent is asked for anew, once, at the same byte."""

@@ -1,0 +1,168 @@
+"""The rows above the lists: which model, how far, how fast, until when, and what is in the way.
+
+Pure. `rows` decides how many of them a size has room for.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+
+from qwen_api.language import _, ngettext
+from qwen_api.status import LimitsStatus, ModelStatus, Status
+from qwen_monitor.display import (
+    Glyphs,
+    bar,
+    bytes_text,
+    cell_width,
+    chart,
+    duration_text,
+    pair_text,
+    percent_text,
+    rate_text,
+    safe,
+)
+from qwen_monitor.event_text import parse_time
+from qwen_monitor.limits import connections_text, files_text
+from qwen_monitor.pace import Pace
+from qwen_monitor.row import Row, Tone, fitting, line, until_text
+from qwen_monitor.scene import Link, Scene
+from qwen_monitor.sentences import DISK_STATES, reason, state_word
+from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files, verifying
+from qwen_monitor.view import models_shown
+
+
+def header(scene: Scene, model: ModelStatus | None, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    """Which model at which commit, its state, and how the connection to the daemon stands."""
+    if not scene.link.is_live:
+        return _lost_header(scene.link, width, now, glyphs)
+    up = _up_text(scene.status, now) if width >= 80 else ""
+    ready = _("stopping") if scene.status.stopping else _("live")
+    if model is None:
+        return Row(text=line(" qwen-daemon", f"{glyphs.live} {ready}{up} ", width, glyphs), tone="head")
+    models = models_shown(scene.status, scene.view)
+    place = f" [{models.index(model) + 1}/{len(models)}]" if len(models) > 1 else ""
+    digits = 8 if width >= 80 else 7
+    edge = f"{state_word(model.state).upper()}  {glyphs.live} {ready}{up} "
+    return Row(text=line(f" {model_name(model, digits)}{place}", edge, width, glyphs), tone="head")
+
+
+def _up_text(status: Status, now: datetime) -> str:
+    started = parse_time(status.started_at)
+    return "  " + _("up {time}", time=duration_text((now - started).total_seconds())) if started else ""
+
+
+def _lost_header(link: Link, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    wait = _("next try in {time}", time=duration_text(link.retry_in_s))
+    if not link.was_live:
+        return Row(text=line(f" {glyphs.down} {_('waiting for the daemon')}, {wait}", "", width, glyphs), tone="bad")
+    text = f" {glyphs.down} {_('disconnected {time}', time=duration_text(link.lost_s))}, {wait}"
+    last = _("last data {time}", time=(now - timedelta(seconds=link.lost_s)).strftime("%H:%M:%S"))
+    return Row(text=line(text, f"{last} " if width >= 80 else "", width, glyphs), tone="bad")
+
+
+def bar_row(model: ModelStatus, width: int, glyphs: Glyphs) -> Row:
+    """How much of the model is on the disk."""
+    if not model.files:
+        return Row(text=line(" " + _("the list of files is not known yet"), "", width, glyphs), tone="dim")
+    done, size = model.done_bytes, model.size_bytes
+    files = ngettext("{done}/{count} file", "{done}/{count} files", len(model.files), done=verified_files(model))
+    room = max(0, width - 12)
+    edge = fitting([f"{percent_text(done, size):>6}", pair_text(done, size), files], room, between="  ")
+    drawn = bar(done, size, width - cell_width(edge) - 4, glyphs)
+    return Row(text=line(f" {drawn}", f"{edge} ", width, glyphs), tone=_model_tone(model))
+
+
+def _model_tone(model: ModelStatus) -> Tone:
+    match model.state:
+        case "complete":
+            return "good"
+        case "failed" | "incomplete":
+            return "bad"
+        case "waiting" | "paused":
+            return "warn"
+        case _:
+            return "active"
+
+
+def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    """How fast and until when, what is retried, stalled or active, the room on the disk; what matters most first."""
+    facts = _speed_facts(scene.pace, model, now) if model.state == "downloading" else []
+    active = sum(f.state in ("downloading", "verifying") for f in model.files.values())
+    facts += [*verifying(model), *troubles(model), _("{count} active", count=active) if active else ""]
+    for endpoint in scene.status.endpoints.values():
+        if wait := until_text(endpoint.retry_at, now):
+            facts.append(_("{endpoint} set aside {time}", endpoint=endpoint.endpoint, time=wait))
+    facts += _limit_facts(scene.status.limits, model)
+    for disk in scene.status.disks.values():
+        free = _("free {size}", size=bytes_text(disk.free_bytes))
+        facts.append(free if disk.state == "ok" else f"{_(DISK_STATES[disk.state])} {free}")
+    facts.append(_("newer commit {commit}", commit=model.newer_commit[:8]) if model.newer_commit else "")
+    limits = scene.status.limits
+    if limits.max_files:
+        files, connections = files_text(limits.max_files), connections_text(limits.max_connections)
+        facts.append(_("up to {files}, {connections}", files=files, connections=connections))
+    return Row(
+        text=line(" " + fitting([safe(f, None, glyphs) for f in facts], width - 2, between="  "), "", width, glyphs)
+    )
+
+
+def amounts_row(model: ModelStatus, pace: Pace, width: int, glyphs: Glyphs) -> Row:
+    """What is on the disk, what of it is proven, and what came over the network: three things that differ."""
+    average = pace.average_bps() if pace.is_settled and model.state == "downloading" else 0.0
+    facts = [
+        _("on disk {size}", size=bytes_text(model.done_bytes)),
+        _("verified {size}", size=bytes_text(model.verified_bytes)),
+        _("from the network {size}", size=bytes_text(model.received_bytes)),
+        _("avg {rate}", rate=rate_text(average)) if average else "",
+    ]
+    return Row(text=line(" " + fitting(facts, width - 2), "", width, glyphs))
+
+
+def _limit_facts(limits: LimitsStatus, model: ModelStatus) -> list[str]:
+    rates = [rate for rate in (limits.rate_limit_bps, model.rate_limit_bps) if rate]
+    facts = [_("limit {rate}", rate=rate_text(min(rates)))] if rates else []
+    return [*facts, _("priority {priority}", priority=model.priority)] if model.priority else facts
+
+
+def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
+    rate = rate_bps(model, pace)
+    left = eta_s(model, pace)
+    text = duration_text(left)
+    if text == "-" or left >= 86_400:
+        return [rate_text(rate), _("ETA {time}", time=text)]
+    arrival = datetime.fromtimestamp(now.timestamp() + left, tz=now.tzinfo)
+    return [rate_text(rate), _("ETA {time}", time=text) + f" ~{arrival.strftime('%H:%M')}"]
+
+
+def trouble_rows(status: Status, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+    """What holds the whole model up: the Hub's word to wait, or why it waits, and what a person can do."""
+    rows = []
+    if wait := until_text(status.throttled_until, now):
+        words = _("rate limit: the Hub asks to wait, {time} left", time=wait)
+        rows.append(Row(text=line(f" {glyphs.retry} {words}", "", width, glyphs), tone="warn"))
+    return rows + _model_trouble(model, width, now, glyphs)
+
+
+def _model_trouble(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+    if not model.code:
+        return []
+    why, fix = reason(model.code)
+    wait = until_text(model.retry_at, now)
+    again = _("again in {time}", time=wait) + " " if wait else ""
+    detail = f" ({model.detail})" if model.detail else ""
+    tone = _model_tone(model)
+    rows = [Row(text=line(f" {glyphs.failed} {model.code}: {why}{detail}", again, width, glyphs), tone=tone)]
+    return rows if wait else [*rows, Row(text=line(f"   {_('fix:')} {fix}", "", width, glyphs), tone=tone)]
+
+
+def rate_rows(pace: Pace, height: int, width: int, glyphs: Glyphs) -> list[Row]:
+    """The last minutes' rates as a graph of `height` rows."""
+    rates = pace.history(max(0, width - 20))
+    if not any(rates):
+        return [Row(text="", tone="dim")] * height
+    most = _("max {rate}", rate=rate_text(max(rates))) + " "
+    lines = chart(rates, height, glyphs)
+    return [
+        Row(text=line(f" {drawn}", "" if index else most, width, glyphs), tone="active")
+        for index, drawn in enumerate(lines)
+    ]
