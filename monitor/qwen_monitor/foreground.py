@@ -1,7 +1,7 @@
 """One model as a few lines that are rewritten in place: what `qwenctl download` and `wait` show on a terminal.
 
-Pure, and without Textual. The files' rows are the monitor's own (`panes`); the line above them is the one that stays
-behind in the scrollback (`summary`).
+Pure, and without Textual. The files' rows are the monitor's own (`file_pane`); the line above them is the one that
+stays behind in the scrollback (`summary`).
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from qwen_api.events import FileState
 from qwen_api.language import _
 from qwen_api.status import FileStatus, ModelStatus
 from qwen_monitor.display import Glyphs, bar, cell_width, duration_text, pair_text, percent_text, rate_text, safe
+from qwen_monitor.file_pane import file_rows, listed_files
 from qwen_monitor.pace import Pace
-from qwen_monitor.panes import file_rows, fitting, line, listed_files
+from qwen_monitor.row import fitting, line
 from qwen_monitor.sentences import state_word
 from qwen_monitor.summary import eta_s, model_line, model_name, rate_bps, troubles, verified_text, verifying
 
