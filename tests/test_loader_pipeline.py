@@ -148,7 +148,7 @@ def test_loads_and_edits_from_a_bare_disk(model: SmallModel, picture: Path, tmp_
     assert said["picture"] == str(output)
     assert said["path"] == str(model.folder)
     assert [output] == list(output.parent.iterdir())
-    assert "editing: step 1/2\n" in err and "editing: step 2/2\n" in err
+    assert "editing: step 1 of 2\n" in err and "editing: step 2 of 2\n" in err
     with Image.open(output) as edited:
         assert edited.size == (64, 64)
         assert edited.convert("L").getextrema() not in ((0, 0), (255, 255))

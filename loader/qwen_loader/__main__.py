@@ -92,7 +92,7 @@ class _Attendant:
                 case InMemory() as in_memory:
                     self._say_ready(in_memory)
                 case Stepped() as stepped:
-                    _print(f"editing: step {stepped.step}/{stepped.steps}")
+                    _print(_("editing: step {step} of {steps}", step=stepped.step, steps=stepped.steps))
                 case Failure() as failure:
                     return self._failed(failure.error)
                 case Outcome() as outcome:
