@@ -21,6 +21,7 @@ from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown, type_
 from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
+from qwen_api.undecodable import UNDECODABLE
 from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.control_limits import of_model
@@ -193,5 +194,5 @@ def _print_event(line: Line, plain: Plain, follower: Follower, console: Console)
 def _peek(raw: bytes) -> _Type:
     try:
         return msgspec.json.decode(raw, type=_Type)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _Type()
