@@ -38,10 +38,10 @@ lint: $(VENV)/.test
 
 test-system: tools-test tools-system $(VENV)/.test  ## needs root and Debian packages: a real systemd
 	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs root: sudo make test-system" >&2; exit 1; }
-	$(BIN)/python -m pytest -m system tests $(PYTEST_ARGS)
+	$(BIN)/python -m pytest -m "system and not long" tests $(PYTEST_ARGS)
 
-test-long: $(VENV)/.test  ## hours; by hand
-	$(BIN)/python -m pytest -m long $(PYTEST_ARGS)
+test-long: $(VENV)/.test  ## hours; by hand, one by one (docs/long-runs.md); writes docs/figures.toml
+	$(BIN)/python -m pytest -s -m "long and not system" $(PYTEST_ARGS)
 
 bench: tools-bench $(VENV)/.bench  ## an hour: side by side with the peers, writes docs/benchmarks.md; BENCH_ARGS="--case 2"
 	$(BIN)/python -m benchmarks $(BENCH_ARGS)

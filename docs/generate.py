@@ -168,6 +168,17 @@ rows have in common:
 """
 
 
+FIGURES = """
+## Long runs
+
+What the runs of hours counted so far ([how to start one](long-runs.md)); they write
+[figures.toml](figures.toml) themselves. Violations are runs in which something of the above did not hold.
+
+| what | so many | their numbers | a second | violations | on |
+|---|---|---|---|---|---|
+"""
+
+
 @dataclass(frozen=True, kw_only=True)
 class FaultTest:
     """A test that says which rows of the fault matrix it shows."""
@@ -231,7 +242,19 @@ def reliability() -> str:
     for group in groups.values():
         sections.append(f"\n## {group['title']}\n\n| | what goes wrong | what happens | shown by |\n|---|---|---|---|")
         sections.extend(_fault_row(row, group[row], shown.get(row, [])) for row in group if row != "title")
+    sections.append(FIGURES + "".join(map(_figures_row, long_figures().values())))
     return "\n".join(sections) + "\n"
+
+
+def long_figures() -> dict[str, dict[str, Any]]:
+    """docs/figures.toml: what the long runs counted, each by its name."""
+    return tomllib.loads((HERE / "figures.toml").read_text(encoding="utf-8"))
+
+
+def _figures_row(run: dict[str, Any]) -> str:
+    numbers = f"{run['first']} to {run['end'] - 1}"
+    rate = f"{run['count'] / max(1, run['seconds']):,.1f}"
+    return f"| {run['what']} | {run['count']:,} | {numbers} | {rate} | {run['violations']} | {run['date']} |\n"
 
 
 def _fault_row(row: str, words: dict[str, str], tests: list[FaultTest]) -> str:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 
 import pytest
 
@@ -31,6 +32,7 @@ from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.round import Round
 from qwen_daemon.engine.world import Place, World
 from qwen_daemon.ports import Structure
+from tests import long_run
 from tests.fakes.simulated import (
     Alone,
     Chaos,
@@ -69,8 +71,7 @@ TUNING = Tuning(  # the same decisions as for files of gigabytes
     checkpoint_bytes=256 * KIB,
 )
 EVENTS = ("refuse", "later", "spent", "stall", "cut", "short", "lie", "write", "feed", "sync", "ledger", "lock")
-SEEDS, SEEDS_LONG = 300, 100_000  # fifteen a second
-SEEDS_PER_TEST = 100
+SEEDS, SEEDS_LONG = 1000, 100_000
 
 
 @dataclass
@@ -199,30 +200,29 @@ async def story(clock: SimClock) -> None:
     assert asyncio.all_tasks() == {asyncio.current_task()}, "something is left running"
 
 
-def check(seed: int) -> None:
+def check(seed: int) -> int:
+    """One world."""
     try:
         run_simulated(story, seed)
     except BaseException as error:
         error.add_note(f"seed {seed}; to see it again: python -m tests.test_simulation {seed}")
         raise
+    return 1
 
 
 @pytest.mark.fault("K11", "K1", "D10", "D11", "D15", "D20", "H24", "H25", "H36", "H38")
-@pytest.mark.parametrize("first", range(0, SEEDS, SEEDS_PER_TEST))
-def test_whatever_goes_wrong_the_end_is_right(first: int) -> None:
-    """Hundreds of worlds."""
-    for seed in range(first, first + SEEDS_PER_TEST):
-        check(seed)
+def test_whatever_goes_wrong_the_end_is_right() -> None:
+    """A thousand worlds, on every processor."""
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as pool:
+        assert sum(pool.map(check, range(SEEDS), chunksize=25)) == SEEDS
 
 
 @pytest.mark.long
 @pytest.mark.timeout(0)
 @pytest.mark.fault("K11")
 def test_whatever_goes_wrong_in_a_hundred_thousand_worlds() -> None:
-    """The same, for hours, on every processor."""
-    with ProcessPoolExecutor() as pool:
-        for _ in pool.map(check, range(SEEDS, SEEDS_LONG), chunksize=SEEDS_PER_TEST):
-            pass
+    """The same, for an hour, on every processor."""
+    long_run.run("worlds", "simulated worlds", check, range(SEEDS_LONG), at_once=50)
 
 
 def test_the_same_seed_is_the_same_world() -> None:

@@ -16,6 +16,7 @@ from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import take_seal
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
+from qwen_daemon.shell import durable
 from qwen_daemon.shell.local_dir import LocalDir
 from qwen_daemon.shell.locks import HubLocks
 from qwen_daemon.shell.part import PartFile
@@ -281,6 +282,45 @@ async def test_what_a_kill_cut_short_does_not_stay(cache: Path) -> None:
     await store.finish(manifest, REF)
     assert not any(path.exists() for path in left) and not link.is_symlink()
     assert scan_cache_dir(cache).warnings == []
+
+
+@pytest.mark.fault("C9", "K2")
+@every_layout
+async def test_records_that_a_kill_cut_short_go_with_the_next_completion(cache: Path, layout: Layout) -> None:
+    """What a layout keeps beside the files - listings, refs, metadata - is written under another name first."""
+    store = layout.store(cache)
+    manifest = await fill(store)
+    kept = [cache / DOWNLOAD / "deep", cache / DOWNLOAD / "../trees"] if layout is LOCAL_DIR else [cache]
+    left = [folder / ".qwen-0123abcd.tmp" for folder in kept]
+    for path in left:
+        path.touch()
+    if isinstance(store, HubCache):
+        await store.sweep(frozenset())
+    await store.finish(manifest, REF)
+    assert [path for path in left if path.exists()] == []
+
+
+@pytest.mark.fault("C6", "C9")
+def test_what_another_daemon_sweeps_meanwhile_is_made_again(tmp_path: Path) -> None:
+    """Where locks do nothing a second daemon may begin, and sweep, between our writing and our renaming."""
+    named, made = tmp_path / "folder" / "file", []
+
+    def make(beside: Path) -> None:
+        beside.write_bytes(b"content")
+        made.append(beside)
+        if len(made) < 3:
+            durable.drop_unfinished(tmp_path)
+
+    durable.put(named, make)
+    assert (named.read_bytes(), len(made), list(named.parent.iterdir())) == (b"content", 3, [named])
+
+
+@pytest.mark.fault("D16")
+def test_what_can_never_be_renamed_is_trouble(tmp_path: Path) -> None:
+    """Not tried for ever: somebody who removes everything at once is told of as the disk's trouble."""
+    with pytest.raises(FileNotFoundError):
+        durable.put(tmp_path / "file", lambda beside: None)
+    assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.fault("D16")

@@ -34,6 +34,7 @@ from qwen_api.events import (
 )
 from qwen_api.language import _
 from qwen_api.status import Status, decode_status, fold
+from qwen_api.undecodable import UNDECODABLE
 
 ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a cold disk may take seconds
 SILENCE_MAX_S = 20.0  # bookmarks come every 5 s, so four missed ones mean the stream is dead
@@ -344,7 +345,7 @@ def _model_url(model_key: str, verb: str = "") -> str:
 def _problem(status: int, raw: bytes) -> commands.Problem:
     try:
         return msgspec.json.decode(raw, type=commands.Problem)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         text = raw[:200].decode(errors="replace")
         return commands.Problem(title=f"HTTP {status}", status=status, code="E_HTTP", detail=text)
 

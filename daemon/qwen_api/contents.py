@@ -13,6 +13,7 @@ import msgspec
 
 from qwen_api.headers import Header, read_header
 from qwen_api.language import _, whole
+from qwen_api.undecodable import UNDECODABLE
 
 TEXT_BYTES_MAX = 64 << 20  # the largest JSON text that is read: a tokenizer.json is 11-35 MB, an index under 10 MB
 PEEK_BYTES = 1024  # an LFS pointer is at most 1024 bytes (git-lfs docs/spec.md)
@@ -94,7 +95,7 @@ def json_error(text: bytes) -> str:
     """What is wrong with a JSON text, in words; "" when Python's own parser takes it (NaN included, as loaders do)."""
     try:
         msgspec.json.decode(text, type=msgspec.Raw)
-    except (msgspec.DecodeError, RecursionError):
+    except UNDECODABLE:
         try:
             json.loads(text)
         except (ValueError, RecursionError) as error:

@@ -13,6 +13,8 @@ from typing import Any, Literal, TypeAlias, get_args
 
 import msgspec
 
+from qwen_api.undecodable import UNDECODABLE
+
 FILES_PAUSED = "E_FILES_PAUSED"  # a model is incomplete for no other reason than that a person paused files of it
 WIRE_VERSION = 1  # raised only when an old reader could misunderstand a new stream
 
@@ -506,6 +508,6 @@ def decode_line(raw: bytes) -> Event | Frame | Unknown:
         decoded: Event | Frame = _decoder.decode(raw)
     except msgspec.ValidationError:
         return Unknown(raw=bytes(raw))
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BadLine(f"not a line of the event stream: {error}") from error
     return decoded

@@ -15,6 +15,7 @@ from typing import Annotated
 import msgspec
 
 from qwen_api.models import is_commit, is_etag
+from qwen_api.undecodable import UNDECODABLE
 
 TREE_FORMAT_VERSION = 1  # huggingface_hub 2.4, _tree_cache.py
 FILE_BYTES_MAX = 1 << 43  # 8 TiB: the largest size a listing may claim before it is disbelieved
@@ -128,7 +129,7 @@ def read_tree(repo: str, commit: str, content: bytes) -> Manifest:
     """Read the bytes of huggingface_hub's `trees/<commit>.json`; BadManifest if they are not one."""
     try:
         tree = msgspec.json.decode(content, type=_Tree)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise BadManifest(f"trees/{commit}.json is not a listing: {error}") from error
     if tree.format_version != TREE_FORMAT_VERSION:
         raise BadManifest(f"trees/{commit}.json has format {tree.format_version}, only 1 is known")

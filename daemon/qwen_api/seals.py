@@ -10,6 +10,8 @@ from pathlib import Path
 
 import msgspec
 
+from qwen_api.undecodable import UNDECODABLE
+
 
 class Seal(msgspec.Struct, frozen=True, kw_only=True):
     """What stat(2) said of the file that a snapshot path leads to (symlinks followed)."""
@@ -51,5 +53,5 @@ def read_ready(path: Path) -> Ready | None:
     """The ready file's content; None if it is absent or not one (then the model counts as not ready)."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Ready)
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return None

@@ -19,6 +19,7 @@ from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile, component_of
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal, read_ready, seal_matches, take_seal
+from qwen_api.undecodable import UNDECODABLE
 from qwen_loader.faults import explain
 from qwen_loader.foreign_code import index_names_code, is_code, is_pickle
 from qwen_loader.gate import Candidate, Disk, Proof
@@ -200,5 +201,5 @@ def _index_names_code(here: Inventory) -> bool:
         return False
     try:
         return index_names_code(msgspec.json.decode(index.text, type=dict[str, Any]))
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return False  # a broken index: the hash will say so

@@ -12,14 +12,13 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Self
 
-import msgspec
-
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable
 from qwen_api.commands import ModelFiles
 from qwen_api.inventory import Stopped
 from qwen_api.manifest import component_of
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import ModelStatus
+from qwen_api.undecodable import UNDECODABLE
 from qwen_loader import evidence, gate
 from qwen_loader.assembly import Assembly
 from qwen_loader.gate import Candidate, Policy
@@ -100,7 +99,7 @@ class Overlap:
     def _load(self, model: ModelStatus, name: str) -> bool:
         try:
             answer = Client(self._find_socket()).files(model.model)
-        except (DaemonUnreachable, DaemonRefused, msgspec.DecodeError):
+        except (DaemonUnreachable, DaemonRefused, *UNDECODABLE):
             return False
         if answer.commit != model.commit or not answer.folder:
             return False

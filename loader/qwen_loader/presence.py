@@ -20,6 +20,7 @@ import msgspec
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.commands import LoaderReport
 from qwen_api.events import LoaderState
+from qwen_api.undecodable import UNDECODABLE
 
 GOODBYE_S = 2.0  # how long an ending loader waits for its last report: a daemon answers in milliseconds or not at all
 HEARTBEAT_S = 10.0
@@ -106,5 +107,5 @@ class Presence:
 
     def _send(self, report: LoaderReport) -> None:
         self._sent = report
-        with suppress(DaemonUnreachable, DaemonRefused, msgspec.DecodeError):
+        with suppress(DaemonUnreachable, DaemonRefused, *UNDECODABLE):
             Client(find_socket(self._env, self._socket)).report_loader(self.name, report)

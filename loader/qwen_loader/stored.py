@@ -15,6 +15,7 @@ from typing import Any
 import msgspec
 
 from qwen_api.headers import HEADER_BYTES_MAX, LENGTH_BYTES
+from qwen_api.undecodable import UNDECODABLE
 
 _WEIGHTS = re.compile(r"(?P<stem>[^.]+)(?:\.(?P<variant>[A-Za-z0-9_]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 _NAMES = {"BF16": "bfloat16", "F16": "float16", "F32": "float32", "F64": "float32"}
@@ -106,7 +107,7 @@ def _read_header(path: Path) -> list[tuple[str, int]]:
             for name, tensor in header.items()
             if name != "__metadata__"
         ]
-    except (msgspec.DecodeError, KeyError, TypeError) as error:
+    except (*UNDECODABLE, KeyError, TypeError) as error:
         raise BadHeader(f"{path} is not a safetensors file") from error
 
 

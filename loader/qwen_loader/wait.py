@@ -32,6 +32,7 @@ from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import ModelStatus
+from qwen_api.undecodable import UNDECODABLE
 from qwen_loader import evidence, gate, words
 from qwen_loader.gate import Broken, Candidate, Policy, Waiting
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout, WaitClosed
@@ -181,7 +182,7 @@ class Wait:
         private = places.private_state_dir(self._env, self._cache)
         try:
             return (private, Path(Client(self._find()).version().state_dir))
-        except (DaemonUnreachable, DaemonRefused, msgspec.DecodeError):
+        except (DaemonUnreachable, DaemonRefused, *UNDECODABLE):
             return (private,)
 
     def _add(self) -> ReadyModel | None:

@@ -17,6 +17,7 @@ from qwen_api.client import Client, Disconnected, Follower, Line, find_socket
 from qwen_api.events import EVENT_TYPES, Bookmark, Gap, Hello, Live, Snapshot, Unknown, type_of
 from qwen_api.language import _
 from qwen_api.models import ModelRef
+from qwen_api.undecodable import UNDECODABLE
 from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.event_text import event_text, parse_time
@@ -123,5 +124,5 @@ def _print_event(line: Line, plain: Plain, follower: Follower, console: Console)
 def _peek(raw: bytes) -> _Peek:
     try:
         return msgspec.json.decode(raw, type=_Peek)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return _Peek()

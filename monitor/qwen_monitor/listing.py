@@ -15,6 +15,7 @@ from qwen_api.inventory import find_snapshot
 from qwen_api.language import _
 from qwen_api.manifest import BadManifest, Manifest, read_tree
 from qwen_api.models import ModelRef
+from qwen_api.undecodable import UNDECODABLE
 from qwen_monitor.exits import Refusal
 from qwen_monitor.questions import ask
 
@@ -59,5 +60,5 @@ def read_listing(raw: bytes, ref: ModelRef) -> Manifest:
     try:
         named = msgspec.json.decode(raw, type=_Named)
         return read_tree(named.repo, named.commit, raw)
-    except (msgspec.DecodeError, BadManifest) as error:
+    except (*UNDECODABLE, BadManifest) as error:
         raise Refusal("E_LISTING", _("the list of files of {ref} cannot be used", ref=ref), str(error)) from error

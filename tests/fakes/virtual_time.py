@@ -41,8 +41,9 @@ class _Jumping(selectors.DefaultSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         assert timeout is not None, "deadlock: everybody waits, and no timer is set"
-        self._loop.jump(max(0.0, timeout))
-        return super().select(0)
+        if timeout > 0:
+            self._loop.jump(timeout)
+        return []  # no socket is ever looked at
 
 
 def run_virtually(work: Coroutine[Any, Any, T]) -> T:

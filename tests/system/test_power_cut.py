@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import fcntl
 import os
+import random
 import struct
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from tests import long_run
 from tests.fakes.hub import SimHub, ThreadedSimHub
 from tests.syscalls import FILES, MIB, SIM, WEIGHTS, Job
 
@@ -22,6 +25,7 @@ pytestmark = pytest.mark.system
 
 SHUTDOWN = 0x8004587D  # EXT4_IOC_SHUTDOWN and XFS_IOC_GOINGDOWN are one number
 NOLOGFLUSH = 2
+KINDS = ("ext4", "xfs")
 BYTES_PER_S = 3 * MIB  # several checkpoints on the way
 
 
@@ -52,7 +56,7 @@ class Volume:
             os.close(folder)
 
 
-@pytest.fixture(params=["ext4", "xfs"])
+@pytest.fixture(params=KINDS)
 def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
     volume = Volume(tmp_path, request.param)
     try:
@@ -61,21 +65,46 @@ def volume(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Volume]:
         volume.unmount()
 
 
+def cut_and_finish(volume: Volume, name: str, byte: int) -> None:
+    """Power cut once so many bytes were sent, looked at, run again to the end."""
+    with ThreadedSimHub(SimHub(SIM)) as hub:
+        job = Job(volume.path / name, hub)
+        hub.throttle.bytes_per_s = BYTES_PER_S
+        process = job.start()
+        hub.wait_reached(WEIGHTS, byte)
+        volume.cut_power()
+        process.kill()
+        process.wait()
+        volume.unmount()
+        volume.mount()
+        job.daemon.configure([])  # nobody synced that
+        job.look()
+        assert job.run() == 0, job.daemon.stderr
+        job.check_done()
+
+
 @pytest.mark.fault("D1", "D2", "K1")
 def test_what_is_on_record_outlives_the_power(volume: Volume) -> None:
     """Cut before, between and after checkpoints, at the end of the file and while it is published."""
-    for n, byte in enumerate((1, MIB, 2 * MIB, 3 * MIB + 7, len(FILES[WEIGHTS]))):
-        with ThreadedSimHub(SimHub(SIM)) as hub:
-            job = Job(volume.path / str(n), hub)
-            hub.throttle.bytes_per_s = BYTES_PER_S
-            process = job.start()
-            hub.wait_reached(WEIGHTS, byte)
-            volume.cut_power()
-            process.kill()
-            process.wait()
+    for byte in (1, MIB, 2 * MIB, 3 * MIB + 7, len(FILES[WEIGHTS])):
+        cut_and_finish(volume, str(byte), byte)
+
+
+def cut_at_random(seed: int) -> int:
+    """On either file system, at a byte that the seed names."""
+    dice = random.Random(seed)
+    with tempfile.TemporaryDirectory() as folder:
+        volume = Volume(Path(folder), dice.choice(KINDS))
+        try:
+            cut_and_finish(volume, "job", dice.randint(1, len(FILES[WEIGHTS])))
+        finally:
             volume.unmount()
-            volume.mount()
-            job.daemon.configure([])  # nobody synced that
-            job.look()
-            assert job.run() == 0, job.daemon.stderr
-            job.check_done()
+    return 1
+
+
+@pytest.mark.long
+@pytest.mark.timeout(0)
+@pytest.mark.fault("D1", "D2", "K1")
+def test_what_is_on_record_outlives_hundreds_of_power_cuts() -> None:
+    """At random bytes, each on a fresh file system."""
+    long_run.run("power-cuts", "power cuts on ext4 and XFS", cut_at_random, range(300))

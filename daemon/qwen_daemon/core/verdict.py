@@ -166,7 +166,7 @@ def _judge_whole(asked: Asked, headers: Mapping[str, str], content_type: str, *,
     if length is not None and length != str(asked.size_bytes):
         captive = "text/html" in content_type
         code = "E_CAPTIVE_PORTAL" if captive else "E_CONTENT_CHANGED"
-        return TryAgain(code, f"the server sent {length} bytes, the listing says {asked.size_bytes}")
+        return TryAgain(code, f"the server sent {_clean(length)} bytes, the listing says {asked.size_bytes}")
     if length is None and "text/html" in content_type:
         return TryAgain("E_CAPTIVE_PORTAL", "a web page came instead of the file")
     return TakeBody(skip=asked.start, length=asked.end - asked.start, gzipped=gzipped)

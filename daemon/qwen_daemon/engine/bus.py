@@ -11,7 +11,7 @@ import asyncio
 import secrets
 from collections import deque
 from collections.abc import AsyncGenerator, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import aclosing, contextmanager
 
 import msgspec
 
@@ -85,23 +85,32 @@ class Bus:
             reader.wake()
 
     async def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[bytes]:
-        """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens."""
+        """`batches`, line by line."""
+        async with aclosing(self.batches(since=since, epoch=epoch, follow=follow)) as batches:
+            async for batch in batches:
+                for line in batch:
+                    yield line
+
+    async def batches(
+        self, *, since: int | None = None, epoch: str = "", follow: bool = True
+    ) -> AsyncGenerator[list[bytes]]:
+        """hello, snapshot, (gap), backlog of durable events behind `since`, live, then what happens.
+
+        Each time all there is by then: a reader that is a little behind catches up with one write.
+        """
         with self._reading() as reader:
             # A reader of another epoch has seen nothing of this one: all of it is news to it.
             seen = since if since is None or epoch in ("", self.epoch) else 0
-            for line in self._greeting(seen):
-                yield line
+            yield self._greeting(seen)
             while follow and not self._closed:
                 try:
                     async with asyncio.timeout(BOOKMARK_S):
                         await reader.wait()
                 except TimeoutError:
-                    yield e.encode_line(e.Bookmark(seq=self._seq))
+                    yield [e.encode_line(e.Bookmark(seq=self._seq))]
                     continue
-                for line in self._news(reader):
-                    yield line
-            for line in self._news(reader):
-                yield line
+                yield self._news(reader)
+            yield self._news(reader)
 
     def _news(self, reader: _Reader) -> list[bytes]:
         """What the reader has not had; a gap and a snapshot in its place if it lagged too far behind."""

@@ -134,7 +134,9 @@ class Download:
 
     def wants_stream(self) -> bool:
         """See connections.Fetching."""
-        if self._is_ending or self._failure is not None or self.streams >= self._streams_limit():
+        if self._is_ending or self._failure is not None or self.streams >= self._growth.allowed:
+            return False
+        if self.streams and self.streams >= self._streams_limit():
             return False
         most = min(self._growth.allowed, self._connections.count_max)
         if self._checkpoints.ended_bytes() >= self._tuning.checkpoint_bytes * most:

@@ -84,8 +84,11 @@ class Endpoints:
         self, model: str, door: Door, content: tuple[str, str], middle_of: WantedFile | None = None
     ) -> list[Endpoint]:
         """Whom to ask about this content (repo, etag), the best first; never empty. `middle_of`: not from its start."""
+        names = self._order.of(model)
+        if len(names) == 1:  # mostly, and asked at every segment
+            return [self._all[names[0]]]
         candidates = []
-        for name in self._order.of(model):
+        for name in names:
             has_ranges = middle_of is None or self._all[name].origin.splits(content[0], middle_of)
             candidates.append(self._candidate(name, door, content, has_ranges=has_ranges))
         return [self._all[name] for name in decide.in_order(candidates, self._clock.monotonic_s())]

@@ -65,6 +65,12 @@ class Writer:
         self.untaken_bytes = 0  # written since the last `take`
         self.unrecorded_bytes = 0  # these, and what was taken and is not on record yet
 
+    @property
+    def is_idle(self) -> bool:
+        """Everything it was given is written and taken, and nothing went wrong."""
+        waits = self._batch.filled > self._batch.written or self._full or self._behind or self.untaken_bytes
+        return not waits and self._broken is None
+
     def room(self) -> memoryview:
         """Where the next bytes go. Empty only after `drain` has failed."""
         return self._batch.memory[self._batch.filled :]

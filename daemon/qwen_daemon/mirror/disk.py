@@ -17,6 +17,7 @@ from typing import Annotated
 
 import msgspec
 
+from qwen_api.undecodable import UNDECODABLE
 from qwen_daemon.mirror import tree
 from qwen_daemon.mirror.hash import FileChangedError, Found, Hasher, Stamp
 from qwen_daemon.mirror.routes import DEFAULT_REVISION, is_repo_id
@@ -264,7 +265,7 @@ def _cached_tree(path: Path) -> dict[str, Entry] | None:
         if path.stat().st_size > TREE_BYTES_MAX:
             return None
         tree = msgspec.json.decode(path.read_bytes(), type=_TreeCache)
-    except (OSError, msgspec.DecodeError):  # gone or broken: huggingface_hub ignores it then, and so do we
+    except (OSError, *UNDECODABLE):  # gone or broken: huggingface_hub ignores it then, and so do we
         return None
     if tree.format_version != 1:
         return None

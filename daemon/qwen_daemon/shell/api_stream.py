@@ -34,8 +34,8 @@ class Stream(Protocol):
     def publish(self, event: e.Event) -> int:
         """Stamp and hand out; returns its seq."""
 
-    def lines(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[bytes]:
-        """The stream of one reader."""
+    def batches(self, *, since: int | None = None, epoch: str = "", follow: bool = True) -> AsyncGenerator[list[bytes]]:
+        """The lines of one reader's stream, as many at a time as there are."""
 
 
 class EventStream:
@@ -61,12 +61,13 @@ class EventStream:
             await response.prepare(request)
             # Closed here and now, so that the bus forgets a reader that went away.
             async with aclosing(
-                self._bus.lines(since=since, epoch=request.query.get("epoch", ""), follow=follow)
-            ) as lines:
-                async for line in lines:
-                    if passes(line):
+                self._bus.batches(since=since, epoch=request.query.get("epoch", ""), follow=follow)
+            ) as batches:
+                async for batch in batches:
+                    lines = [b"data: " + line + b"\n" if as_sse else line for line in batch if passes(line)]
+                    if lines:
                         async with asyncio.timeout(WRITE_TIMEOUT_S):
-                            await response.write(b"data: " + line + b"\n" if as_sse else line)
+                            await response.write(b"".join(lines))
         except (ConnectionError, TimeoutError):
             pass  # the reader went away or sleeps: its stream ends, nothing else does
         finally:

@@ -12,6 +12,7 @@ from aiohttp import web
 
 from qwen_api import commands
 from qwen_api.language import N_
+from qwen_api.undecodable import UNDECODABLE
 from qwen_daemon.shell.problems import Refusal
 
 log = structlog.get_logger(__name__)
@@ -22,7 +23,7 @@ async def read_body(request: web.Request, kind: type[T]) -> T:
     """The body as `kind`; Refusal if it is anything else."""
     try:
         return msgspec.json.decode(await request.read() or b"{}", type=kind)
-    except msgspec.DecodeError as error:
+    except UNDECODABLE as error:
         raise Refusal(400, "E_USAGE", N_("the request's body is wrong"), str(error), "see docs/api.md") from error
 
 

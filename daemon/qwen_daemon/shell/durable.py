@@ -18,6 +18,7 @@ from typing import TypeVar
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
 UNFINISHED = ".qwen-*.tmp"
+MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
 _FULL = (errno.ENOSPC, errno.EDQUOT)
 T = TypeVar("T")
 
@@ -81,24 +82,38 @@ def read(path: Path) -> bytes | None:
 
 def write_file(path: Path, content: bytes) -> None:
     """Replace `path` with `content`, atomically and durably."""
-    make_folder(path.parent)
-    beside = path.with_name(f".qwen-{secrets.token_hex(4)}.tmp")
-    try:
+
+    def write(beside: Path) -> None:
         with beside.open("xb") as out:
             out.write(content)
             out.flush()
             os.fsync(out.fileno())
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+
+    put(path, write)
     sync_folder(path.parent)
+
+
+def put(path: Path, make: Callable[[Path], None]) -> None:
+    """Have it made beside `path` and rename it there; made again if somebody takes it away before (drop_unfinished)."""
+    for left in reversed(range(MADE_MAX)):
+        make_folder(path.parent)
+        beside = path.with_name(f".qwen-{secrets.token_hex(4)}.tmp")
+        try:
+            make(beside)
+            beside.replace(path)
+            return
+        except FileNotFoundError:
+            if not left:
+                raise
+        except BaseException:
+            beside.unlink(missing_ok=True)
+            raise
 
 
 def drop_unfinished(folder: Path, pattern: str = "*") -> None:
     """Remove what a SIGKILL left of `write_file` and `replace_link` in the folders below that match (glob).
 
-    Whoever writes there at this moment fails, and tries again.
+    Another daemon that writes there at this moment, where locks do nothing, does so again (`put`).
     """
     for left in folder.glob(f"{pattern}/{UNFINISHED}"):
         left.unlink(missing_ok=True)
@@ -112,14 +127,7 @@ def write_if_other(path: Path, content: bytes) -> None:
 
 def replace_link(path: Path, target: str) -> None:
     """Make `path` a symbolic link to `target` (relative text), atomically; the folder still has to be synced."""
-    make_folder(path.parent)
-    beside = path.with_name(f".qwen-{secrets.token_hex(4)}.tmp")
-    beside.symlink_to(target)
-    try:
-        beside.replace(path)
-    except BaseException:
-        beside.unlink(missing_ok=True)
-        raise
+    put(path, lambda beside: beside.symlink_to(target))
 
 
 def translate(error: OSError) -> Trouble:

@@ -26,9 +26,10 @@ from qwen_api import places
 from qwen_api.commands import AddModel
 from qwen_api.manifest import WantedFile
 from qwen_api.seals import Ready, Seal
+from qwen_api.undecodable import UNDECODABLE
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.shell import durable
-from qwen_daemon.shell.ledger_file import connect, intact, is_damage, row_check, set_aside, translate
+from qwen_daemon.shell.ledger_file import connect, intact, is_damage, is_unsynced, row_check, set_aside, translate
 
 FILE_NAME = "ledger.sqlite"
 log = structlog.get_logger(__name__)
@@ -269,12 +270,20 @@ class SqliteLedger:
     def _guarded(self, work: Callable[[], T]) -> T:
         """Do it; a database that turns out damaged is set aside and the work done on a fresh one."""
         try:
-            return work()
+            return self._once_more(work)
         except sqlite3.DatabaseError as error:
             if not is_damage(error):
                 raise translate(error) from error
             log.warning("ledger.set_aside", why=str(error))
             self._renew()
+            return work()
+
+    def _once_more(self, work: Callable[[], T]) -> T:
+        try:
+            return work()
+        except sqlite3.DatabaseError as error:
+            if not is_unsynced(error):
+                raise
             return work()
 
     def _open(self) -> str | None:
@@ -320,5 +329,5 @@ def _blob(where: str, etag: str) -> str:
 def _decode(raw: bytes, kind: type[T]) -> T | None:
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
+    except UNDECODABLE:
         return None  # another version's

@@ -40,6 +40,15 @@ _OF_THE_SYSTEM = {
 
 def connect(path: Path) -> sqlite3.Connection:
     """Open or make it. Raises sqlite3.DatabaseError (see is_damage)."""
+    try:
+        return _connect(path)
+    except sqlite3.DatabaseError as error:
+        if not is_unsynced(error):
+            raise
+        return _connect(path)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, check_same_thread=False)
     try:
@@ -88,6 +97,14 @@ def _code(error: sqlite3.DatabaseError) -> int:
 def is_damage(error: sqlite3.DatabaseError) -> bool:
     """True if the file is at fault, and not the system under it."""
     return _code(error) not in _OF_THE_SYSTEM
+
+
+def is_unsynced(error: sqlite3.DatabaseError) -> bool:
+    """True if only making it durable failed: a signal may have interrupted it (EINTR), and SQLite does not try again.
+
+    The transaction is rolled back. To do all of it again is safe also after worse: it writes the same pages anew.
+    """
+    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
 
 
 def translate(error: sqlite3.DatabaseError) -> Trouble:

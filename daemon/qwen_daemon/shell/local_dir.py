@@ -174,6 +174,7 @@ class LocalDir(StoredFiles):
             os.utime(tree)
         parts.drop_spent(self._download, {file.etag for file in manifest.files})
         parts.drop_strays(self._download.glob(parts.PARTS))  # of other commits: this folder holds one
+        durable.drop_unfinished(self._folder / KEPT, "**")
         return self._folder
 
     def _remove(self, manifest: Manifest) -> int:
