@@ -24,7 +24,7 @@ from qwen_api.errors import ERRORS
 from qwen_api.language import ARGPARSE, LANGUAGES, choose, ngettext, speak, spoken
 from qwen_api.status import Status
 from qwen_monitor import event_text as event_text_module
-from qwen_monitor.control_arguments import _parser
+from qwen_monitor.control_arguments import make_parser
 from qwen_monitor.display import UNICODE, bytes_text, cell_width, duration_text, pair_text, percent_text, rate_text
 from qwen_monitor.event_text import WORD_WIDTH, event_text
 from qwen_monitor.exits import refusal_of
@@ -344,7 +344,7 @@ def test_help_fits_80_columns_and_has_no_word_of_the_other_language(lang: str) -
     pages = [command(module, "--help", QWEN_LANG=lang).stdout for module in MODULES]
     os.environ["COLUMNS"] = "80"
     speak(lang)
-    pages += [parser.format_help() for parser in _parser()[1].values()]
+    pages += [parser.format_help() for parser in make_parser()[1].values()]
     assert len(pages) > 15
     for page in pages:
         assert [line for line in page.splitlines() if len(line) > 80] == []

@@ -11,10 +11,10 @@ import pytest
 from qwen_api.commands import Version
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
-from qwen_monitor.control_arguments import duration_s
-from qwen_monitor.control_download import Job, Settled, serves, settle
+from qwen_monitor.argument_values import duration_s
+from qwen_monitor.download_job import Job, Settled, serves, settle
 from qwen_monitor.exits import exit_code_of
-from qwen_monitor.listing import read_error
+from qwen_monitor.questions import read_error
 
 REF = ModelRef(repo="org/name")
 JOB = Job(ref=REF, include=("a",))

@@ -230,6 +230,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("the daemon met an error of its own"),
         N_("look at `journalctl -u qwen-daemon` and report it with the lines around it"),
     ),
+    "E_NO_LOG": (
+        N_("the daemon logs neither into a journal nor into a file"),
+        N_("run it as a service, or: qwen-daemon 2>>daemon.log"),
+    ),
     "E_IO": (
         N_("the operating system refused what the command had to do with a file"),
         N_("check that path, its owner and its permissions"),

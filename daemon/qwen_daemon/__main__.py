@@ -1,19 +1,28 @@
-"""The command `qwen-daemon`: the service, one model once, a listing, or a mirror."""
+"""The command `qwen-daemon`: the service, or one model once; `questions` and `mirror` have the other commands."""
 
 from __future__ import annotations
 
 import argparse
-import asyncio
 import gc
 import os
 import sys
 from collections.abc import Coroutine, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, parse_rate_bps
+from qwen_daemon.complaints import (
+    EXIT_CONFIG,
+    EXIT_ERROR,
+    EXIT_OK,
+    EXIT_USAGE,
+    FIX_CONFIG,
+    Parser,
+    complain,
+    complain_of,
+)
 
 if TYPE_CHECKING:
     from qwen_daemon.config import ConfiguredModel
@@ -21,6 +30,8 @@ if TYPE_CHECKING:
 USAGE = """\
 qwen-daemon [options]
        qwen-daemon listing MODEL
+       qwen-daemon probe MODEL
+       qwen-daemon config
        qwen-daemon mirror DIR --listen HOST:PORT"""
 
 EXAMPLES = """\
@@ -40,58 +51,9 @@ exit codes: 0 ok, 1 other error, 2 usage, 78 bad configuration; with --once and 
 configuration: --config, $QWEN_DAEMON_CONFIG, ~/.config/qwen-daemon/config.toml, /etc/qwen-daemon/config.toml
 """
 
-# Exit codes: 2 usage and 78 configuration (sysexits.h EX_CONFIG) must not be restarted by systemd.
-EXIT_OK, EXIT_ERROR, EXIT_USAGE, EXIT_CONFIG = 0, 1, 2, 78
-EXIT_OF_CODE = {
-    "": 0,
-    "E_NOT_FOUND": 3,
-    "E_REVISION_NOT_FOUND": 3,
-    "E_FILE_NOT_FOUND": 3,
-    "E_NOTHING_WANTED": 3,
-    "E_DISABLED": 3,
-    "E_OFFLINE": 4,
-    "E_STRUCTURE": 4,
-    "E_AUTH": 5,
-    "E_GATED": 5,
-    "E_FORBIDDEN": 5,
-    "E_STOPPED": 7,
-    "E_DISK_FULL": 9,
-    "E_READ_ONLY": 9,
-    "E_CORRUPT": 10,
-    "E_INTERNAL": 1,
-    "E_DISK_IO": 1,
-    "E_PERMISSION": 1,
-    "E_LISTING": 1,
-}
 M_ARENA_MAX = -8  # malloc.h
-EXIT_NETWORK = 6  # any other code is the network's
-FIX_NETWORK = "check the network, HTTPS_PROXY and HF_ENDPOINT; the same command resumes"
-FIX_OF_CODE = {
-    "E_NOT_FOUND": "check the spelling; for a private repository set HF_TOKEN",
-    "E_REVISION_NOT_FOUND": "check the branch, tag or commit behind '@', or leave it out for main",
-    "E_NOTHING_WANTED": "check the --include and --exclude patterns",
-    "E_OFFLINE": "unset HF_HUB_OFFLINE, or bring the files by other means",
-    "E_AUTH": "check HF_TOKEN (`hf auth whoami`)",
-    "E_GATED": "accept the terms on the model's page, and set HF_TOKEN of that account",
-    "E_FORBIDDEN": "check the token's rights on the Hub",
-    "E_PROXY": "check HTTPS_PROXY, HTTP_PROXY and ALL_PROXY; NO_PROXY names hosts that are asked directly",
-    "E_DISK_FULL": "free some room, choose another disk (HF_HOME), or lower [disk] reserve_bytes in the configuration",
-    "E_READ_ONLY": "remount the disk writable, or choose another one (HF_HOME)",
-    "E_PERMISSION": "check the owner and the mode of that folder, or choose another cache (HF_HOME)",
-    "E_DISK_IO": "look at `dmesg` and the disk's health first",
-    "E_STOPPED": "the same command resumes",
-    "E_CORRUPT": "run it again; if it repeats, test the disk and the memory",
-    "E_STRUCTURE": "see what is wrong with: qwenctl check MODEL; it is the repository's own fault",
-    "E_LISTING": "check HF_ENDPOINT; if it is the Hub's own, report the repository to its owner",
-    "E_INTERNAL": "run it again with --log-level debug, and report what it says",
-}
+QUESTIONS = ("config", "listing", "probe")
 T = TypeVar("T")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        what = "the command line cannot be read"
-        raise SystemExit(_complain("E_USAGE", what, message, f"see: {self.prog} --help", EXIT_USAGE))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -101,8 +63,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         from qwen_daemon.mirror.command import main as mirror
 
         return mirror(arguments[1:])
-    if arguments[:1] == ["listing"]:
-        return _leave(_listing(_listing_parser().parse_args(arguments[1:]), os.environ))
+    if arguments and arguments[0] in QUESTIONS:
+        from qwen_daemon import questions
+
+        return _leave(questions.answer(arguments[0], arguments[1:], os.environ))
     if arguments and not arguments[0].startswith("-"):
         return _no_such_command(arguments[0])
     return _leave(_daemon(_parser().parse_args(arguments), os.environ))
@@ -123,13 +87,13 @@ def _leave(code: int) -> int:
 
 
 def _no_such_command(word: str) -> int:
-    near = get_close_matches(word, ("mirror", "listing"), n=1)
+    near = get_close_matches(word, ("mirror", *QUESTIONS), n=1)
     fix = f"did you mean: qwen-daemon {near[0]}" if near else "qwenctl has the commands; see also: qwen-daemon --help"
-    return _complain("E_USAGE", "the command line cannot be read", f"there is no command {word!r}", fix, EXIT_USAGE)
+    return complain("E_USAGE", "the command line cannot be read", f"there is no command {word!r}", fix, EXIT_USAGE)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = Parser(
         prog="qwen-daemon",
         usage=USAGE,
         description="Keep Hugging Face Hub models complete and verified on this machine.",
@@ -159,18 +123,6 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _listing_parser() -> argparse.ArgumentParser:
-    parser = _Parser(
-        prog="qwen-daemon listing",
-        description="Print the Hub's listing of a model as JSON: sizes and hashes of its files.",
-        epilog="example:\n  qwen-daemon listing qwen-image-edit | jq",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", metavar="MODEL", help="alias, org/name or org/name@revision")
-    parser.add_argument("--revision", help="branch, tag or commit")
-    return parser
-
-
 def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     gc.disable()  # until _run: what imports make stays for good, and looking at it costs a tenth of the start
     from qwen_daemon import app, logs
@@ -191,12 +143,11 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         if wanted is not None:
             configuration.local_dirs(app.once_models(settings, wanted), settings.cache_dir)
     except BadModelName as error:
-        return _complain("E_USAGE", "no such model name", str(error), "see qwen-daemon --help", EXIT_USAGE)
+        return complain("E_USAGE", "no such model name", str(error), "see qwen-daemon --help", EXIT_USAGE)
     except BadRate as error:
-        return _complain("E_USAGE", "no such speed", str(error), "--limit-rate 20MB/s", EXIT_USAGE)
+        return complain("E_USAGE", "no such speed", str(error), "--limit-rate 20MB/s", EXIT_USAGE)
     except configuration.BadConfig as error:
-        fix = "mend what it names; every key is in README.md and in systemd/config.toml"
-        return _complain("E_CONFIG", "the configuration cannot be used", str(error), fix, EXIT_CONFIG)
+        return complain("E_CONFIG", "the configuration cannot be used", str(error), FIX_CONFIG, EXIT_CONFIG)
     logs.configure(env, level=options.log_level)
     try:
         if wanted is None:
@@ -206,44 +157,14 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
     except AlreadyRunning as error:
         fix = "use it (qwenctl status), or stop it; a second one needs its own --socket and --state-dir"
         why = f"it uses {error.what} ({error.holder or 'it does not say who it is'})"
-        return _complain("E_ALREADY_RUNNING", "another qwen-daemon is running", why, fix, EXIT_ERROR)
+        return complain("E_ALREADY_RUNNING", "another qwen-daemon is running", why, fix, EXIT_ERROR)
     except SocketPathTooLong as error:
         fix = "give a shorter one with --socket PATH (and tell the clients: QWEN_DAEMON_SOCKET=PATH)"
-        return _complain("E_START", "the daemon cannot start", str(error), fix, EXIT_ERROR)
+        return complain("E_START", "the daemon cannot start", str(error), fix, EXIT_ERROR)
     except OSError as error:
         why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        return _complain("E_START", "the daemon cannot start", why, "check the path and its permissions", EXIT_ERROR)
-    if code:
-        _complain(code, f"{options.once} is not complete", detail or "stopped", FIX_OF_CODE.get(code, FIX_NETWORK), 0)
-    return EXIT_OF_CODE.get(code, EXIT_NETWORK)
-
-
-def _listing(options: argparse.Namespace, env: Mapping[str, str]) -> int:
-    import msgspec
-
-    from qwen_api.manifest import write_tree
-    from qwen_daemon import config as configuration
-    from qwen_daemon.core.errors import Trouble
-    from qwen_daemon.shell import hub
-
-    async def ask() -> bytes:
-        ref = parse_model(options.model, revision=options.revision)
-        api = hub.HubApi(configuration.endpoint_in_force(env), lambda: hub.read_token(env))
-        commit = await api.resolve(ref)
-        tree = msgspec.json.decode(write_tree(await api.list_files(ref.repo, commit)))
-        return msgspec.json.encode({"repo": ref.repo, "commit": commit, **tree})
-
-    hub.quiet()
-    try:
-        sys.stdout.write(asyncio.run(ask()).decode() + "\n")
-    except BadModelName as error:
-        return _complain("E_USAGE", "no such model name", str(error), "see qwen-daemon listing --help", EXIT_USAGE)
-    except configuration.BadConfig as error:
-        return _complain("E_CONFIG", "the Hub cannot be asked", str(error), "mend it, or unset it", EXIT_CONFIG)
-    except Trouble as error:
-        what, fix = f"the Hub gave no listing of {options.model}", FIX_OF_CODE.get(error.code, FIX_NETWORK)
-        return _complain(error.code, what, error.detail, fix, EXIT_OF_CODE.get(error.code, EXIT_NETWORK))
-    return EXIT_OK
+        return complain("E_START", "the daemon cannot start", why, "check the path and its permissions", EXIT_ERROR)
+    return complain_of(code, f"{options.once} is not complete", detail or "stopped") if code else EXIT_OK
 
 
 def _wanted(options: argparse.Namespace) -> ConfiguredModel | None:
@@ -264,20 +185,6 @@ def _wanted(options: argparse.Namespace) -> ConfiguredModel | None:
     )
 
 
-def _way_out(code: str) -> str:
-    if code in ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_DISABLED"):
-        return "check the name and the revision; a private repository needs a token (HF_TOKEN)"
-    if code in ("E_AUTH", "E_GATED", "E_FORBIDDEN"):
-        return "accept the licence on the repository's page, and give a token that may read it (HF_TOKEN)"
-    if code == "E_STRUCTURE":
-        return "the repository itself is broken: choose another revision, or tell its authors"
-    if code == "E_NOTHING_WANTED":
-        return "check the patterns: they are those of `hf download`"
-    if code == "E_DISK_FULL":
-        return "free some room, or set HF_HOME to another disk; then run it again: it resumes"
-    return "run it again: it resumes"
-
-
 def _run(work: Coroutine[Any, Any, T]) -> T:
     """uvloop, where there is one: 20 % less CPU in the receive path."""
     import uvloop
@@ -294,11 +201,6 @@ def _version() -> str:
     import importlib.metadata
 
     return f"qwen-daemon {importlib.metadata.version('qwen-daemon')}"
-
-
-def _complain(code: str, what: str, why: str, fix: str, exit_code: int) -> int:
-    sys.stderr.write(f"error[{code}]: {what}\n  why: {why}\n  fix: {fix}\n")
-    return exit_code
 
 
 def _use_one_arena() -> None:

@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 import msgspec
 
 from qwen_api.commands import LoaderReport
-from qwen_api.language import _, choose, speak
+from qwen_api.language import N_, _, choose, speak
 from qwen_api.snapshots import snapshot_parts
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
@@ -78,7 +78,7 @@ class _Attendant:
                     return self._interrupted(received)
                 case Waiting() | Loaded() as moving:
                     fix = moving.fix if isinstance(moving, Waiting) else ""
-                    about = moving.why if isinstance(moving, Waiting) else f"loading {moving.component}"
+                    about = moving.why if isinstance(moving, Waiting) else moving.component
                     self._ticker.tell(text_of(moving), about=about, fix=fix)
                     self._report(report_of(moving))
                 case Ordered() as ordered:
@@ -116,7 +116,8 @@ class _Attendant:
         if loading.fallback is not None:
             detail = f"unverified, from the Hub: {loading.fallback.code}"
             why = words.printable(loading.fallback.why)
-            _print(f"warning: {self._asked.ref} is loaded from the Hub, UNVERIFIED, because the daemon gave up: {why}")
+            words_of_it = N_("warning: {ref} is loaded from the Hub, UNVERIFIED, because the daemon gave up: {why}")
+            _print(_(words_of_it, ref=self._asked.ref, why=why))
         if not self._asked.command:
             self._report(LoaderReport(state="loading", detail=detail))
 
@@ -144,7 +145,8 @@ class _Attendant:
                     case signal.Signals():
                         return words.EXIT_OK
                     case ReadyModel() as newer:
-                        _print(f"update: commit {newer.commit} of {self._asked.ref} is complete: {newer.path}")
+                        facts = {"commit": newer.commit, "ref": self._asked.ref, "path": newer.path}
+                        _print(_("update: commit {commit} of {ref} is complete: {path}", **facts))
                         if self._asked.until_update:
                             return words.EXIT_OK
 
@@ -155,7 +157,7 @@ class _Attendant:
         elif isinstance(error, OSError):
             code, fix = "E_IO", "check the paths and the disk"
         missing = error.missing if isinstance(error, NotReady) else ()
-        self._presence.leave("failed", f"{code}: {why}")
+        self._presence.leave("failed", words.for_daemon(code, why))
         if missing and words.names_text(missing) not in why:
             why = f"{why}: {words.names_text(missing)}"
         why, fix = words.of_code(code, why, fix)

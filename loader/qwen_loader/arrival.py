@@ -17,6 +17,7 @@ from typing import Any, TypeAlias
 
 from qwen_api.client import find_socket
 from qwen_api.commands import LoaderReport
+from qwen_api.language import _, spoken
 from qwen_api.models import ModelRef
 from qwen_loader import words
 from qwen_loader.assembly import Assembly, Dropped, Loaded, Placed, Step, Wishes
@@ -58,7 +59,7 @@ def report_of(news: News) -> LoaderReport | None:
                 loaded_bytes=news.loaded_bytes,
             )
         case Dropped():
-            return LoaderReport(state="waiting", detail=news.why)
+            return LoaderReport(state="waiting", detail=news.why if spoken() == "en" else "")
         case _:
             return None
 
@@ -67,17 +68,18 @@ def text_of(news: News) -> str:
     """One line for people, safe to print."""
     match news:
         case Waiting():
-            return f"{'checking' if news.phase == 'hashing' else 'waiting'}: {news.text}"
+            return f"{_('checking') if news.phase == 'hashing' else _('waiting')}: {news.text}"
         case Ordered():
-            return words.printable(f"order: {', '.join(news.components)}")
+            text = _("order: {names}", names=", ".join(news.components))
         case Loaded():
-            return words.printable(f"loading: {news.component}, {words.size_text(news.loaded_bytes)}")
+            text = _("loading: {name}, {size}", name=news.component, size=words.size_text(news.loaded_bytes))
         case Placed():
-            return words.printable(f"placement: {news.plan.why}")
+            text = _("placement: {why}", why=news.plan.why)
         case Later():
-            return words.printable(f"later: {news.component} could not be loaded early: {news.why}")
+            text = _("later: {name} could not be loaded early: {why}", name=news.component, why=news.why)
         case Dropped():
-            return words.printable(f"freed: {words.names_text(news.components)}: {news.why}")
+            text = _("freed: {names}: {why}", names=words.names_text(news.components), why=news.why)
+    return words.printable(text)
 
 
 class Arrival:
@@ -129,10 +131,10 @@ class Arrival:
             with self._overlap:
                 return self._wait.run()
         except NotReady as error:
-            self._assembly.free(f"the model did not come: {error.why}")
+            self._assembly.free(_("the model did not come: {why}", why=error.why))
             raise
         except BaseException:
-            self._assembly.free("the wait was ended")
+            self._assembly.free(_("the wait was ended"))
             raise
 
     def load(self, ready: ReadyModel) -> Any:

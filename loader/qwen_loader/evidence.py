@@ -15,6 +15,7 @@ import msgspec
 
 from qwen_api import places
 from qwen_api.inventory import Inventory, find_snapshot, hash_file, listing_beside, look
+from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile, component_of
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal, read_ready, seal_matches, take_seal
@@ -70,10 +71,10 @@ def look_at_disk(cache: Path, ref: ModelRef) -> Disk:
     """The snapshot that the cache holds for `ref`, against the listing beside it; sizes only."""
     found = find_snapshot(cache, ref)
     if found is None:
-        return Disk(why=f"nothing of {ref} is in {cache}")
+        return Disk(why=_("nothing of {ref} is in {cache}", ref=ref, cache=cache))
     if found.manifest is None:
         why = found.listing_error or "there is no listing beside it"
-        return Disk(commit=found.commit, why=f"{found.folder} cannot be checked: {why}")
+        return Disk(commit=found.commit, why=_("{folder} cannot be checked: {why}", folder=found.folder, why=why))
     here = look(found.folder).by_path()
     wanted = tuple(f for f in found.manifest.files if f.path in here or not (is_code(f.path) or is_pickle(f.path)))
     missing = [f for f in wanted if f.path not in here or here[f.path].size_bytes != f.size_bytes]

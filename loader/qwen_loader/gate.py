@@ -15,6 +15,7 @@ from typing import Literal, TypeAlias
 import msgspec
 
 from qwen_api.events import FILES_PAUSED
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready as ReadyFile
 from qwen_api.status import ModelStatus, Status
@@ -87,7 +88,7 @@ class Waiting(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     def text(self) -> str:
         """One line for people: `52 % 30.1/57.7 GB, 3 files missing, the daemon downloads it`."""
         numbers = words.progress_text(done_bytes=self.done_bytes, size_bytes=self.size_bytes, rate_bps=self.rate_bps)
-        missing = words.files_text(len(self.missing), "missing") if self.missing else ""
+        missing = words.missing_text(len(self.missing)) if self.missing else ""
         return words.printable(", ".join(part for part in (numbers, missing, self.why) if part))
 
 
@@ -138,13 +139,13 @@ def find_candidate(ref: ModelRef, status: Status | None, ready: ReadyFile | None
     if disk is None or disk.why:
         return Waiting(
             code="E_DAEMON_DOWN",
-            why=disk.why if disk else "the disk was not looked at yet",
+            why=disk.why if disk else _("the disk was not looked at yet"),
             phase="alone",
         )
     if disk.missing:
         return Waiting(
             code="E_INCOMPLETE",
-            why="the snapshot on this disk is incomplete" + (f": {disk.cause}" if disk.cause else ""),
+            why=_("the snapshot on this disk is incomplete") + (f": {disk.cause}" if disk.cause else ""),
             fix=f"qwenctl download {ref}",
             phase="alone",
             size_bytes=disk.size_bytes,
@@ -250,7 +251,7 @@ def _ask_daemon(ref: ModelRef, model: ModelStatus | None) -> Found:
         )
     return Waiting(
         code=model.code,
-        why=words.STATES.get(model.state, model.state) + (f": {model.detail}" if model.detail else ""),
+        why=_(words.STATES.get(model.state, model.state)) + (f": {model.detail}" if model.detail else ""),
         fix=_resume(ref, model),
         size_bytes=model.size_bytes,
         done_bytes=model.done_bytes,

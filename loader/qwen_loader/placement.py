@@ -13,6 +13,7 @@ from typing import Literal
 
 import msgspec
 
+from qwen_api.language import N_, _
 from qwen_loader.words import size_text
 
 Placement = Literal["full", "model-offload", "sequential-offload", "cpu"]
@@ -61,15 +62,15 @@ def plan_placement(components: Mapping[str, int], machine: Machine, asked: Asked
     )
     short = {placement: _shortage(placement, components, machine) for placement in (*order, "cpu")}
     if asked != "auto":
-        doubt = f", although {short[asked]}" if short.get(asked) else ""
-        return Plan(placement=asked, why=f"{asked}, as asked{doubt}")
+        doubt = _(", although {why}", why=short[asked]) if short.get(asked) else ""
+        return Plan(placement=asked, why=_("{placement}, as asked{doubt}", placement=asked, doubt=doubt))
     for placement in order:
         if not short[placement]:
             reasons = [short[other] for other in order[: order.index(placement)]]
             return Plan(placement=placement, why="; ".join([f"{placement}: {_what(components)}", *reasons]))
     return NoRoom(
         code="E_NO_ROOM",
-        why=f"{_what(components)} fit nowhere: " + "; ".join(short[placement] for placement in order),
+        why=_("{what} fit nowhere: {why}", what=_what(components), why="; ".join(short[one] for one in order)),
         fix="free memory, use a larger machine or a quantized model; to try all the same: --placement " + order[-1],
     )
 
@@ -86,18 +87,27 @@ def _shortage(placement: Placement, components: Mapping[str, int], machine: Mach
     }[placement]
     in_ram = {"full": 0, "cpu": all_bytes + work_bytes}.get(placement, all_bytes)
     needs = [
-        (on_gpu, machine.vram_bytes, "of VRAM"),
-        (in_ram, machine.ram_bytes, "of RAM"),
+        (on_gpu, machine.vram_bytes, N_("{needed} of VRAM and {free} are free")),
+        (in_ram, machine.ram_bytes, N_("{needed} of RAM and {free} are free")),
     ]
     lacking = [
-        f"{size_text(needed)} {where} and {size_text(free)} are free"
-        for needed, free, where in needs
+        _(words, needed=size_text(needed), free=size_text(free))
+        for needed, free, words in needs
         if needed and free is not None and needed > free
     ]
-    return f"{placement} needs about " + " and ".join(lacking) if lacking else ""
+    if not lacking:
+        return ""
+    return _("{placement} needs about {what}", placement=placement, what=_(" and ").join(lacking))
 
 
 def _what(components: Mapping[str, int]) -> str:
     largest = max(components, key=lambda name: components[name], default="")
-    part = f", the largest part ({largest}) {size_text(components[largest])}" if len(components) > 1 else ""
-    return f"{size_text(sum(components.values()))} of weights{part}"
+    weights = _("{size} of weights", size=size_text(sum(components.values())))
+    if len(components) < 2:
+        return weights
+    return _(
+        "{weights}, the largest part ({name}) {size}",
+        weights=weights,
+        name=largest,
+        size=size_text(components[largest]),
+    )

@@ -10,9 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from qwen_api.indexes import BadIndex, PipelineIndex, read_model_index
+from qwen_api.language import _
 from qwen_api.manifest import component_of
 from qwen_api.seals import Seal
-from qwen_loader import words
 from qwen_loader.faults import fault_text, find_faults
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.stored import BadHeader, loaded_bytes
@@ -61,7 +61,7 @@ def refuse_unsound(folder: Path, component: str | None = None) -> None:
     """LoadFailed for what the libraries would hide or misname, told by its cause, before torch is imported."""
     found = find_faults(folder, component=component)
     if found:
-        more = f"; and {words.files_text(len(found) - 1, 'more')}" if len(found) > 1 else ""
+        more = _("; and {count} more", count=len(found) - 1) if len(found) > 1 else ""
         raise LoadFailed(
             found[0].code, fault_text(found[0]) + more, f"see all with: qwenctl check {folder}; mend with: {MENDING}"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from qwen_api.language import _
 from qwen_loader.words import printable
 
 NUMBERS_EVERY_S = 3.0
@@ -43,5 +44,5 @@ class Ticker:
         if self.due_in_s() != 0.0:
             return
         news = self._about != self._printed_about
-        self._write(self._line + (f"\n  fix: {printable(self._fix)}" if self._fix and news else ""))
+        self._write(self._line + (f"\n  {_('fix:')} {printable(self._fix)}" if self._fix and news else ""))
         self._printed, self._printed_about, self._printed_at_s = self._line, self._about, self._clock()

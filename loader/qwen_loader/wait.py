@@ -28,6 +28,7 @@ from qwen_api.client import (
 from qwen_api.commands import AddModel
 from qwen_api.events import Gap, Hello, ModelComplete, ModelRemoved, Snapshot, Unknown
 from qwen_api.inventory import Stopped
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import ModelStatus
@@ -201,7 +202,7 @@ class Wait:
                     f"qwenctl add {self._ref}",
                 ) from refused
             return ready
-        self._tell(Waiting(code="", why="the daemon was asked for it"))
+        self._tell(Waiting(code="", why=_("the daemon was asked for it")))
         return None
 
     def _alone(self, lost: Disconnected) -> ReadyModel | None:
@@ -227,7 +228,9 @@ class Wait:
             case Candidate() if patient:
                 return self._prove(found, readies)
             case Candidate():
-                self._tell(_alone_text(Waiting(code="E_DAEMON_DOWN", why="the daemon was here", phase="alone"), lost))
+                self._tell(
+                    _alone_text(Waiting(code="E_DAEMON_DOWN", why=_("the daemon was here"), phase="alone"), lost)
+                )
         return None
 
     # A candidate, and what proves it.
@@ -259,7 +262,7 @@ class Wait:
         listed = found.listing.by_path() if found.listing is not None else {}
         wanted = [listed[path] for path in paths if path in listed]
         folder = Path(found.candidate.path)
-        why = "hashing what no seal proves: " + ", ".join(evidence.components_of(paths))
+        why = _("hashing what no seal proves: {names}", names=", ".join(evidence.components_of(paths)))
 
         def tell(done_bytes: int, size_bytes: int) -> None:
             self._tell(Waiting(code="", why=why, phase="hashing", done_bytes=done_bytes, size_bytes=size_bytes))
@@ -269,7 +272,7 @@ class Wait:
 
     def _damaged(self, candidate: Candidate, paths: tuple[str, ...]) -> None:
         cause = evidence.cause_of(candidate, paths, self._memory)
-        why = f"{words.files_text(len(paths), 'damaged or missing')} on the disk" + (f": {cause}" if cause else "")
+        why = words.damaged_text(len(paths)) + (f": {cause}" if cause else "")
         damage = Waiting(code="E_CORRUPT", why=why, missing=paths, fix=f"qwenctl verify {self._ref}")
         if candidate.source != "daemon":
             self._tell(msgspec.structs.replace(damage, phase="alone", fix=f"qwenctl download {self._ref}"))
@@ -292,7 +295,7 @@ class Wait:
         except DaemonRefused as refused:
             raise self._unavailable(broken) from refused
         self._verify_since = accepted.seq
-        self._tell(msgspec.structs.replace(damage, why=f"{why}; the daemon was asked to verify and repair"))
+        self._tell(msgspec.structs.replace(damage, why=_("{why}; the daemon was asked to verify and repair", why=why)))
 
     def _tell(self, waiting: Waiting) -> None:
         self._last = waiting

@@ -1,7 +1,8 @@
 """What the loader says to people, and the exit code that goes with each error code. Pure tables and formatting.
 
 The daemon speaks in codes; the loader needs only the few sentences that tell why a GPU process does not start. The
-rest of the codes stand in `qwen_api.errors`. In another language than English an error is told by its code.
+rest of the codes stand in `qwen_api.errors`. In another language than English an error is told by its code, and what
+goes to the daemon is only the code (`for_daemon`): its stream and its log are English.
 """
 
 from __future__ import annotations
@@ -11,17 +12,17 @@ from collections.abc import Sequence
 
 from qwen_api.errors import ERRORS
 from qwen_api.events import ModelState
-from qwen_api.language import _, spoken
+from qwen_api.language import N_, _, decimal, ngettext, spoken
 
 STATES: dict[ModelState, str] = {
-    "queued": "the daemon has not looked at it yet",
-    "checking": "the daemon compares the disk with the listing",
-    "downloading": "the daemon downloads it",
-    "complete": "the daemon is about to say where it is",
-    "incomplete": "files are missing that the daemon may not fetch",
-    "paused": "somebody paused it",
-    "waiting": "something failed; the daemon will try again",
-    "failed": "the daemon gave up",
+    "queued": N_("the daemon has not looked at it yet"),
+    "checking": N_("the daemon compares the disk with the listing"),
+    "downloading": N_("the daemon downloads it"),
+    "complete": N_("the daemon is about to say where it is"),
+    "incomplete": N_("files are missing that the daemon may not fetch"),
+    "paused": N_("somebody paused it"),
+    "waiting": N_("something failed; the daemon will try again"),
+    "failed": N_("the daemon gave up"),
 }
 
 # MODEL stands for the model that was asked for.
@@ -66,6 +67,7 @@ _EXITS: dict[str, int] = {
     "E_NO_COMMAND": EXIT_NO_COMMAND,
 }
 
+_UNITS = (N_("B"), N_("kB"), N_("MB"), N_("GB"), N_("TB"))
 _NAMES_SHOWN = 5  # of a list of files in one message; all of them are in --json
 
 
@@ -76,12 +78,11 @@ def exit_code(code: str) -> int:
 
 def size_text(size_bytes: int) -> str:
     """Decimal units, as the Hub's own pages show them: `30.1 GB`."""
-    value = float(size_bytes)
-    for unit in ("B", "kB", "MB", "GB"):
-        if value < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
-        value /= 1000
-    return f"{value:.1f} TB"
+    value, power = float(size_bytes), 0
+    while value >= 1000 and power < len(_UNITS) - 1:
+        value, power = value / 1000, power + 1
+    number = decimal(f"{value:.1f}") if power else f"{value:.0f}"
+    return f"{number} {_(_UNITS[power])}"
 
 
 def progress_text(*, done_bytes: int, size_bytes: int, rate_bps: int = 0) -> str:
@@ -90,22 +91,34 @@ def progress_text(*, done_bytes: int, size_bytes: int, rate_bps: int = 0) -> str
         return ""
     percent = 100 if done_bytes >= size_bytes else min(99, 100 * done_bytes // size_bytes)
     whole, unit = size_text(size_bytes).split(" ")
-    scale = 1000 ** ("B", "kB", "MB", "GB", "TB").index(unit)
-    done = f"{done_bytes / scale:.1f}" if scale > 1 else str(done_bytes)
+    scale = 1000 ** [_(name) for name in _UNITS].index(unit)
+    done = decimal(f"{done_bytes / scale:.1f}") if scale > 1 else str(done_bytes)
     text = f"{percent} % {done}/{whole} {unit}"
-    return f"{text} {size_text(rate_bps)}/s" if rate_bps else text
+    return f"{text} {_('{size}/s', size=size_text(rate_bps))}" if rate_bps else text
 
 
-def files_text(count: int, what: str) -> str:
+def missing_text(count: int) -> str:
     """`1 file missing`, `3 files missing`."""
-    return f"{count} file{'' if count == 1 else 's'} {what}"
+    return ngettext("{count} file missing", "{count} files missing", count)
+
+
+def damaged_text(count: int) -> str:
+    """`3 files damaged or missing on the disk`."""
+    return ngettext(
+        "{count} file damaged or missing on the disk", "{count} files damaged or missing on the disk", count
+    )
 
 
 def names_text(names: Sequence[str]) -> str:
     """The first few names, and how many more there are."""
     shown = ", ".join(names[:_NAMES_SHOWN])
     more = len(names) - _NAMES_SHOWN
-    return f"{shown} and {more} more" if more > 0 else shown
+    return _("{names} and {more} more", names=shown, more=more) if more > 0 else shown
+
+
+def for_daemon(code: str, why: str) -> str:
+    """What the daemon, its log and every monitor are told: in English, so the code alone if `why` is not."""
+    return f"{code}: {why}" if spoken() == "en" else code
 
 
 def of_code(code: str, why: str, fix: str) -> tuple[str, str]:

@@ -6,19 +6,20 @@ arguments. Sentences come from `sentences`; names are made safe by whoever puts 
 
 from __future__ import annotations
 
+import shutil
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TextIO
 
 import msgspec
 
 from qwen_api import places
-from qwen_monitor.display import Glyphs, choose_glyphs
+from qwen_monitor.display import Glyphs, cell_width, choose_glyphs
 from qwen_monitor.exits import Refusal
 from qwen_monitor.sentences import error_text
 
-_CLEAR_LINE = "\r\x1b[K"
+_CLEAR_LINE, _CLEAR_BELOW = "\r\x1b[K", "\r\x1b[J"  # ECMA-48: EL, ED
 
 
 class Console:
@@ -45,7 +46,7 @@ class Console:
         self.err_glyphs: Glyphs = choose_glyphs(env, err.encoding, ascii_only)
         self.emoji = emoji or (out.isatty() and not self.glyphs.is_ascii)
         self._out = out
-        self._has_progress = False
+        self._block: list[str] = []  # lines that stand above the cursor, the last one beside it
 
     def data(self, lines: Iterable[str]) -> None:
         """Lines that the command was asked for."""
@@ -66,17 +67,38 @@ class Console:
 
     def progress(self, text: str) -> None:
         """The line that is rewritten in place; only for a terminal."""
-        if self.is_terminal and not self.quiet:
-            self.err.write(f"{_CLEAR_LINE}{text}")
-            self.err.flush()
-            self._has_progress = True
+        self.block([text])
+
+    def block(self, lines: Sequence[str]) -> None:
+        """Lines that are rewritten in place, those that changed; only for a terminal, and narrower than it."""
+        if not self.is_terminal or self.quiet or not lines or lines == self._block:
+            return
+        if len(lines) < len(self._block) or self._rows() > len(self._block):
+            self.end_progress()  # nothing of the old ones may stay below
+        drawn = [
+            "" if index < len(self._block) and self._block[index] == line else f"{_CLEAR_LINE}{line}"
+            for index, line in enumerate(lines)
+        ]
+        self.err.write(self._to_block() + "\n".join(drawn))
+        self.err.flush()
+        self._block = list(lines)
 
     def end_progress(self) -> None:
-        """Wipe the rewritten line so that the next line stands alone."""
-        if self._has_progress:
-            self.err.write(_CLEAR_LINE)
+        """Wipe what is rewritten so that the next line stands alone."""
+        if self._block:
+            self.err.write(self._to_block() + _CLEAR_BELOW)
             self.err.flush()
-            self._has_progress = False
+            self._block = []
+
+    def _to_block(self) -> str:
+        """Moves the cursor to the block's first line."""
+        rows = self._rows()
+        return f"\x1b[{rows - 1}A\r" if rows > 1 else "\r"
+
+    def _rows(self) -> int:
+        """Rows of the terminal that the block takes; one that became narrower has wrapped some lines."""
+        columns = max(1, shutil.get_terminal_size().columns)
+        return sum(max(1, -(-cell_width(line) // columns)) for line in self._block)
 
     def refuse(self, error: Refusal) -> None:
         """The three lines of an error; with --json the same on stdout as `{"error": ...}`."""

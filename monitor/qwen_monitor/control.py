@@ -22,6 +22,7 @@ if TYPE_CHECKING:  # importing these costs more than all that --help needs
 
     from qwen_api.models import ModelRef
     from qwen_monitor.console import Console
+    from qwen_monitor.exits import Refusal
 
 EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
@@ -69,9 +70,9 @@ def _run(arguments: argparse.Namespace) -> int:
     try:
         return _command(arguments, console)
     except Refusal as error:
-        refusal = error
+        refusal = _with_nearest(error, arguments, console)
     except DaemonRefused as error:
-        refusal = refusal_of(error.problem)
+        refusal = _with_nearest(refusal_of(error.problem), arguments, console)
     except DaemonUnreachable as error:
         refusal = Refusal(error.code, _("the daemon cannot be reached"), error.why, error.fix)
     except BadModelName as error:
@@ -90,6 +91,18 @@ def _run(arguments: argparse.Namespace) -> int:
     return exit_code_of(refusal.code)
 
 
+def _with_nearest(refusal: Refusal, arguments: argparse.Namespace, console: Console) -> Refusal:
+    """For a model that the daemon does not know: the one that was probably meant."""
+    if refusal.code != "E_UNKNOWN_MODEL":
+        return refusal
+    from qwen_monitor.exits import Refusal as Other
+    from qwen_monitor.meant import nearest_model
+
+    near = nearest_model(arguments.model, console.env, arguments.socket)
+    command = f"qwenctl {arguments.command} {near}"
+    return Other(refusal.code, refusal.what, refusal.why, _("did you mean: {near}", near=command)) if near else refusal
+
+
 def _command(arguments: argparse.Namespace, console: Console) -> int:
     command: str = arguments.command
     if command == "check":
@@ -102,14 +115,18 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         if command == "status":
             return control_status.status(arguments, _maybe_ref(arguments.model), console)
         return control_status.ls(arguments, console) if command == "ls" else control_status.version(arguments, console)
+    if command in ("doctor", "logs", "config", "completion"):
+        return _look_around(arguments, console)
     if command == "limit":
         from qwen_monitor import control_limits
 
         return control_limits.limit(arguments, console)
+    if command == "events":
+        from qwen_monitor import control_events
+
+        return control_events.events(arguments, _maybe_ref(arguments.model), console)
     from qwen_monitor import control_orders
 
-    if command == "events":
-        return control_orders.events(arguments, _maybe_ref(arguments.model), console)
     ref = _ref(arguments.model)
     if command == "prio":
         from qwen_monitor import control_limits
@@ -124,6 +141,25 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
     if command == "wait":
         return control_orders.wait(arguments, ref, console)
     return control_orders.order(arguments, arguments.command, ref, console)
+
+
+def _look_around(arguments: argparse.Namespace, console: Console) -> int:
+    """What is asked of the machine and not of a model."""
+    if arguments.command == "doctor":
+        from qwen_monitor import control_doctor
+
+        return control_doctor.examined(arguments, _maybe_ref(arguments.model), console)
+    if arguments.command == "logs":
+        from qwen_monitor import control_logs
+
+        return control_logs.logs(arguments, console)
+    if arguments.command == "config":
+        from qwen_monitor import control_config
+
+        return control_config.config(arguments, console)
+    from qwen_monitor import control_completion
+
+    return control_completion.completion(arguments, console)
 
 
 def _check(arguments: argparse.Namespace, console: Console) -> int:

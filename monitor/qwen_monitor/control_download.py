@@ -1,30 +1,26 @@
 """`qwenctl download` and `add`: bring a model to complete, by the running daemon or by a private one.
 
-Which daemon is a pure decision (`serves`); how it ended is another (`settle`). The bytes are the daemon's work; this
-module asks, follows and reports.
+The decisions are `download_job`'s and the bytes are the daemon's work; this module asks, follows and reports.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import msgspec
-
 from qwen_api import commands, places
 from qwen_api.client import Client, DaemonUnreachable, Disconnected, find_socket
 from qwen_api.inventory import find_snapshot
-from qwen_api.language import _, ngettext
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor import exits
-from qwen_monitor.check import Wish, check, fetch_bytes, free_bytes, say_waiting
+from qwen_monitor.check import say_waiting
 from qwen_monitor.console import Console
-from qwen_monitor.display import bytes_text, padded, safe
-from qwen_monitor.elsewhere import bytes_elsewhere
+from qwen_monitor.display import safe
+from qwen_monitor.download_job import Job, Settled, serves, settle
 from qwen_monitor.exits import Refusal, exit_code_of
 from qwen_monitor.follow_model import follow_model
 from qwen_monitor.host import judge_fit, read_host, weights_bytes
@@ -35,29 +31,8 @@ from qwen_monitor.sentences import of_daemon
 
 LAST_WORDS_S = 30.0  # after its stream ended, a private daemon closes its ledger
 _CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
-_TABLE_WIDTH = 80
 # The Hub's word on these is final: there is nothing that a daemon could do about them either.
 _FINAL = ("E_NOT_FOUND", "E_REVISION_NOT_FOUND", "E_AUTH", "E_GATED", "E_LISTING", "E_CONFIG")
-
-
-class Job(msgspec.Struct, frozen=True, kw_only=True):
-    """What to download. `cache` is None when the caller has no wish, so that a running daemon's own will do."""
-
-    ref: ModelRef
-    include: tuple[str, ...] = ()
-    exclude: tuple[str, ...] = ()
-    cache: Path | None = None
-    endpoint: str = ""
-    has_token: bool = False
-    rate_limit_bps: int | None = None
-    local_dir: Path | None = None
-
-
-class Settled(msgspec.Struct, frozen=True, kw_only=True):
-    """How it ended. `code` is "" for complete."""
-
-    code: str = ""
-    detail: str = ""
 
 
 def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
@@ -79,7 +54,9 @@ def download(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> 
         local_dir=arguments.local_dir.expanduser().resolve() if arguments.local_dir else None,
     )
     if arguments.dry_run:
-        return _dry_run(job, console)
+        from qwen_monitor.dry_run import dry_run
+
+        return dry_run(job, console)
     daemon = _running_daemon(job, arguments.socket, console)
     warn_of_size(job.ref, job, env, console)
     if daemon is not None:
@@ -121,42 +98,6 @@ def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Conso
     )
     if judgement.sentence:
         console.hint(_("warning: {what}", what=judgement.sentence))
-
-
-def serves(version: commands.Version, job: Job) -> str:
-    """Why the running daemon cannot do this job; "" if it can."""
-    if job.local_dir is not None:
-        return _("no command may name a folder (its own configuration may: local_dir)")
-    if job.has_token:
-        return _("it uses its own token, and --token names another")
-    if job.cache is not None and os.path.realpath(version.cache_dir) != os.path.realpath(job.cache):
-        return _("its cache is {its}, not {ours}", its=version.cache_dir, ours=job.cache)
-    if job.endpoint and version.endpoint.rstrip("/") != job.endpoint:
-        return _("its endpoint is {its}, not {ours}", its=version.endpoint, ours=job.endpoint)
-    return ""
-
-
-def settle(model: ModelStatus | None, has_news: bool, before: ModelStatus | None, job: Job) -> Settled | None:
-    """Whether the model's state ends the command; None to go on.
-
-    `before` is what the daemon knew when it was asked: a bad state of then says nothing until there is news, and a
-    complete one only if the same files were meant.
-    """
-    is_old = before is not None and not has_news
-    if model is None:
-        return Settled(code="E_STOPPED", detail=_("the model was removed")) if has_news else None
-    if model.state == "complete":
-        same = before is not None and (before.include, before.exclude) == (job.include, job.exclude)
-        return Settled() if same or not is_old else None
-    if is_old:
-        return None
-    if model.state == "failed":
-        return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
-    if model.state == "paused":
-        return Settled(code="E_PAUSED", detail=_("go on with: qwenctl resume {ref}", ref=job.ref))
-    if model.state == "incomplete":
-        return Settled(code=model.code or "E_INCOMPLETE", detail=model.detail)
-    return None
 
 
 def _running_daemon(job: Job, given: Path | None, console: Console) -> Path | None:
@@ -270,67 +211,3 @@ def _report_end(job: Job, settled: Settled | None, model: ModelStatus | None, co
 
 def _request(job: Job) -> commands.AddModel:
     return commands.AddModel(model=str(job.ref), include=job.include, exclude=job.exclude)
-
-
-def _dry_run(job: Job, console: Console) -> int:
-    cache = job.cache or places.hub_cache(console.env)
-    folder = job.local_dir
-    wish = Wish(
-        cache=cache,
-        ref=job.ref,
-        folder=folder,
-        include=job.include,
-        exclude=job.exclude,
-        is_local_dir=folder is not None,
-    )
-    report, *_rest = check(wish, console)
-    if report.source != "listing":
-        raise Refusal(
-            "E_OFFLINE",
-            _("the list of files of {ref} is not known here", ref=job.ref),
-            _("and the Hub did not tell it"),
-        )
-    wanted = {p.path for p in report.findings}
-    files = [
-        {"path": f.path, "size_bytes": f.size_bytes or 0, "fetch": f.path in wanted}
-        for component in report.components
-        for f in component.files
-    ]
-    total, free = fetch_bytes(report), free_bytes(folder or cache)
-    here = _bytes_elsewhere(job, ModelRef(repo=job.ref.repo, revision=report.commit), wanted, console)
-    if console.as_json:
-        facts = {"model": report.model, "commit": report.commit, "fetch_files": len(wanted), "fetch_bytes": total}
-        console.json({**facts, "elsewhere_bytes": here, "free_bytes": free, "files": files})
-        return exits.OK
-    console.data(
-        _table([(f.path, f.size_bytes or 0) for c in report.components for f in c.files if f.path in wanted], console)
-    )
-    room = _("; {size} free", size=bytes_text(free)) if free is not None else ""
-    will = ngettext(
-        "Will download {count} file (out of {total}) totalling {size}",
-        "Will download {count} files (out of {total}) totalling {size}",
-        len(wanted),
-        total=len(files),
-        size=bytes_text(total),
-    )
-    console.data([f"[dry-run] {will}{room}"])
-    if here:
-        words = _("{size} of it lies in another model's folder and need not be fetched", size=bytes_text(here))
-        console.data([f"[dry-run] {words}"])
-    return exits.OK
-
-
-def _bytes_elsewhere(job: Job, pinned: ModelRef, paths: set[str], console: Console) -> int:
-    if not paths:
-        return 0
-    cache = job.cache or places.hub_cache(console.env)
-    manifest = cached_listing(cache, pinned) or ask_hub(pinned, console.env)
-    return bytes_elsewhere(cache, manifest, paths, may_be_own=job.local_dir is not None)
-
-
-def _table(rows: list[tuple[str, int]], console: Console) -> list[str]:
-    if not rows:
-        return []
-    room = _TABLE_WIDTH - 10
-    header = f"{padded(_('FILE'), room)}{_('SIZE'):>10}"
-    return [header, *(f"{padded(safe(p, room - 1, console.glyphs), room)}{bytes_text(s):>10}" for p, s in rows)]

@@ -1,4 +1,4 @@
-"""`qwenctl pause|resume|retry|rm|wait|events`: one command to the running daemon, or its stream.
+"""`qwenctl pause|resume|retry|update|rm|wait`: one command to the running daemon.
 
 Each needs a daemon and says so when there is none (exit 69); what a refusal means is in the daemon's own words.
 """
@@ -6,18 +6,16 @@ Each needs a daemon and says so when there is none (exit 69); what a refusal mea
 from __future__ import annotations
 
 import argparse
-import fnmatch
 import shlex
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from functools import partial
 from typing import Literal
 
 import msgspec
 
-from qwen_api.client import Client, Disconnected, Follower, Line, find_socket
+from qwen_api.client import Client, find_socket
 from qwen_api.commands import Accepted
-from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown, type_of
+from qwen_api.events import Bookmark, Hello, Live, Snapshot
 from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
@@ -27,7 +25,6 @@ from qwen_monitor.control_limits import of_model
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.follow_model import follow_model
-from qwen_monitor.plain import Plain, waiting_text
 from qwen_monitor.sentences import of_daemon
 
 _SHOWN_MISSING_MAX = 20
@@ -117,28 +114,6 @@ def wait(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
     return exits.OK
 
 
-def events(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
-    """Print the stream until Ctrl-C, or with --no-follow up to now."""
-    find = partial(find_socket, console.env, arguments.socket)
-    epoch = Client(find()).version().epoch
-    since = 0 if arguments.since is None and arguments.no_follow else arguments.since
-    follower = Follower(find, since=since, epoch=epoch)
-    plain = Plain(glyphs=console.glyphs, wanted=ref)
-    try:
-        for line in follower:
-            if isinstance(line, Live) and arguments.no_follow:
-                return exits.OK
-            if isinstance(line, Disconnected):
-                if arguments.no_follow:
-                    raise Refusal(line.code, _("the daemon is gone"), line.why, line.fix)
-                console.hint(waiting_text(line))
-            elif _is_chosen(line, arguments.types) and plain.concerns(line, follower.status):
-                _print_event(line, plain, follower, console)
-    finally:
-        follower.close()
-    return exits.OK
-
-
 def _agreed(question: str, deletes: bool, console: Console) -> bool:
     if not console.asks:
         return not deletes  # a script that names the command means it; deleting needs the word
@@ -172,26 +147,3 @@ def _timed_out(ref: ModelRef, model: ModelStatus | None, console: Console) -> in
     if len(missing) > _SHOWN_MISSING_MAX:
         console.hint("  " + _("and {count} more", count=len(missing) - _SHOWN_MISSING_MAX))
     return exits.TIMED_OUT
-
-
-def _is_chosen(line: Line, types: tuple[str, ...]) -> bool:
-    if isinstance(line, _TYPES_NOT_EVENTS):
-        return False
-    if not types or isinstance(line, Gap):
-        return True
-    name = _peek(line.raw).type if isinstance(line, Unknown) else type_of(line)
-    return any(fnmatch.fnmatchcase(name, pattern) for pattern in types)
-
-
-def _print_event(line: Line, plain: Plain, follower: Follower, console: Console) -> None:
-    if console.as_json:
-        console.data([follower.raw.decode(errors="replace").rstrip("\n")])
-        return
-    console.data(plain.lines(line, follower.status, 0.0, datetime.now(UTC).astimezone()))
-
-
-def _peek(raw: bytes) -> _Type:
-    try:
-        return msgspec.json.decode(raw, type=_Type)
-    except msgspec.DecodeError:
-        return _Type()

@@ -106,7 +106,7 @@ def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> in
 
 def _of_disk(ref: ModelRef | None, console: Console) -> int:
     cache = console.cache(None)
-    refs = [ref] if ref is not None else _cached_models(cache)
+    refs = [ref] if ref is not None else cached_models(cache)
     # What is here is asked, not what could be: the Hub is left alone unless one model was named.
     results = [
         (r, *check(Wish(cache=cache, ref=r, may_ask_hub=ref is not None), console)[:2])
@@ -126,7 +126,7 @@ def _of_disk(ref: ModelRef | None, console: Console) -> int:
     return exits.OK if all(report.complete for _, report, _ in results) else exits.INCOMPLETE
 
 
-def _cached_models(cache: Path) -> list[ModelRef]:
+def cached_models(cache: Path) -> list[ModelRef]:
     """Every model repository of the cache that has a snapshot, at its default revision."""
     try:
         folders = sorted(p for p in cache.iterdir() if p.name.startswith("models--") and (p / "snapshots").is_dir())

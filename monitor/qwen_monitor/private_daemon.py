@@ -24,7 +24,7 @@ from qwen_api import places
 from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_monitor.exits import Refusal
-from qwen_monitor.listing import DAEMON, read_error
+from qwen_monitor.questions import DAEMON, read_error
 
 START_S = 60.0  # it reads its ledger first; a cold disk may take seconds
 POLL_S = 0.02

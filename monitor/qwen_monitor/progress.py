@@ -1,4 +1,4 @@
-"""The progress of one model on stderr: a line that is rewritten on a terminal, plain lines where it cannot be.
+"""The progress of one model on stderr: a few lines that are rewritten on a terminal, plain lines where they cannot be.
 
 Shared by `download` and `wait`. What happened is `event_text`'s and `summary`'s to say; when to stop is the command's.
 """
@@ -16,11 +16,11 @@ from qwen_api.status import ModelStatus, Status
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.event_text import event_text
+from qwen_monitor.foreground import foreground_lines
 from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain
-from qwen_monitor.summary import model_line
 
-REDRAW_S = 0.5
+REDRAW_S, REDRAW_SSH_S = 0.5, 1.0  # a line over SSH costs somebody's bytes
 SMALL_BYTES = 1_000_000  # configs and tokenizers: their component's line says that they are there
 
 
@@ -33,6 +33,7 @@ class Progress:
         self._plain = Plain(glyphs=console.err_glyphs, wanted=ref)
         self._pace = Pace()
         self._drawn_s = float("-inf")
+        self._redraw_s = REDRAW_SSH_S if console.env.get("SSH_CONNECTION") else REDRAW_S
 
     def take(self, line: Line, status: Status) -> None:
         """Show what there is to show."""
@@ -62,9 +63,10 @@ class Progress:
     def _redraw(self, model: ModelStatus) -> None:
         now_s = time.monotonic()
         self._pace = self._pace.fed(now_s, model.received_bytes)
-        if now_s - self._drawn_s < REDRAW_S:
+        if now_s - self._drawn_s < self._redraw_s:
             return
         self._drawn_s = now_s
-        width = shutil.get_terminal_size().columns - 1  # a full line would wrap and could not be rewritten
-        glyphs = self._console.err_glyphs
-        self._console.progress(safe(model_line(model, self._pace, glyphs), width, glyphs))
+        size = shutil.get_terminal_size()
+        width = size.columns - 1  # a full line would wrap and could not be rewritten
+        now, glyphs = datetime.now(UTC).astimezone(), self._console.err_glyphs
+        self._console.block(foreground_lines(model, self._pace, width, size.lines, now, glyphs))

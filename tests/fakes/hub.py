@@ -34,6 +34,7 @@ __all__ = [
     "SparseContent", "ThreadedSimHub",
 ]  # fmt: skip
 
+WHO_AM_I = "/api/whoami-v2"
 SHUTDOWN_S = 0.05  # what a held body gets at the end of a test before its connection is dropped
 
 
@@ -109,6 +110,9 @@ class SimHub(Clerk):
 
     async def _hub(self, request: web.BaseRequest) -> Sent:
         route = parse(request.raw_path)
+        if request.raw_path == WHO_AM_I:
+            arrived = self._arrived("hub", request, repo="", path="whoami")
+            return await self._send(request, arrived, self.answer_whoami(arrived), PLAIN)
         if route is None:
             arrived = self._arrived("hub", request, repo="", path="")
             return await self._send(request, arrived, text_body(404, "Not Found"), PLAIN)

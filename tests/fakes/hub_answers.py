@@ -54,6 +54,13 @@ def dressed(answer: Answer, *, request_id: str, endpoint: str, limits: Headers, 
 # The API
 
 
+def whoami(*, is_known: bool) -> Answer:
+    """`/api/whoami-v2`: the account of a token; what it says to strangers was recorded, the rest shortened."""
+    if is_known:
+        return json_answer({"type": "user", "name": "somebody", "auth": {"type": "access_token"}})
+    return replace(json_answer({"error": "Invalid username or password."}), status=401)
+
+
 def json_answer(payload: Json) -> Answer:
     """A JSON answer."""
     answer = Answer(status=200, headers=(("content-type", "application/json; charset=utf-8"),))

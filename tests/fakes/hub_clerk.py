@@ -103,6 +103,10 @@ class Clerk:
             answer = answers.for_api(refused.answer) if route.door == "api" else refused.answer
         return self._dressed(answer, arrived, route)
 
+    def answer_whoami(self, arrived: Request) -> Answer:
+        """Whose token came along."""
+        return answers.whoami(is_known=self._knows(arrived))
+
     def _asked_of_hub(
         self, arrived: Request, route: Route, visit: Visit, kind: Kind | None, paths: Sequence[str]
     ) -> Answer:

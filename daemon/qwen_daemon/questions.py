@@ -1,0 +1,132 @@
+"""`qwen-daemon listing`, `probe` and `config`: what clients learn through a process of this package, as JSON documents.
+
+The clients neither talk to the Hub nor read the configuration: they would need this package's imports, and would do it
+another way than the daemon. Errors have three lines on stderr and the exit codes of `complaints`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from qwen_api.models import BadModelName, parse_model
+from qwen_daemon.complaints import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, FIX_CONFIG, Parser, complain, complain_of
+
+
+def answer(question: str, arguments: Sequence[str], env: Mapping[str, str]) -> int:
+    """Print the answer to `listing`, `probe` or `config`; the exit code."""
+    describe, ask = {
+        "listing": (_listing_parser, _listing),
+        "probe": (_probe_parser, _probe),
+        "config": (_config_parser, _config),
+    }[question]
+    return _answered(ask, describe().parse_args(arguments), env)
+
+
+def _listing_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "listing",
+        "Print the Hub's listing of a model as JSON: sizes and hashes of its files.",
+        "qwen-daemon listing qwen-image-edit | jq",
+    )
+    _add_model(parser)
+    return parser
+
+
+def _probe_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "probe",
+        "Ask every endpoint who we are, and fetch a few bytes of a model; print what came of it as JSON.",
+        "qwen-daemon probe qwen-image-edit | jq '.endpoints[].latency_s'",
+    )
+    _add_model(parser)
+    parser.add_argument("--no-bytes", action="store_true", help="measure no speed")
+    return parser
+
+
+def _config_parser() -> argparse.ArgumentParser:
+    parser = _parser(
+        "config",
+        "Print what a daemon started here would run with, and where each value comes from, as JSON; nothing secret.",
+        "qwen-daemon config --config ./config.toml | jq -r '.settings[] | select(.origin == \"file\").key'",
+    )
+    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (TOML)")
+    parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket to listen on")
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="ledger, ready files and lock")
+    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache")
+    return parser
+
+
+def _answered(
+    ask: Callable[[argparse.Namespace, Mapping[str, str]], bytes], options: argparse.Namespace, env: Mapping[str, str]
+) -> int:
+    from qwen_daemon.config import BadConfig
+    from qwen_daemon.core.errors import Trouble
+
+    try:
+        sys.stdout.write(ask(options, env).decode() + "\n")
+    except BadModelName as error:
+        return complain("E_USAGE", "no such model name", str(error), "see qwen-daemon listing --help", EXIT_USAGE)
+    except BadConfig as error:
+        return complain("E_CONFIG", "the configuration cannot be used", str(error), FIX_CONFIG, EXIT_CONFIG)
+    except Trouble as error:
+        return complain_of(error.code, f"the Hub gave no listing of {options.model}", error.detail)
+    return EXIT_OK
+
+
+def _listing(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
+    ref = parse_model(options.model, revision=options.revision)
+    from qwen_daemon import asking
+    from qwen_daemon import config as configuration
+    from qwen_daemon.shell import hub
+
+    hub.quiet()
+    return asyncio.run(asking.listing(configuration.load(env, None)[0], env, ref))
+
+
+def _probe(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
+    ref = parse_model(options.model, revision=options.revision)
+    import msgspec
+
+    from qwen_api import places
+    from qwen_api.probe import Probe
+    from qwen_daemon import asking
+    from qwen_daemon import config as configuration
+    from qwen_daemon.shell import hub
+
+    hub.quiet()
+    found, _ = configuration.load(env, None)
+    if found.offline or places.is_offline(env):
+        return msgspec.json.encode(Probe(is_offline=True))
+    return msgspec.json.encode(asyncio.run(asking.probe(found, env, ref, with_bytes=not options.no_bytes)))
+
+
+def _config(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
+    import msgspec
+
+    from qwen_daemon import origins
+
+    flags = {
+        "config": options.config,
+        "cache_dir": options.cache_dir,
+        "state_dir": options.state_dir,
+        "control_socket": options.socket,
+    }
+    return msgspec.json.encode(origins.configuration(env, {name: path for name, path in flags.items() if path}))
+
+
+def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
+    return Parser(
+        prog=f"qwen-daemon {name}",
+        description=description,
+        epilog=f"example:\n  {example}",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+
+
+def _add_model(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("model", metavar="MODEL", help="alias, org/name or org/name@revision")
+    parser.add_argument("--revision", help="branch, tag or commit")

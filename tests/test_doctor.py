@@ -1,0 +1,270 @@
+"""What `qwenctl doctor` makes of each fact, and the real command against real servers with something wrong at each."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qwen_api.commands import Version
+from qwen_api.probe import EndpointProbe, ThroughputProbe
+from qwen_monitor import doctor
+from qwen_monitor.doctor import Group, Room
+from qwen_monitor.host import Host
+from tests.fakes import download, model_folder
+from tests.fakes.daemon import FakeDaemon
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.running import Running
+
+COMMAND = (sys.executable, "-W", "error", "-m", "qwen_monitor.control", "doctor")
+REPO, TOKEN = "org/one", "hf_canaryDoctor0000"
+FILES = {
+    **model_folder.transformers_model("Qwen2ForCausalLM"),
+    "model.safetensors": model_folder.safetensors("w", floats=600_000),
+}
+GB = 1_000_000_000
+RUN_S = 60  # only a hung process reaches it
+VERSION = Version(
+    version="1", wire=1, epoch="e", pid=7, cache_dir="/its/hub", state_dir="/s", endpoint="https://huggingface.co"
+)
+
+Env = dict[str, str]
+
+
+def endpoint(**facts: Any) -> EndpointProbe:
+    return EndpointProbe(name="hub", url="https://huggingface.co", **facts)
+
+
+# Each check
+
+
+def test_no_daemon_is_a_warning_and_one_that_may_not_be_talked_to_a_failure() -> None:
+    """Downloads work without a daemon; a running one that is out of reach needs a person."""
+    assert doctor.of_socket("/run/control.sock", VERSION, ("", "", "")).state == "ok"
+    assert doctor.of_socket("", None, ("E_DAEMON_DOWN", "nobody", "start it")).state == "warn"
+    denied = doctor.of_socket("", None, ("E_SOCKET_DENIED", "you may not", "join"))
+    assert (denied.state, denied.fix) == ("fail", "join")
+    assert doctor.of_socket("/run/events.sock", VERSION, ("", "", "")).state == "warn"
+
+
+def test_a_group_that_was_joined_a_minute_ago_needs_a_new_log_in() -> None:
+    """The usual mistake after usermod is told from never having joined."""
+    late = doctor.of_groups("me", [Group(name="qwen-admin", is_ours=False, is_listed=True)])
+    never = doctor.of_groups("me", [Group(name="qwen", is_ours=False, is_listed=False)])
+    mine = doctor.of_groups("me", [Group(name="qwen", is_ours=True, is_listed=True)])
+
+    assert late is not None and "newgrp qwen-admin" in late.fix
+    assert never is not None and "usermod -aG qwen me" in never.fix
+    assert mine is not None and mine.state == "ok"
+    assert doctor.of_groups("me", []) is None
+
+
+def test_a_cache_that_is_not_the_daemons_is_told_with_the_variable_to_set() -> None:
+    """A program that looks elsewhere downloads all of it again."""
+    assert doctor.of_cache("/its/hub", VERSION).state == "ok"
+    found = doctor.of_cache("/my/hub", VERSION)
+    assert (found.state, found.fix) == ("warn", "export HF_HUB_CACHE=/its/hub")
+
+
+@pytest.mark.parametrize(
+    ("room", "state", "code"),
+    [
+        (Room(place="/c", free_bytes=9 * GB, needed_bytes=GB, may_write=True), "ok", ""),
+        (Room(place="/c", free_bytes=9 * GB, needed_bytes=None, may_write=True), "ok", ""),
+        (Room(place="/c", free_bytes=GB, needed_bytes=9 * GB, may_write=True), "fail", "E_DISK_FULL"),
+        (Room(place="/c", free_bytes=9 * GB, needed_bytes=GB, may_write=False), "warn", "E_PERMISSION"),
+        (Room(place="/c", free_bytes=None, needed_bytes=GB, may_write=True), "fail", "E_IO"),
+    ],
+)
+def test_the_disk_must_hold_what_is_still_to_come(room: Room, state: str, code: str) -> None:
+    """Room and permission, in this order."""
+    found = doctor.of_disk(room)
+    assert (found.state, found.code) == (state, code)
+
+
+@pytest.mark.parametrize(
+    ("probe", "state", "words"),
+    [
+        (endpoint(token="ok", user="somebody"), "ok", "somebody"),
+        (endpoint(token="none"), "ok", "public models only"),
+        (endpoint(token="refused"), "fail", "refuses the token"),
+        (endpoint(token="unknown"), "ok", "does not say whose"),
+    ],
+)
+def test_a_token_is_told_by_whose_it_is(probe: EndpointProbe, state: str, words: str) -> None:
+    """Only a refused one is a failure: public models need none."""
+    found = doctor.of_token(probe)
+    assert (found.state, words in found.what) == (state, True)
+
+
+@pytest.mark.parametrize(
+    ("ahead_s", "state", "word"), [(3.0, "ok", "right"), (900.0, "warn", "ahead"), (-900.0, "warn", "behind")]
+)
+def test_the_clock_is_held_against_the_hubs(ahead_s: float, state: str, word: str) -> None:
+    """Seconds are the network's; minutes are the clock's."""
+    found = doctor.of_clock([endpoint(clock_ahead_s=ahead_s)])
+    assert found is not None and (found.state, word in found.what) == (state, True)
+    assert doctor.of_clock([endpoint(code="E_NETWORK")]) is None
+
+
+def test_the_speed_is_told_with_what_it_means_for_what_is_left() -> None:
+    """A slow line is a warning; a few kilobytes are no measurement; an error is a failure with its way out."""
+    fast = doctor.of_throughput(ThroughputProbe(size_bytes=32_000_000, duration_s=1.0), 57_600_000_000)
+    slow = doctor.of_throughput(ThroughputProbe(size_bytes=1_500_000, duration_s=3.0), None)
+    few = doctor.of_throughput(ThroughputProbe(size_bytes=500, duration_s=0.1), None)
+    failed = doctor.of_throughput(ThroughputProbe(code="E_GATED", detail="access must be granted"), None)
+
+    assert fast.state == "ok" and "32.0 MB/s" in fast.what and "57.6 GB would take 30:00" in fast.what
+    assert slow.state == "warn" and "mirror" in slow.fix
+    assert few.state == "ok" and "too few" in few.what
+    assert (failed.state, failed.code, bool(failed.fix)) == ("fail", "E_GATED", True)
+
+
+def test_a_model_that_the_gpu_cannot_hold_is_told_before_it_is_fetched() -> None:
+    """With offload it works, so it is a warning."""
+    small, large = Host(ram_bytes=64 * GB, gpu_bytes=24 * GB), Host(ram_bytes=64 * GB, gpu_bytes=141 * GB)
+    assert doctor.of_gpu("org/one", 58 * GB, large).state == "ok"
+    found = doctor.of_gpu("org/one", 58 * GB, small)
+    assert found.state == "warn" and "24.0 GB" in found.why
+    assert doctor.of_gpu("org/one", None, small).what == "a GPU of 24.0 GB"
+
+
+# The real command
+
+
+@pytest.fixture
+def env(tmp_path: Path) -> Env:
+    """A home of its own, no daemon, and a GPU of 24 GiB (a program in the place of nvidia-smi)."""
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    (programs / "nvidia-smi").write_text("#!/bin/sh\necho 24576\n")
+    (programs / "nvidia-smi").chmod(0o755)
+    return {
+        "PATH": f"{programs}:{os.environ.get('PATH', '')}",
+        "HOME": str(tmp_path),
+        "QWEN_DAEMON_SOCKET": str(tmp_path / "nobody.sock"),
+        "PYTHONUTF8": "1",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+    }
+
+
+def run(env: Env, *words: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_S
+    )
+
+
+def checks(env: Env, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
+    """The exit code, and the findings by what was checked."""
+    done = run(env, REPO, "--json", *words)
+    assert TOKEN not in done.stdout + done.stderr
+    return done.returncode, {found["check"]: found for found in json.loads(done.stdout)["checks"]}
+
+
+@pytest.fixture
+def hub() -> Iterator[SimHub]:
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES), tokens=[TOKEN])) as simulator:
+        yield simulator
+
+
+def test_a_machine_in_order_is_0_and_every_line_says_what_was_seen(env: Env, hub: SimHub) -> None:
+    """Each check has a line; the token's account is named and the token is not."""
+    done = run(env | {"HF_ENDPOINT": hub.endpoint, "HF_TOKEN": TOKEN}, REPO)
+
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert TOKEN not in done.stdout + done.stderr
+    lines = done.stdout.splitlines()
+    assert [line.split()[:2] for line in lines if not line.startswith(" ")] == [
+        ["warn", "daemon"],
+        ["ok", "cache"],
+        ["ok", "disk"],
+        ["ok", "Hub"],
+        ["ok", "token"],
+        ["ok", "proxy"],
+        ["ok", "clock"],
+        ["ok", "speed"],
+        ["ok", "GPU"],
+    ]
+    assert "good, of the account somebody" in done.stdout
+    assert all(len(line) <= 80 or "/" in line for line in lines)
+
+
+def test_a_refused_token_is_5_and_a_wrong_clock_is_said(env: Env) -> None:
+    """The first failure decides the exit code; what is only odd does not."""
+    late = SimHub(SimRepo(id=REPO, files=FILES), wall=lambda: time.time() - 7200)
+    with ThreadedSimHub(late) as simulator:
+        code, found = checks(env | {"HF_ENDPOINT": simulator.endpoint, "HF_TOKEN": TOKEN})
+
+    assert (code, found["token"]["state"], found["token"]["code"]) == (5, "fail", "E_AUTH")
+    assert found["clock"]["state"] == "warn" and "ahead" in found["clock"]["what"]
+
+
+def test_a_hub_that_is_away_is_6_and_a_mirror_beside_it_is_asked(env: Env, hub: SimHub, tmp_path: Path) -> None:
+    """Every endpoint of the configuration has its line, and bytes come from the one that works."""
+    (tmp_path / "config.toml").write_text(f'[mirrors]\nlan = "{hub.endpoint}"\n')
+    config = {"QWEN_DAEMON_CONFIG": str(tmp_path / "config.toml"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    code, found = checks(env | config)
+
+    assert (code, found["hub"]["state"]) == (6, "fail")
+    assert found["mirror lan"]["state"] == "ok"
+    assert found["speed"]["state"] == "ok"
+
+
+def test_a_proxy_is_named_without_its_password(env: Env) -> None:
+    """It is the proxy that cannot be reached, and its own line says which."""
+    proxy = {"HF_ENDPOINT": "http://hub.invalid", "HTTP_PROXY": "http://me:secretword@127.0.0.1:9"}
+    done = run(env | proxy, REPO, "--json")
+
+    found = {one["check"]: one for one in json.loads(done.stdout)["checks"]}
+    assert found["proxy"]["what"] == "127.0.0.1:9"
+    assert found["hub"]["code"] == "E_PROXY"
+    assert "secretword" not in done.stdout + done.stderr
+
+
+def test_without_the_network_the_rest_is_looked_at(env: Env) -> None:
+    """HF_HUB_OFFLINE is a wish: nothing is asked, and nothing has failed."""
+    code, found = checks(env | {"HF_HUB_OFFLINE": "1"})
+    assert (code, found["hub"]["state"], found["hub"]["code"]) == (0, "warn", "E_OFFLINE")
+    assert "speed" not in found
+
+
+def test_the_daemons_cache_and_its_models_are_what_counts(env: Env) -> None:
+    """Another HF_HOME than the daemon's is said; the model to fit in is the daemon's."""
+    with tempfile.TemporaryDirectory(prefix="qd-") as folder, FakeDaemon(Path(folder), *download.half_way()) as fake:
+        done = run(env | {"QWEN_DAEMON_SOCKET": str(fake.control), "HF_HUB_OFFLINE": "1"}, "--json")
+
+    answer = json.loads(done.stdout)
+    found = {one["check"]: one for one in answer["checks"]}
+    assert answer["model"] == download.REPO
+    assert found["socket"]["state"] == "ok"
+    assert (found["cache"]["state"], found["cache"]["fix"]) == ("warn", "export HF_HUB_CACHE=/cache")
+
+
+def test_a_listing_comes_from_the_endpoints_of_the_configuration(env: Env, hub: SimHub, tmp_path: Path) -> None:
+    """`qwenctl check` asks as the daemon does: the Hub is away, a mirror knows the model."""
+    (tmp_path / "config.toml").write_text(f'[mirrors]\nlan = "{hub.endpoint}"\n')
+    config = {"QWEN_DAEMON_CONFIG": str(tmp_path / "config.toml"), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    command = [sys.executable, "-W", "error", "-m", "qwen_monitor.control", "check", REPO, "--json"]
+    done = subprocess.run(command, env=env | config, capture_output=True, text=True, timeout=RUN_S)
+
+    assert done.returncode == 4, done.stderr
+    report = json.loads(done.stdout)
+    assert (report["source"], report["totals"]["missing"]) == ("listing", len(FILES))
+
+
+def test_a_daemon_that_runs_for_real_is_in_order(env: Env, hub: SimHub, tmp_path: Path) -> None:
+    """Its own environment, its own cache: nothing is amiss."""
+    with Running(tmp_path / "d", endpoint=hub.endpoint, models=[REPO]) as daemon:
+        daemon.wait_complete("org--one")
+        code, found = checks(env | daemon.env | {"PATH": env["PATH"]}, "--quick", "--socket", str(daemon.control))
+
+    assert code == 0
+    assert {one["state"] for one in found.values()} == {"ok"}

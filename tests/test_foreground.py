@@ -1,0 +1,118 @@
+"""A download in the foreground: a few lines that are rewritten on a terminal, and nothing of the kind in a pipe."""
+
+from __future__ import annotations
+
+import io
+import re
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+
+from qwen_api.status import ModelStatus, Status, fold
+from qwen_monitor.console import Console
+from qwen_monitor.display import ASCII, UNICODE, Glyphs, cell_width
+from qwen_monitor.foreground import foreground_lines
+from qwen_monitor.pace import Pace
+from tests.fakes import download
+
+NOW = datetime(2026, 11, 23, 14, 25, tzinfo=UTC)
+
+
+def half_way() -> ModelStatus:
+    status = Status()
+    for event in download.half_way():
+        status = fold(status, event)
+    return next(iter(status.models.values()))
+
+
+@pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
+@pytest.mark.parametrize(("width", "height"), [(40, 3), (59, 16), (79, 24), (119, 40)])
+def test_every_line_fits_and_what_moves_is_shown(width: int, height: int, glyphs: Glyphs) -> None:
+    """The model first; files that are in hand, with their trouble; never more than the terminal has."""
+    lines = foreground_lines(half_way(), Pace(), width, height, NOW, glyphs)
+
+    assert all(cell_width(line) <= width for line in lines)
+    assert 1 <= len(lines) <= height
+    assert lines[0].startswith("Qwen/")
+    if height >= 16:
+        moving = [file for file in half_way().files.values() if file.state in ("downloading", "retrying")]
+        assert moving and len(lines) > 2
+        assert "20.3%" in lines[1] and "84.9 MB/s" in lines[0]
+    if width >= 79:
+        assert lines[0].startswith("Qwen/Qwen-Image-Edit-2511@") and "downloading" in lines[0]
+
+
+class Screen(io.StringIO):
+    """A terminal of 80 columns that understands what the console says to it; `rows` is what is seen."""
+
+    encoding = "utf-8"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.row, self.written = [""], 0, ""
+
+    def isatty(self) -> bool:
+        return True
+
+    def write(self, text: str) -> int:
+        self.written += text
+        for part in re.findall(r"\x1b\[\d*[A-Z]|\r|\n|[^\x1b\r\n]+", text):
+            self._take(part)
+        return len(text)
+
+    def _take(self, part: str) -> None:
+        if part == "\n":
+            self.row += 1
+            self.rows += [""] * (self.row + 1 - len(self.rows))
+        elif part.endswith("A") and part.startswith("\x1b"):
+            self.row -= int(part[2:-1])
+        elif part == "\x1b[K":
+            self.rows[self.row] = ""
+        elif part == "\x1b[J":
+            self.rows[self.row :] = [""]
+        elif part != "\r":
+            self.rows[self.row] = part
+
+
+@pytest.fixture
+def screen(monkeypatch: Any) -> Screen:
+    monkeypatch.setenv("COLUMNS", "80")
+    return Screen()
+
+
+def console(err: io.StringIO, **env: str) -> Console:
+    return Console({"TERM": "xterm", **env}, io.StringIO(), err)
+
+
+def test_a_block_is_rewritten_in_place_and_only_where_it_changed(screen: Screen) -> None:
+    """Rows come and go; the line that stayed is not written again."""
+    ours = console(screen)
+    ours.block(["model 10%", "a 1", "b 1"])
+    assert screen.rows == ["model 10%", "a 1", "b 1"]
+    screen.written = ""
+    ours.block(["model 20%", "a 1", "b 2"])
+    assert screen.rows == ["model 20%", "a 1", "b 2"]
+    assert "a 1" not in screen.written
+    ours.block(["model 30%", "b 3"])
+    assert [row for row in screen.rows if row] == ["model 30%", "b 3"]
+    ours.block(["model 40%", "b 3", "c 1"])
+    assert screen.rows == ["model 40%", "b 3", "c 1"]
+
+
+def test_a_remark_stands_above_the_block_and_data_replaces_it(screen: Screen) -> None:
+    """Nothing of what was rewritten stays in the scrollback."""
+    ours = console(screen)
+    ours.block(["model 10%", "a 1"])
+    ours.hint("retry: a")
+    ours.block(["model 20%", "a 2"])
+    assert screen.rows == ["retry: a", "model 20%", "a 2"]
+    ours.end_progress()
+    assert [row for row in screen.rows if row] == ["retry: a"]
+
+
+def test_a_pipe_sees_no_block() -> None:
+    """Not one escape sequence goes into a file."""
+    err = io.StringIO()
+    console(err).block(["model 10%", "a 1"])
+    assert err.getvalue() == ""
