@@ -21,8 +21,12 @@ from qwen_api import events as e
 from qwen_api.client import Follower, find_socket
 from qwen_api.commands import Problem
 from qwen_api.errors import ERRORS
-from qwen_api.language import ARGPARSE, LANGUAGES, choose, ngettext, speak, spoken
+from qwen_api.language import ARGPARSE, LANGUAGES, _, choose, ngettext, speak, spoken
 from qwen_api.status import Status
+from qwen_loader import text_of
+from qwen_loader.assembly import Dropped, Loaded
+from qwen_loader.gate import Waiting
+from qwen_loader.words import STATES, for_daemon
 from qwen_monitor import event_text as event_text_module
 from qwen_monitor.control_arguments import make_parser
 from qwen_monitor.display import UNICODE, bytes_text, cell_width, duration_text, pair_text, percent_text, rate_text
@@ -419,3 +423,27 @@ def test_the_follower_is_not_confused_by_the_language(tmp_path: Path) -> None:
                 break
         follower.close()
     assert follower.status.models[download.MODEL].state == "downloading"
+
+
+def test_the_loaders_progress_lines_are_russian_and_what_the_daemon_hears_is_not(language: str) -> None:
+    """Numbers, states and labels; a failure is told to the daemon by its code."""
+    waiting = Waiting(code="", why=_(STATES["downloading"]), size_bytes=57_700_000_000, done_bytes=30_100_000_000)
+    loaded = Loaded(component="vae", loaded_bytes=253_800_000)
+    lines = [text_of(news) for news in (waiting, loaded, Dropped(components=("vae",), why=_("the wait was ended")))]
+
+    assert (
+        lines
+        == {
+            "en": [
+                "waiting: 52 % 30.1/57.7 GB, the daemon downloads it",
+                "loading: vae, 253.8 MB",
+                "freed: vae: the wait was ended",
+            ],
+            "ru": [
+                "ожидание: 52 % 30,1/57,7 ГБ, демон её скачивает",
+                "загрузка: vae, 253,8 МБ",
+                "освобождено: vae: ожидание прервано",
+            ],
+        }[language]
+    )
+    assert for_daemon("E_NO_ROOM", lines[0]).isascii()

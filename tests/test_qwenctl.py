@@ -568,3 +568,37 @@ def complete() -> e.ModelComplete:
     return e.ModelComplete(
         model=cast.MODEL, repo=cast.REPO, commit=cast.COMMIT, path="/srv/hf/snapshot", files=8, size_bytes=1
     )
+
+
+# --- what was probably meant ---
+
+
+def test_a_model_that_the_daemon_does_not_know_is_answered_with_the_nearest(run: Run, daemon: FakeDaemon) -> None:
+    """A typing error in a name that could be one: the whole command, mended."""
+    daemon.refuse_next("E_UNKNOWN_MODEL", "the daemon does not know this model", status=404, fix="qwenctl ls")
+
+    done = run("pause", "Qwen/Qwen-Image-Edit-2151")
+
+    assert done.returncode == 3
+    assert "did you mean: qwenctl pause Qwen/Qwen-Image-Edit-2511" in done.stderr
+
+
+def test_a_choice_is_answered_with_the_nearest(run: Run) -> None:
+    """As commands and flags are."""
+    done = run("check", MODEL, "--verify", "fulll")
+    assert done.returncode == 2
+    assert "did you mean: full" in done.stderr
+
+
+def test_an_event_type_that_there_is_none_of_is_said(run: Run, daemon: FakeDaemon) -> None:
+    """It may be a newer daemon's, so the stream is read all the same."""
+    done = run("events", "--types", "file.retri", "--no-follow")
+    assert (done.returncode, done.stdout) == (0, "")
+    assert "did you mean: file.retry" in done.stderr
+
+
+def test_events_since_a_time_begin_there(run: Run, daemon: FakeDaemon) -> None:
+    """What happened before is left out; the script's events are of 2026 and a month is the longest time."""
+    everything = run("events", "--since", "0", "--no-follow", "--json")
+    none = run("events", "--since", "1s", "--no-follow", "--json")
+    assert everything.stdout and (none.returncode, none.stdout) == (0, "")

@@ -115,6 +115,14 @@ def test_without_a_listing_no_sum_is_claimed(tmp_path: Path) -> None:
     assert next(line for line in lines if "transformer " in line).endswith("2.0 kB")
 
 
+def test_the_cost_is_told_in_time_where_a_speed_was_seen(tmp_path: Path) -> None:
+    """Bytes, time at the last seen rate, and room."""
+    report = report_of(tmp_path, {}, {"config.json": b"{}"})
+    advice = Advice(command="qwenctl download X/Y", fetch_bytes=57_700_000_000, rate_bps=84_900_000, free_bytes=10**12)
+    said = " ".join(" ".join(report_lines(report, advice)).split())
+    assert "fetches 57.7 GB at most, 11:19 at the last seen 84.9 MB/s; 1.0 TB free" in said
+
+
 def test_too_little_room_is_shouted(tmp_path: Path) -> None:
     """Before the download, not in the middle of it."""
     advice = Advice(command="qwenctl download X/Y", fetch_bytes=2000, free_bytes=1000, place="/")

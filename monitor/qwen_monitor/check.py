@@ -33,6 +33,7 @@ from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.hash_run import Hashed, HashJob, hash_all
+from qwen_monitor.last_rate import recall
 from qwen_monitor.listing import ask_hub, cached_listing
 from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
@@ -99,7 +100,7 @@ def check(wish: Wish, console: Console) -> tuple[Report, Advice, Hashed | None]:
         report = judged({})
         if manifest is not None and (odd := _odd(report)):
             report = judged(_hashes(manifest.keep(odd), inventory, console)[0])
-    return report, _advice(report, wish), hashed
+    return report, _advice(report, wish, console.env), hashed
 
 
 def print_check(
@@ -240,13 +241,14 @@ def _explanations(manifest: Manifest | None, inventory: Inventory, hashes: Mappi
     return found
 
 
-def _advice(report: Report, wish: Wish) -> Advice:
+def _advice(report: Report, wish: Wish, env: Mapping[str, str]) -> Advice:
     if all(problem.in_repository for problem in report.findings):
         return Advice()
     place = wish.folder or wish.cache
     return Advice(
         command=_command(report, wish),
         fetch_bytes=fetch_bytes(report) if report.source == "listing" else None,
+        rate_bps=recall(env),
         free_bytes=free_bytes(place),
         place=str(place),
     )

@@ -47,6 +47,7 @@ def follow_model(
         if timer is not None:
             timer.cancel()
         follower.close()
+        progress.close()
         console.end_progress()
 
 

@@ -17,6 +17,7 @@ from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.event_text import event_text
 from qwen_monitor.foreground import foreground_lines
+from qwen_monitor.last_rate import BELIEVED_S, remember
 from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain
 
@@ -37,15 +38,23 @@ class Progress:
 
     def take(self, line: Line, status: Status) -> None:
         """Show what there is to show."""
+        model = status.models.get(self._key)
+        if model is not None:
+            self._pace = self._pace.fed(time.monotonic(), model.received_bytes)
         if self._console.quiet or isinstance(line, Hello):
             return
         if not self._console.is_terminal:
             self._as_lines(line, status)
             return
         self._say_trouble(line)
-        model = status.models.get(self._key)
         if model is not None:
             self._redraw(model)
+
+    def close(self) -> None:
+        """The stream is left; how fast it was is kept for the next question."""
+        samples = self._pace.samples
+        if samples and samples[-1][0] - samples[0][0] >= BELIEVED_S and (rate_bps := self._pace.average_bps()) > 0:
+            remember(self._console.env, rate_bps)
 
     def _as_lines(self, line: Line, status: Status) -> None:
         if isinstance(line, FileStarted) or (isinstance(line, FileVerified) and line.size_bytes < SMALL_BYTES):
@@ -62,7 +71,6 @@ class Progress:
 
     def _redraw(self, model: ModelStatus) -> None:
         now_s = time.monotonic()
-        self._pace = self._pace.fed(now_s, model.received_bytes)
         if now_s - self._drawn_s < self._redraw_s:
             return
         self._drawn_s = now_s

@@ -21,9 +21,11 @@ from qwen_monitor.display import (
     Glyphs,
     bytes_text,
     cell_width,
+    duration_text,
     padded,
     pair_text,
     percent_text,
+    rate_text,
     safe,
 )
 
@@ -63,6 +65,7 @@ class Advice(msgspec.Struct, frozen=True, kw_only=True):
 
     command: str = ""
     fetch_bytes: int | None = None
+    rate_bps: int | None = None  # of the last download seen
     free_bytes: int | None = None
     place: str = ""
 
@@ -155,6 +158,9 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
         ]  # a command may be long, but it must be whole
         if advice.fetch_bytes is not None:
             cost = _("fetches {size} at most", size=bytes_text(advice.fetch_bytes))
+            if advice.rate_bps:
+                time, rate = duration_text(advice.fetch_bytes / advice.rate_bps), rate_text(advice.rate_bps)
+                cost = _("{cost}, {time} at the last seen {rate}", cost=cost, time=time, rate=rate)
             room = _("; {size} free", size=bytes_text(advice.free_bytes)) if advice.free_bytes is not None else ""
             short = advice.free_bytes is not None and advice.fetch_bytes > advice.free_bytes
             where = _(" on {place}", place=self.safe(advice.place, 40)) if room and advice.place else ""
