@@ -23,7 +23,7 @@ from qwen_api.status import Status
 from qwen_monitor import doctor, examine, exits
 from qwen_monitor.console import Console
 from qwen_monitor.display import padded, safe
-from qwen_monitor.doctor import Finding, State
+from qwen_monitor.doctor import Finding
 from qwen_monitor.exits import Refusal, exit_code_of
 from qwen_monitor.host import read_host, weights_bytes
 from qwen_monitor.listing import cached_listing, read_listing
@@ -33,7 +33,6 @@ from qwen_monitor.summary import left_bytes
 DEFAULT_MODEL = "qwen-image-edit"
 _WIDTH = 80
 _CHECK_WIDTH = 14
-_WORDS: dict[State, str] = {"ok": N_("ok"), "warn": N_("warn"), "fail": N_("fail")}
 _CHECKS = {
     "socket": N_("daemon"),
     "groups": N_("groups"),
@@ -145,7 +144,7 @@ def _needed_bytes(daemon: _Daemon, ref: ModelRef, cache: Path, manifest: Manifes
 def _lines(finding: Finding, console: Console) -> list[str]:
     kind, _space, name = finding.check.partition(" ")
     check = f"{_(_CHECKS.get(kind, kind))} {name}".rstrip()
-    head = f"{padded(_(_WORDS[finding.state]), 6)}{padded(safe(check, _CHECK_WIDTH - 2, console.glyphs), _CHECK_WIDTH)}"
+    head = f"{padded(finding.state, 6)}{padded(safe(check, _CHECK_WIDTH - 2, console.glyphs), _CHECK_WIDTH)}"
     indent = " " * (6 + _CHECK_WIDTH)
     said = [(head, finding.what)]
     if finding.state != "ok":

@@ -253,6 +253,7 @@ def of_gpu(model: str, weights_bytes: int | None, host: Host) -> Finding:
 
 
 def _told(code: str, detail: str) -> tuple[str, str]:
-    why, fix = of_daemon(code, detail, "")
-    table_why, table_fix = reason(code)
-    return why or table_why, fix or table_fix
+    why = of_daemon(code, detail, "")[0] or reason(code)[0]
+    if code in ("E_NETWORK", "E_TIMEOUT", "E_STALLED", "E_CUT_SHORT", "E_HTTP"):
+        return why, _("check the network, the proxy and HF_ENDPOINT")  # nobody here tries again by himself
+    return why, reason(code)[1]
