@@ -43,7 +43,7 @@ __all__ = ["daemon", "env", "run"]  # fixtures
         (
             ("pause", MODEL, "--file", "vae/*", "--file=transformer/*"),
             Command(verb="pause files", subject=cast.MODEL, body=b'{"paths":["vae/*","transformer/*"]}'),
-            "qwenctl resume Qwen/Qwen-Image-Edit-2511 --file 'vae/*'",
+            "qwenctl resume Qwen/Qwen-Image-Edit-2511 --file 'vae/*' --file 'transformer/*'",
         ),
         (
             ("resume", MODEL, "--file", cast.ACTIVE),

@@ -15,6 +15,7 @@ import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 from urllib.parse import quote, urlencode
 
 import msgspec
@@ -33,7 +34,7 @@ from qwen_api.events import (
     decode_line,
 )
 from qwen_api.language import _
-from qwen_api.status import Status, decode_status, fold
+from qwen_api.status import Status, fold
 from qwen_api.undecodable import UNDECODABLE
 
 ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a cold disk may take seconds
@@ -44,6 +45,7 @@ RETRY_FIRST_S, RETRY_MAX_S = 0.5, 5.0
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with the NUL, unix(7)
 
 Line = Event | Frame | Unknown
+_T = TypeVar("_T")
 
 
 class DaemonUnreachable(ConnectionError):
@@ -119,20 +121,19 @@ class Client:
 
     def version(self) -> commands.Version:
         """Which daemon this is and where it keeps things."""
-        return msgspec.json.decode(self._ask("GET", "/v1/version"), type=commands.Version)
+        return _decoded(self._ask("GET", "/v1/version"), commands.Version)
 
     def state(self) -> Status:
         """Everything it knows now."""
-        return decode_status(self._ask("GET", "/v1/state"))
+        return _decoded(self._ask("GET", "/v1/state"), Status)
 
     def files(self, model_key: str) -> commands.ModelFiles:
         """A model's files, where they are, and the seals of those that are right."""
-        return msgspec.json.decode(self._ask("GET", _model_url(model_key, "files")), type=commands.ModelFiles)
+        return _decoded(self._ask("GET", _model_url(model_key, "files")), commands.ModelFiles)
 
     def file(self, model_key: str, path: str) -> commands.FileDetails:
         """One file: where its bytes are, what comes from where, what went wrong."""
-        raw = self._ask("GET", _model_url(model_key, f"files/{quote(path)}"))
-        return msgspec.json.decode(raw, type=commands.FileDetails)
+        return _decoded(self._ask("GET", _model_url(model_key, f"files/{quote(path)}")), commands.FileDetails)
 
     def add(self, request: commands.AddModel) -> commands.Accepted:
         """Want a model from now on; wanting it again with other patterns replaces them."""
@@ -198,7 +199,7 @@ class Client:
 
     def _command(self, method: str, url: str, body: msgspec.Struct | None = None) -> commands.Accepted:
         raw = self._ask(method, url, msgspec.json.encode(body) if body is not None else b"")
-        return msgspec.json.decode(raw, type=commands.Accepted)
+        return _decoded(raw, commands.Accepted)
 
     def _ask(self, method: str, url: str, body: bytes = b"") -> bytes:
         connection = _UnixConnection(self._control, ANSWER_TIMEOUT_S)
@@ -303,7 +304,7 @@ class Follower:
                 self.connected = True
                 self.epoch = line.epoch
             case Snapshot():
-                self.status = decode_status(line.state)
+                self.status = _decoded(bytes(line.state), Status)
                 self._since = line.seq
             case Gap() | Live() | Bookmark() | Unknown():
                 pass
@@ -340,6 +341,15 @@ def _connect(path: Path, *, timeout_s: float) -> socket.socket:
 def _model_url(model_key: str, verb: str = "") -> str:
     url = f"/v1/models/{quote(model_key, safe='')}"
     return f"{url}/{verb}" if verb else url
+
+
+def _decoded(raw: bytes, kind: type[_T]) -> _T:
+    """What the daemon answered. Raises DaemonUnreachable for what this version cannot read: there is no talking."""
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except UNDECODABLE as error:
+        why = _("the daemon's answer cannot be read ({error})", error=error)
+        raise DaemonUnreachable("E_DAEMON_DOWN", why, _("it may be of another version: qwenctl version")) from error
 
 
 def _problem(status: int, raw: bytes) -> commands.Problem:

@@ -147,6 +147,8 @@ def _read_rate(table: dict[str, Any], path: str) -> None:
 
 def endpoint_url(text: str, source: str) -> str:
     """The Hub's address without a trailing slash. Raises BadConfig, naming `source`, if it is none."""
+    if "@" in text.partition("://")[2].partition("/")[0]:
+        raise BadConfig(f"{source}: an address holds no password, for it is shown and logged; use HF_TOKEN")
     if not endpoint_keys.is_address(text):
         raise BadConfig(f"{source}: {text!r} is no address such as {places.DEFAULT_ENDPOINT} or http://127.0.0.1:8090")
     return text.rstrip("/")

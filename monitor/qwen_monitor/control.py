@@ -113,7 +113,10 @@ def _command(arguments: argparse.Namespace, console: Console) -> int:
         from qwen_monitor import control_status
 
         if command == "status":
-            return control_status.status(arguments, _maybe_ref(arguments.model), console)
+            ref = _maybe_ref(arguments.model)
+            if arguments.file is not None:
+                return control_status.file_status(arguments, ref, console)
+            return control_status.status(arguments, ref, console)
         return control_status.ls(arguments, console) if command == "ls" else control_status.version(arguments, console)
     if command in ("doctor", "logs", "config", "completion"):
         return _look_around(arguments, console)

@@ -27,6 +27,13 @@ def _maybe_model(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def _status(parser: argparse.ArgumentParser) -> None:
+    _maybe_model(parser)
+    parser.add_argument(
+        "--file", metavar="PATH", help=_("one file of the model: its tries, segments, connections, last error")
+    )
+
+
 def _choice_of_files(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--revision", help=_("branch, tag or commit (default: main)"))
     parser.add_argument(
@@ -202,8 +209,9 @@ COMMANDS: dict[str, tuple[str, str, Build]] = {
     "ls": (N_("list the models that the daemon keeps"), "  qwenctl ls", _nothing),
     "status": (
         N_("how complete the models are (without a daemon: what the disk shows)"),
-        "  qwenctl status\n  qwenctl status qwen-image-edit --json | jq -r '.models[].missing[]'",
-        _maybe_model,
+        "  qwenctl status\n  qwenctl status qwen-image-edit --json | jq -r '.models[].missing[]'\n"
+        "  qwenctl status qwen-image-edit --file model_index.json",
+        _status,
     ),
     "pause": (
         N_("stop fetching a model, or files of it; what is recorded stays"),
@@ -226,7 +234,11 @@ COMMANDS: dict[str, tuple[str, str, Build]] = {
         "  qwenctl prio qwen-image-edit 10\n  qwenctl prio qwen-image-edit 5 --file 'vae/*'",
         _prio,
     ),
-    "update": (N_("take the newest commit of the branch a model follows"), "", _model),
+    "update": (
+        N_("take the newest commit of the branch a model follows"),
+        "  qwenctl update qwen-image-edit\n  qwenctl update qwen-image-edit && qwenctl wait qwen-image-edit",
+        _model,
+    ),
     "retry": (
         N_("cut every wait short and try failed files now"),
         "  qwenctl retry qwen-image-edit\n  qwenctl retry qwen-image-edit --file '*-00003-of-*'",

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qwen_api import places
-from qwen_api.client import Client, DaemonUnreachable, find_socket
+from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.models import ALIASES, is_repo
 from qwen_monitor import exits
 from qwen_monitor.console import Console
@@ -55,7 +55,7 @@ def model_names(console: Console) -> list[str]:
     """Aliases, and the models of the daemon and of the cache, each once; a daemon that does not answer has none."""
     try:
         kept = [m.repo for m in Client(find_socket(console.env)).state().models.values() if is_repo(m.repo)]
-    except DaemonUnreachable:
+    except (DaemonUnreachable, DaemonRefused):
         kept = []
     cached = [ref.repo for ref in cached_models(places.hub_cache(console.env))]
     return sorted({*ALIASES, *kept, *cached})

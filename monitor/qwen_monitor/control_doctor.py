@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from qwen_api import places
-from qwen_api.client import Client, DaemonUnreachable, find_socket
+from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.commands import Version
 from qwen_api.language import N_, _
 from qwen_api.manifest import Manifest
@@ -124,6 +124,8 @@ def _ask_daemon(given: Path | None, console: Console) -> _Daemon:
         return _Daemon(socket=str(socket), version=client.version(), status=client.state())
     except DaemonUnreachable as error:
         return _Daemon(lost=(error.code, error.why, error.fix))
+    except DaemonRefused as error:  # too busy, say: the rest can be looked at all the same
+        return _Daemon(lost=(error.problem.code, error.problem.detail or error.problem.title, error.problem.fix))
 
 
 def _first_model(status: Status) -> ModelRef:

@@ -149,6 +149,8 @@ def _journal_time(text: str) -> str:
 def _show_file(path: Path, arguments: argparse.Namespace, console: Console) -> int:
     """The last lines, and with --follow what comes; a file that was put away or cut off is begun anew."""
     count = LINES_SHOWN if arguments.lines is None else arguments.lines
+    if not path.is_file():  # a pipe: what is read from it is lost to its reader
+        raise Refusal("E_NO_LOG", _("the daemon writes its log to {place}", place=safe(str(path))))
     log = path.open("rb")
     try:
         console.data(_shown(line, console) for line in deque(log, maxlen=count))

@@ -77,7 +77,7 @@ def _order_files(client: Client, words: Sequence[str], verb: Verb, ref: ModelRef
     for path in (accepted.files or ())[:_SHOWN_MISSING_MAX]:
         console.hint(f"  {safe(path, 76, console.err_glyphs)}")
     if verb == "pause":
-        command = f"qwenctl resume {ref} --file {shlex.quote(words[0])}"
+        command = shlex.join(["qwenctl", "resume", str(ref), *(part for word in words for part in ("--file", word))])
         console.hint(_("until the daemon ends, or: {command}", command=command))
     return exits.OK
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import shlex
+from datetime import UTC, datetime
 from pathlib import Path
 
 from qwen_api.client import Client, DaemonUnreachable, find_socket
@@ -13,9 +15,12 @@ from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
 from qwen_monitor.check import Wish, check, print_check
 from qwen_monitor.console import Console
+from qwen_monitor.details import details_rows
 from qwen_monitor.display import safe
+from qwen_monitor.exits import Refusal
 from qwen_monitor.limits import limits_words
 from qwen_monitor.report_text import EMOJI, WORDS
+from qwen_monitor.scene import Scene
 from qwen_monitor.status_text import (
     BriefList,
     brief_of_report,
@@ -26,6 +31,7 @@ from qwen_monitor.status_text import (
 )
 from qwen_monitor.view import matches
 
+_FILE_ROWS_MAX, _FILE_WIDTH = 40, 80
 _CACHED_MODELS_MAX = 200  # a cache with more is listed in part: each is looked at file by file
 
 
@@ -45,6 +51,26 @@ def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console
         console.hint(_("{why}; this is what the disk shows", why=why))
         return _of_disk(ref, console)
     return _of_daemon(models, state, console)
+
+
+def file_status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
+    """One file of a model, as far as the daemon knows it; 0 if it is verified, 4 if not. Raises Refusal."""
+    if ref is None:
+        raise Refusal(
+            "E_USAGE",
+            _("--file needs the model, too"),
+            fix=f"qwenctl status MODEL --file {shlex.quote(arguments.file)}",
+            exit_code=exits.USAGE,
+        )
+    client = Client(find_socket(console.env, arguments.socket))
+    state, found = client.state(), client.file(ref.key, arguments.file)
+    if console.as_json:
+        console.json(found)
+    else:
+        scene, now = Scene(status=state, whereabouts=found.whereabouts), datetime.now(UTC).astimezone()
+        rows = details_rows(scene, state.models[ref.key], found.file, _FILE_ROWS_MAX, _FILE_WIDTH, now, console.glyphs)
+        console.data(row.text for row in rows)
+    return exits.OK if found.file.is_verified else exits.INCOMPLETE
 
 
 def ls(arguments: argparse.Namespace, console: Console) -> int:

@@ -137,6 +137,8 @@ def _next(scene: Scene, model: ModelStatus, file: FileStatus, now: datetime) -> 
     if file.state in ("downloading", "verifying"):
         left_bytes = file.size_bytes - file.done_bytes
         return _("{time} left", time=duration_text(left_bytes / file.rate_bps)) if file.rate_bps else ""
+    if model.state == "paused":
+        return _("the model is paused; p lets it go on")
     if wait := until_text(model.retry_at, now):
         return _("the daemon tries again in {time}", time=wait)
     most = scene.status.limits.max_files

@@ -94,7 +94,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("p", N_("Pause"), N_("stop or go on fetching this model"), "qwenctl pause | resume MODEL"),
     ("r", N_("Retry"), N_("cut every wait short and try failed files now"), "qwenctl retry MODEL"),
     ("v", N_("Verify"), N_("hash every file of this model again"), "qwenctl verify MODEL"),
-    ("Ent", N_("Details"), N_("tries, source, segments, last error of a file"), "qwenctl status MODEL --json"),
+    ("Ent", N_("Details"), N_("tries, source, segments, last error of a file"), "qwenctl status MODEL --file F"),
     (
         "Spc",
         N_("File"),
@@ -102,14 +102,22 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
         "qwenctl pause MODEL --file F",
     ),
     ("<>", N_("First"), N_("the chosen file, or model: later, sooner"), "qwenctl prio MODEL N [--file F]"),
-    ("/", N_("Filter"), N_("only files whose path holds the text; Esc clears"), "qwenctl status MODEL"),
-    ("s", N_("Sort"), N_("files by state, name, size, rate"), "qwenctl status MODEL"),
+    (
+        "/",
+        N_("Filter"),
+        N_("only files whose path holds the text; Esc clears"),
+        "qwenctl check MODEL --include G",
+    ),
+    ("s", N_("Sort"), N_("files by state, name, size, rate"), ""),
     ("+-", N_("Limit"), N_("raise or lower the speed limit of everything"), "qwenctl limit 20MB/s"),
-    ("a", N_("All files"), N_("show verified files too"), "qwenctl status MODEL"),
+    ("a", N_("All files"), N_("show verified files too"), "qwenctl check MODEL --all"),
     ("x", N_("Remove"), N_("want this model no more; asks"), "qwenctl rm MODEL"),
     ("Tab", N_("Model"), N_("the next model"), "qwenctl ls"),
     ("?", N_("Help"), N_("this page"), "qwenctl --help"),
 )
+
+
+YES = ("y", "Y", "д", "Д")  # whatever the language: the keyboard's is another matter
 
 
 def models_shown(status: Status, view: View) -> tuple[ModelStatus, ...]:
@@ -139,7 +147,7 @@ def press(view: View, key: str, character: str, status: Status) -> tuple[View, A
     if view.help:
         return _with(view, help=view.help + 1 if character == "?" else 0), None
     if view.removing:
-        yes = Order(verb="remove", model=view.removing) if character in ("y", "Y") else None
+        yes = Order(verb="remove", model=view.removing) if character in YES else None
         return _with(view, removing=""), yes
     match character if character.isprintable() and character else key:
         case "q":
