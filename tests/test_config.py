@@ -69,6 +69,7 @@ def test_a_file_is_read_into_what_it_says(file: Path) -> None:
         ("offline = ", "is not TOML"),
         ('mirors = "http://x"', "did you mean `mirrors`?"),
         ('[mirrors.lan]\nurl = "http://x"\ntoken_fle = "/x"', "did you mean `token_file`?"),
+        ('endpoint = "http://me:s3cret@x"', "an address holds no password"),
         ("[mirrors]\nlan = 3", "write [mirrors] and under it"),
         ('[mirrors]\nlan = "10.0.0.5:8090"', "is no address such as"),
         ('[mirrors]\n"../x" = "http://x"', "a mirror's name"),

@@ -180,6 +180,14 @@ def test_enter_opens_and_closes_the_details_of_the_chosen_file_or_the_first() ->
     assert isinstance(press(View(), "enter", "\r", Status())[1], Say)
 
 
+def test_a_file_of_a_paused_model_waits_for_a_person() -> None:
+    """Not for its turn, which does not come."""
+    paused = e.ModelStateChanged(model=download.MODEL, state="paused")
+    status = status_of(*download.half_way(), paused)
+    view = View(model=download.MODEL, file=PATH, details=True)
+    assert "the model is paused; p lets it go on" in "\n".join(texts(Scene(status=status, view=view)))
+
+
 def test_a_model_is_removed_after_a_yes() -> None:
     """x asks; read-only it tells the command."""
     status = status_of(*download.half_way())
@@ -187,6 +195,7 @@ def test_a_model_is_removed_after_a_yes() -> None:
     assert (asked.removing, nothing) == (download.MODEL, None)
     assert press(asked, "y", "y", status) == (View(), Order(verb="remove", model=download.MODEL))
     assert press(asked, "n", "n", status) == (View(), None)
+    assert press(asked, "д", "д", status) == press(asked, "y", "y", status), "a Russian keyboard says it, too"
     assert press(View(read_only=True), "x", "x", status)[1] == Say(
         text=f"read-only; elsewhere: qwenctl rm {download.REPO}"
     )

@@ -15,7 +15,9 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api import places
+from qwen_api.commands import Whereabouts
 from qwen_api.manifest import make_manifest, write_tree
+from qwen_monitor.control_commands import COMMANDS
 from tests.fakes import download as cast
 from tests.fakes import model_folder as fake
 from tests.fakes.daemon import FakeDaemon
@@ -309,6 +311,11 @@ def test_help_has_examples_for_the_whole_and_for_each_command(run: Run) -> None:
     assert "--dry-run" in one.stdout and "examples:" in one.stdout
 
 
+def test_every_command_has_examples(run: Run) -> None:
+    """Of what a person types, not of what there is."""
+    assert [name for name, (_purpose, examples, _build) in COMMANDS.items() if "qwenctl" not in examples] == []
+
+
 def test_a_path_that_is_not_there_is_3(run: Run, tmp_path: Path) -> None:
     """In JSON too: the error stands on stdout where a script looks for the answer."""
     done = run("check", tmp_path / "nothing", "--json")
@@ -387,6 +394,18 @@ def test_status_shows_what_the_daemon_knows(run: Run, daemon: FakeDaemon) -> Non
     assert (listed["source"], listed["models"][0]["found_files"]) == ("daemon", len(cast.VERIFIED))
 
 
+def test_status_shows_one_file_whole(run: Run, daemon: FakeDaemon) -> None:
+    """What Enter shows in the monitor, for scripts too; without the model, or of no file of it, it says so."""
+    daemon.whereabouts[cast.RETRYING] = Whereabouts(etag="e", endpoint="hub", present=((0, 1_000_000),))
+    text, found = (run("status", MODEL, "--file", cast.RETRYING, *more) for more in ((), ("--json",)))
+
+    assert (text.returncode, found.returncode) == (4, 4)
+    assert cast.RETRYING in text.stdout and "segments" in text.stdout and "E_NETWORK" in text.stdout
+    assert json.loads(found.stdout)["whereabouts"]["present"] == [[0, 1_000_000]]
+    assert run("status", "--file", cast.RETRYING).returncode == 2
+    assert run("status", MODEL, "--file", "no/such").returncode == 3
+
+
 def test_ls_is_one_line_for_each_model(run: Run, daemon: FakeDaemon) -> None:
     """State and share."""
     done = run("ls")
@@ -401,6 +420,7 @@ def test_ls_is_one_line_for_each_model(run: Run, daemon: FakeDaemon) -> None:
         (("pause", MODEL), "pause", b""),
         (("resume", MODEL), "resume", b""),
         (("retry", MODEL), "retry", b""),
+        (("update", MODEL), "update", b""),
         (("verify", MODEL), "verify", b"{}"),
         (("verify", MODEL, "--quick"), "verify", b'{"full":false}'),
         (("rm", MODEL), "remove", b"{}"),

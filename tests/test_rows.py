@@ -15,6 +15,7 @@ from qwen_api import events as e
 from qwen_api.errors import ERRORS
 from qwen_api.models import ModelRef
 from qwen_api.status import DiskStatus, FileStatus, LoaderStatus, ModelStatus, Status, fold
+from qwen_monitor import control_arguments
 from qwen_monitor.display import (
     ASCII,
     UNICODE,
@@ -378,6 +379,14 @@ def test_help_shows_the_command_behind_each_key() -> None:
     rows = texts(Scene(status=Status(), view=View(help=1)))
     for _, _, _, command in KEYS:
         assert any(command in row for row in rows)
+
+
+def test_every_command_of_the_help_is_one() -> None:
+    """As it stands there, with a model, a file and a number in the place of the capitals."""
+    for *_rest, command in KEYS:
+        words = command.replace("[", "").replace("]", "").replace("pause | resume", "pause").split()[1:]
+        if words and words != ["--help"]:
+            control_arguments.parse([{"MODEL": "qwen-image-edit", "N": "1"}.get(word, word) for word in words])
 
 
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")

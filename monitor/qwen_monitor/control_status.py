@@ -60,7 +60,6 @@ def file_status(arguments: argparse.Namespace, ref: ModelRef | None, console: Co
             "E_USAGE",
             _("--file needs the model, too"),
             fix=f"qwenctl status MODEL --file {shlex.quote(arguments.file)}",
-            exit_code=exits.USAGE,
         )
     client = Client(find_socket(console.env, arguments.socket))
     state, found = client.state(), client.file(ref.key, arguments.file)

@@ -94,7 +94,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     ("p", N_("Pause"), N_("stop or go on fetching this model"), "qwenctl pause | resume MODEL"),
     ("r", N_("Retry"), N_("cut every wait short and try failed files now"), "qwenctl retry MODEL"),
     ("v", N_("Verify"), N_("hash every file of this model again"), "qwenctl verify MODEL"),
-    ("Ent", N_("Details"), N_("tries, source, segments, last error of a file"), "qwenctl status MODEL --file F"),
+    ("Ent", N_("Details"), N_("tries, source, segments, error of a file"), "qwenctl status MODEL --file F"),
     (
         "Spc",
         N_("File"),
@@ -106,7 +106,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
         "/",
         N_("Filter"),
         N_("only files whose path holds the text; Esc clears"),
-        "qwenctl check MODEL --include G",
+        "qwenctl check MODEL",
     ),
     ("s", N_("Sort"), N_("files by state, name, size, rate"), ""),
     ("+-", N_("Limit"), N_("raise or lower the speed limit of everything"), "qwenctl limit 20MB/s"),
