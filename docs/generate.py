@@ -205,7 +205,7 @@ def _fault_tests(path: Path) -> Iterator[FaultTest]:
             kinds = {KINDS[name] for name in (*everywhere, *(name for name, _ in markers)) if name in KINDS}
             if rows:
                 name = node.name.removeprefix("test_").replace("_", " ")
-                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=" ".join(kinds))
+                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=" ".join(sorted(kinds)))
 
 
 def _name(assigned: ast.Assign) -> str:

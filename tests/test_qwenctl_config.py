@@ -112,7 +112,6 @@ def test_no_secret_is_shown(env: dict[str, str]) -> None:
         "HF_TOKEN": SECRET,
         "FAR_TOKEN": SECRET,
         "HTTPS_PROXY": f"http://me:{PASSWORD}@proxy.example:3128",
-        "HF_ENDPOINT": f"http://me:{PASSWORD}@127.0.0.1:9",
     }
     for words in (("show", "--origin"), ("show", "--json"), ("check",)):
         done = run(env | secret, *words)
@@ -121,6 +120,13 @@ def test_no_secret_is_shown(env: dict[str, str]) -> None:
     told = {row["key"]: row for row in json.loads(run(env | secret, "show", "--json").stdout)["settings"]}
     assert told["token"] == {"key": "token", "value": "set", "origin": "environment", "place": "HF_TOKEN"}
     assert told["https_proxy"]["value"] == '"proxy.example:3128"'
+
+
+def test_an_endpoint_with_a_password_is_refused_without_showing_it(env: dict[str, str]) -> None:
+    """Events, logs and the version tell the endpoint to whoever may read them."""
+    done = run(env | {"HF_ENDPOINT": f"http://me:{PASSWORD}@127.0.0.1:9"}, "show")
+    assert done.returncode == 78
+    assert "HF_ENDPOINT: an address holds no password" in done.stderr and PASSWORD not in done.stdout + done.stderr
 
 
 def test_a_file_that_is_right_is_0_and_counted(env: dict[str, str]) -> None:
