@@ -1,7 +1,7 @@
 """One model as a few lines that are rewritten in place: what `qwenctl download` and `wait` show on a terminal.
 
-Pure, and without Textual. The files' rows are the monitor's own (`file_pane`); the line above them is the one that
-stays behind in the scrollback (`summary`).
+Pure, and without Textual. The files' rows are the monitor's own (`file_pane`); the numbers above them are
+`summary`'s.
 """
 
 from __future__ import annotations
