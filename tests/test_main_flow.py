@@ -326,3 +326,27 @@ def test_once_ends_with_a_code_that_says_how(hub: SimHub, tmp_path: Path) -> Non
         subprocess.check_output([sys.executable, "-m", "qwen_daemon", "listing", REPO], env=daemon.env)
     )
     assert set(listing["files"]) == set(PIPELINE)
+
+
+def test_once_shows_the_check_of_what_the_daemon_has(hub: SimHub, tmp_path: Path) -> None:
+    """The whole report: what is missing and what to do about it, then that nothing is."""
+
+    def once(*more: str) -> subprocess.CompletedProcess[str]:
+        words = [sys.executable, "-m", "qwen_monitor", "--once", "--socket", str(daemon.control), *more]
+        return subprocess.run(words, env=daemon.env, capture_output=True, text=True, timeout=60, check=False)
+
+    lost = Fault(kinds.Status(code=404), on="resolve", path=WEIGHTS)
+    hub.faults.add(lost)
+    with Running(tmp_path, endpoint=hub.endpoint, models=[ONE]) as daemon:
+        daemon.wait_event(e.FileFailed, path=WEIGHTS)
+        told = once()
+        assert told.returncode == 4, told.stderr
+        assert "Missing" in told.stdout and WEIGHTS in told.stdout and "To do: qwenctl " in told.stdout
+        assert "Model complete: no" in told.stdout and "Files: " in told.stdout
+        hub.faults.clear()
+        daemon.client.retry(ONE_KEY)
+        daemon.wait_complete(ONE_KEY)
+        done = once()
+        assert (done.returncode, "Model complete: yes" in done.stdout) == (0, True), done
+        (model,) = json.loads(once("--json", ONE).stdout)["models"]
+        assert model == ONE_KEY

@@ -23,14 +23,12 @@ from typing import NoReturn
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, Follower, find_socket
 from qwen_api.language import LANGUAGES, N_, _, choose, speak
 from qwen_api.models import BadModelName, ModelRef, parse_model
-from qwen_api.status import Status, encode_status
 from qwen_monitor import exits
+from qwen_monitor.console import Console
 from qwen_monitor.display import Glyphs, choose_glyphs
 from qwen_monitor.exits import refusal_of
 from qwen_monitor.plain import Plain, follow, follow_json
-from qwen_monitor.report_text import EMOJI, WORDS
 from qwen_monitor.sentences import error_text
-from qwen_monitor.status_text import status_lines
 from qwen_monitor.view import View, matches
 
 REFRESH_S, REFRESH_SSH_S = 0.5, 1.0
@@ -81,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _chosen(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:
     if arguments.once:
-        return _once(find, wanted, glyphs, as_json=arguments.json)
+        return _once(find, wanted, arguments)
     if not arguments.plain and not arguments.json and can_draw(os.environ, _terminals()):
         if importlib.util.find_spec("textual"):
             return _on_screen(arguments, find, wanted, glyphs)
@@ -130,33 +128,26 @@ def _as_lines(arguments: argparse.Namespace, find: partial[Path], wanted: ModelR
         return ended.exit_code
 
 
-def _once(find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs, *, as_json: bool) -> int:
+def _once(find: partial[Path], wanted: ModelRef | None, arguments: argparse.Namespace) -> int:
+    from qwen_monitor.once import show_once  # what a check needs, the screen does not
+
+    console = Console(os.environ, sys.stdout, sys.stderr, as_json=arguments.json, ascii_only=arguments.ascii)
     try:
-        status = Client(find()).state()
+        client = Client(find())
+        status = client.state()
+        models = [m for m in status.models.values() if matches(m, wanted)]
+        if models:
+            return show_once(client, status, models, console)
     except DaemonUnreachable as error:
         return _no_daemon(error)
     except DaemonRefused as error:
         refusal = refusal_of(error.problem)
         print(error_text(refusal.code, refusal.what, refusal.why, refusal.fix), file=sys.stderr)
         return exits.DAEMON_DOWN
-    if as_json:
-        sys.stdout.buffer.write(encode_status(status) + b"\n")
-    return _report(status, wanted, glyphs, silent=as_json)
-
-
-def _report(status: Status, wanted: ModelRef | None, glyphs: Glyphs, *, silent: bool) -> int:
-    models = [m for m in status.models.values() if matches(m, wanted)]
-    if not models:
-        nothing = _("no model is wanted by this daemon")
-        what = _("{ref} is not wanted by this daemon", ref=wanted) if wanted else nothing
-        fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "MODEL")
-        print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
-        return exits.NOT_FOUND if wanted else exits.INCOMPLETE
-    signs = EMOJI if sys.stdout.isatty() and not glyphs.is_ascii else WORDS
-    for model in models:
-        if not silent:
-            print("\n".join(status_lines(model, signs, glyphs)))
-    return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
+    what = _("{ref} is not wanted by this daemon", ref=wanted) if wanted else _("no model is wanted by this daemon")
+    fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "MODEL")
+    print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
+    return exits.NOT_FOUND if wanted else exits.INCOMPLETE
 
 
 def _no_daemon(error: DaemonUnreachable) -> int:
