@@ -311,6 +311,12 @@ def test_help_has_examples_for_the_whole_and_for_each_command(run: Run) -> None:
     assert "--dry-run" in one.stdout and "examples:" in one.stdout
 
 
+def test_bad_input_is_json_too(run: Run) -> None:
+    """As docs/errors.md says of every error."""
+    done = run("limit", "--max-files", "65", "--json")
+    assert (done.returncode, json.loads(done.stdout)["error"]["code"]) == (2, "E_USAGE")
+
+
 def test_every_command_has_examples(run: Run) -> None:
     """Of what a person types, not of what there is."""
     assert [name for name, (_purpose, examples, _build) in COMMANDS.items() if "qwenctl" not in examples] == []

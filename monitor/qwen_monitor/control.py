@@ -35,7 +35,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             arguments = parse(words)
         except UsageError as error:
-            return _usage(error)
+            return _usage(error, as_json="--json" in words)
         return _run(arguments)
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
@@ -44,10 +44,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
 
 
-def _usage(error: UsageError) -> int:
-    from qwen_monitor.sentences import error_text
+def _usage(error: UsageError, *, as_json: bool) -> int:
+    from qwen_monitor.console import Console
+    from qwen_monitor.exits import Refusal
 
-    print(error_text("E_USAGE", _("the command cannot be understood"), error.why, error.fix), file=sys.stderr)
+    refusal = Refusal("E_USAGE", _("the command cannot be understood"), error.why, error.fix)
+    Console(os.environ, sys.stdout, sys.stderr, as_json=as_json).refuse(refusal)
     return EXIT_USAGE
 
 

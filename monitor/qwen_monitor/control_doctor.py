@@ -61,7 +61,7 @@ def examined(arguments: argparse.Namespace, ref: ModelRef | None, console: Conso
     daemon = _ask_daemon(arguments.socket, console)
     ref = ref or _first_model(daemon.status)
     findings = []
-    for finding in _findings(daemon, ref, console, with_bytes=not arguments.quick):
+    for finding in map(_explained, _findings(daemon, ref, console, with_bytes=not arguments.quick)):
         findings.append(finding)
         if not console.as_json:
             console.data(_lines(finding, console))
@@ -80,7 +80,8 @@ def _findings(daemon: _Daemon, ref: ModelRef, console: Console, *, with_bytes: b
     user = examine.user_name()
     if (groups := doctor.of_groups(user, examine.groups_of(user))) is not None:
         yield groups
-    yield doctor.of_cache(str(ours), daemon.version)
+    is_same = cache.resolve() == ours.resolve()  # a link to the other is no other
+    yield doctor.of_cache(str(cache if is_same else ours), daemon.version)
     manifest = cached_listing(cache, ref)
     found: Probe | Finding = _probe(ref, console, with_bytes=with_bytes)
     if isinstance(found, Probe) and manifest is None and bytes(found.listing) != b"null":
@@ -143,6 +144,14 @@ def _needed_bytes(daemon: _Daemon, ref: ModelRef, cache: Path, manifest: Manifes
     return sum(wanted) + examine.lacking_bytes(cache, manifest)
 
 
+def _explained(finding: Finding) -> Finding:
+    """With the general words of its code where it has none of its own."""
+    if finding.state == "ok":
+        return finding
+    why, fix = reason(finding.code)
+    return msgspec.structs.replace(finding, why=finding.why or why, fix=finding.fix or fix)
+
+
 def _lines(finding: Finding, console: Console) -> list[str]:
     kind, _space, name = finding.check.partition(" ")
     check = f"{_(_CHECKS.get(kind, kind))} {name}".rstrip()
@@ -150,8 +159,7 @@ def _lines(finding: Finding, console: Console) -> list[str]:
     indent = " " * (6 + _CHECK_WIDTH)
     said = [(head, finding.what)]
     if finding.state != "ok":
-        why, fix = finding.why or reason(finding.code)[0], finding.fix or reason(finding.code)[1]
-        said += [(f"{indent}{_('why:')} ", why), (f"{indent}{_('fix:')} ", fix)]
+        said += [(f"{indent}{_('why:')} ", finding.why), (f"{indent}{_('fix:')} ", finding.fix)]
     lines = []
     for begin, text in said:
         lines += textwrap.wrap(

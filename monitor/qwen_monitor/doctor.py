@@ -178,6 +178,8 @@ def of_token(found: EndpointProbe) -> Finding:
             return Finding(check=check, what=what)
         case "refused":
             why, fix = reason("E_AUTH")
+            if found.name != "hub":
+                fix = _("mend token_file or token_env of [mirrors.{name}] in the configuration", name=found.name)
             what = _("{url} refuses the token", url=found.url)
             return Finding(check=check, state="fail", what=what, code="E_AUTH", why=why, fix=fix)
         case _:
