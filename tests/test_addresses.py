@@ -12,6 +12,7 @@ import pytest
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import StillShut, TryAgain, TryLater
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
+from qwen_daemon.shell.tokens import Token
 from tests.fakes import hub_kinds as kinds
 from tests.fakes.bodies import read_out
 from tests.fakes.hub import Fault, SimHub, SimRepo
@@ -32,7 +33,7 @@ CONFIG = FetchConfig(user_agent="test", connect_timeout_s=5, read_timeout_s=1, c
 @asynccontextmanager
 async def origin_of(hub: SimHub) -> AsyncIterator[HttpOrigin]:
     async with http_session(CONFIG) as session:
-        yield HttpOrigin(session, hub.endpoint, lambda: None, on_throttled=lambda _origin, _after_s: None)
+        yield HttpOrigin(session, hub.endpoint, Token(lambda: None), on_throttled=lambda _origin, _after_s: None)
 
 
 async def read(origin: HttpOrigin, start: int, end: int) -> bytes:
@@ -126,7 +127,7 @@ async def test_only_an_endpoint_in_a_private_network_sends_us_into_one(
 
     async with await asyncio.start_server(redirect, "127.0.0.1", 0) as proxy, http_session(CONFIG) as session:
         os.environ["ALL_PROXY"] = f"http://127.0.0.1:{proxy.sockets[0].getsockname()[1]}"  # whatever the address
-        origin = HttpOrigin(session, endpoint, lambda: "token", on_throttled=lambda _origin, _after_s: None)
+        origin = HttpOrigin(session, endpoint, Token(lambda: "token"), on_throttled=lambda _origin, _after_s: None)
         with pytest.raises(TryAgain) as refused:
             await read(origin, 0, MIB)
     file = f"{endpoint}/{REPO.id}/resolve/{REPO.sha}/{WEIGHTS}"

@@ -138,3 +138,18 @@ async def test_on_the_disk_it_is_what_one_by_one_would_be(tmp_path: Path) -> Non
     found = await store.find(manifest)
     assert all(each.linked for each in found.values())
     assert not list((folder / "blobs").glob(".qwen-*.part"))
+
+
+@pytest.mark.parametrize("planted", [".", "deep", "deep/1"])
+async def test_no_link_is_made_behind_a_planted_one(tmp_path: Path, planted: str) -> None:
+    """Where the snapshot, or a folder of it, is a link to elsewhere, the link is moved aside; elsewhere stays empty."""
+    cache, outside, manifest = tmp_path / "hub", tmp_path / "outside", listing(FILES)
+    store, snapshot = HubCache(cache), places.snapshot_dir(cache, REPO, COMMIT)
+    outside.mkdir()
+    (snapshot / planted).parent.mkdir(parents=True)
+    (snapshot / planted).symlink_to(outside)
+    seals = await store.publish_all(manifest, [(file, FILES[file.path]) for file in manifest.files])
+    assert not list(outside.iterdir())
+    assert seals == [take_seal(snapshot / file.path) for file in manifest.files]
+    assert all((snapshot / file.path).read_bytes() == FILES[file.path] for file in manifest.files)
+    assert len(list(snapshot.parent.rglob(".qwen-*.aside"))) == 1

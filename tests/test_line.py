@@ -21,6 +21,7 @@ import pytest
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import AskHuman, TryAgain
 from qwen_daemon.shell.fetch import HttpOrigin
+from qwen_daemon.shell.tokens import Token
 from tests.fakes.bodies import read_out
 from tests.fakes.hub import SparseContent
 from tests.test_range_faults import CONFIG, CONTENT, FILE, LOOPS, MIB, REPO, TOKEN, fetch, run
@@ -66,7 +67,7 @@ async def origin_at(endpoint: str, context: ssl.SSLContext | None = None) -> Asy
     connector = aiohttp.TCPConnector(ssl=context or True)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=CONFIG.read_timeout_s)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
-        yield HttpOrigin(session, endpoint, lambda: TOKEN, on_throttled=lambda _origin, _after_s: None)
+        yield HttpOrigin(session, endpoint, Token(lambda: TOKEN), on_throttled=lambda _origin, _after_s: None)
 
 
 async def honest(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, start: int) -> None:

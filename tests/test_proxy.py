@@ -20,6 +20,7 @@ from qwen_api import events as e
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import TryAgain
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
+from qwen_daemon.shell.tokens import Token
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.running import Running
@@ -157,7 +158,9 @@ async def said_of_bytes() -> tuple[str, str]:
     config = FetchConfig(user_agent="test", connect_timeout_s=5, read_timeout_s=5, connections_max=1)
     file = WantedFile(path=WEIGHTS, size_bytes=1, git_sha1="0" * 40)
     async with http_session(config) as session:
-        origin = HttpOrigin(session, "https://hub.example", lambda: None, on_throttled=lambda _origin, _after_s: None)
+        origin = HttpOrigin(
+            session, "https://hub.example", Token(lambda: None), on_throttled=lambda _origin, _after_s: None
+        )
         with pytest.raises(TryAgain) as refused:
             async with origin.read(REPO, "0" * 40, file, 0, 1):
                 pass

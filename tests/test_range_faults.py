@@ -19,6 +19,7 @@ from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.shell.body import DIRECT_BYTES
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
+from qwen_daemon.shell.tokens import Token
 from tests.fakes import hub_kinds as kinds
 from tests.fakes.hub import BytesContent, Fault, SimHub, SimRepo
 
@@ -49,7 +50,7 @@ def run(loop: str, work: Coroutine[Any, Any, T]) -> T:
 @asynccontextmanager
 async def origin_of(hub: SimHub) -> AsyncIterator[HttpOrigin]:
     async with http_session(CONFIG) as session:
-        yield HttpOrigin(session, hub.endpoint, lambda: TOKEN, on_throttled=lambda _origin, _after_s: None)
+        yield HttpOrigin(session, hub.endpoint, Token(lambda: TOKEN), on_throttled=lambda _origin, _after_s: None)
 
 
 async def fetch(origin: HttpOrigin, start: int, end: int, tries: int = 8) -> tuple[bytearray, list[str]]:

@@ -132,12 +132,18 @@ def test_a_link_that_leads_out_is_replaced_and_never_written_through(
         path.parent.rmdir()
         path.parent.symlink_to(outside)
 
+    def plant_folder_and_lose_the_content(path: Path) -> None:
+        content = path.resolve()
+        plant_folder(path)
+        content.unlink(missing_ok=True)
+
     name_only = 0 if layout.has_links else 1  # where the name is the file, losing the one is losing the other
     with running(tmp_path, hub, layout) as daemon:
         model = Complete(daemon, hub, layout)
         assert model.after(plant_blob, WEIGHTS) == ({WEIGHTS}, len(BIG))
         assert model.after(plant_file, WEIGHTS) == ({WEIGHTS}, len(BIG) * name_only)
         assert model.after(plant_folder, NOTE) == ({NOTE}, len(FILES[NOTE]) * name_only)
+        assert model.after(plant_folder_and_lose_the_content, NOTE) == ({NOTE}, len(FILES[NOTE]))
         assert list(outside.iterdir()) == [precious] and precious.read_bytes() == b"x" * len(BIG)
 
 

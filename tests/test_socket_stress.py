@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from qwen_daemon.engine.bus import RING_EVENTS
 from tests import long_run
 
 MIB = 1 << 20
@@ -27,13 +28,13 @@ def rss_bytes(pid: int, name: str) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
 
 
-def connect(path: Path, *, stalled: bool) -> socket.socket:
+def connect(path: Path, asked: str, *, stalled: bool) -> socket.socket:
     reader = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     if stalled:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.settimeout(WAIT_S)
     reader.connect(str(path))
-    reader.sendall(b"GET /v1/events HTTP/1.1\r\nHost: d\r\n\r\n")
+    reader.sendall(f"GET /v1/events{asked} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
     assert reader.recv(1) == b"H"
     return reader
 
@@ -56,19 +57,20 @@ def read_all(readers: list[socket.socket]) -> list[bytes]:
     return [b"".join(pieces) for pieces in came.values()]
 
 
-def stall_half(folder: Path, count: int) -> int:
-    """So many events to 64 readers, 32 of which never read."""
+def stall(folder: Path, count: int, *, reading: int = READERS // 2, before: int = 0, asked: str = "") -> int:
+    """So many events to 64 readers, of whom only `reading` read; `before` events happened before they came."""
     path = folder / "events.sock"
-    command = [sys.executable, "-m", "tests.fakes.event_source", str(path), str(count), str(PER_SECOND)]
+    numbers = (str(number) for number in (count, PER_SECOND, before))
+    command = [sys.executable, "-m", "tests.fakes.event_source", str(path), *numbers]
     pipe = subprocess.PIPE
     with subprocess.Popen(command, stdin=pipe, stdout=pipe, cwd=Path(__file__).parents[1]) as source:
         assert source.stdin is not None and source.stdout is not None
         assert source.stdout.readline() == b"listening\n"
-        readers = [connect(path, stalled=number % 2 == 0) for number in range(READERS)]
         before_bytes = rss_bytes(source.pid, "VmRSS")
+        readers = [connect(path, asked, stalled=number >= reading) for number in range(READERS)]
         source.stdin.write(b"\n")
         source.stdin.flush()
-        texts = read_all(readers[1::2])
+        texts = read_all(readers[:reading])
         grown_bytes = rss_bytes(source.pid, "VmHWM") - before_bytes
         for reader in readers:
             reader.close()
@@ -76,7 +78,7 @@ def stall_half(folder: Path, count: int) -> int:
         source.stdin.close()
     for text in texts:
         seqs = [int(one or other) for one, other in SEQ.findall(text)]
-        assert seqs == list(range(1, count + 1)), f"{len(seqs)} of {count} events"
+        assert seqs == list(range(1, before + count + 1)), f"{len(seqs)} of {before + count} events"
         assert b'"type":"gap"' not in text
     assert grown_bytes <= RSS_MAX_BYTES
     assert {name: spent_s for name, spent_s in dearest_s.items() if spent_s > CALLBACK_S_MAX} == {}
@@ -86,13 +88,19 @@ def stall_half(folder: Path, count: int) -> int:
 @pytest.mark.fault("S1", "S6")
 def test_half_of_the_readers_stall_and_the_others_lose_nothing(tmp_path: Path) -> None:
     """Two seconds of it: every event, in order, no gap; no more memory than is promised, no callback that is dear."""
-    stall_half(tmp_path, 2 * PER_SECOND)
+    stall(tmp_path, 2 * PER_SECOND)
+
+
+@pytest.mark.fault("S1", "S6")
+def test_readers_who_ask_for_all_there_was_and_never_read_cost_little(tmp_path: Path) -> None:
+    """Sixty of them, and four who read: these have every event, and the others hold no copy of what they are owed."""
+    stall(tmp_path, PER_SECOND // 10, reading=4, before=RING_EVENTS, asked="?since=0")
 
 
 def stall_again(number: int) -> int:
     del number
     with tempfile.TemporaryDirectory() as folder:
-        return stall_half(Path(folder), 30 * PER_SECOND)
+        return stall(Path(folder), 30 * PER_SECOND)
 
 
 @pytest.mark.long

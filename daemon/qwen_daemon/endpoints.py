@@ -6,7 +6,6 @@ one that was configured for it, or none.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -19,10 +18,7 @@ from qwen_daemon.endpoint_keys import HUB, Named
 from qwen_daemon.engine.endpoints import Endpoint, Endpoints, Order
 from qwen_daemon.shell.fetch import HttpOrigin
 from qwen_daemon.shell.hub import HubApi, read_token
-
-TOKEN_AGE_S = 1.0  # reading it costs as much as a tenth of a small file's request
-
-Token = Callable[[], str | None]
+from qwen_daemon.shell.tokens import Token
 
 
 class Opener:
@@ -60,7 +56,7 @@ class Opener:
             name=named.name,
             url=named.url,
             is_mirror=named.is_mirror,
-            hub=HubApi(named.url, token),
+            hub=HubApi(named.url, token.fresh),
             origin=HttpOrigin(self._session, named.url, token, on_throttled=self._on_throttled),
         )
 
@@ -74,25 +70,12 @@ def order_of(config: Config, named: Sequence[Named]) -> Order:
 
 
 def token_of(named: Named, env: Mapping[str, str]) -> Token:
-    """The endpoint's own token, as it was at most TOKEN_AGE_S ago; None: it is asked without."""
+    """The endpoint's own token; None: it is asked without."""
     if named.token_file:
-        return _recent(lambda: _token_in(Path(named.token_file)))
+        return Token(lambda: _token_in(Path(named.token_file)))
     if named.token_env:
-        return lambda: env.get(named.token_env, "").strip() or None
-    return _recent(lambda: read_token(env)) if named.name == HUB else (lambda: None)
-
-
-def _recent(read: Token) -> Token:
-    """`read`, called again when its last answer is TOKEN_AGE_S old; what it raises is raised each time."""
-    known: list[tuple[float, str | None]] = []
-
-    def token() -> str | None:
-        now_s = time.monotonic()
-        if not known or now_s - known[0][0] >= TOKEN_AGE_S:
-            known[:] = [(now_s, read())]
-        return known[0][1]
-
-    return token
+        return Token(lambda: env.get(named.token_env, "").strip() or None)
+    return Token(lambda: read_token(env) if named.name == HUB else None)
 
 
 def _token_in(path: Path) -> str | None:

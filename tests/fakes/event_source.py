@@ -1,8 +1,9 @@
 """The real bus and event stream on a socket, events at a steady rate, and a loop that counts its callbacks.
 
-    python -m tests.fakes.event_source SOCKET EVENTS PER_SECOND
+    python -m tests.fakes.event_source SOCKET EVENTS PER_SECOND BEFORE
 
-It begins when it reads a line, and ends with one line of JSON: the dearest callbacks in CPU seconds.
+It tells BEFORE events at once, goes on when it reads a line, and ends with one line of JSON: the dearest callbacks in
+CPU seconds.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ from tests.fakes.timed_loop import TimedLoop
 TICK_S = 0.01
 
 
-async def serve(path: str, count: int, per_second: int) -> None:
+async def serve(path: str, count: int, per_second: int, before: int) -> None:
     """Listen, wait for a line, publish, say goodbye."""
     bus = Bus(SystemClock(), "test")
+    for number in range(before):
+        publish(bus, number)
+        await asyncio.sleep(0)
     app = web.Application()
     app.add_routes([web.get("/v1/events", EventStream(bus, lambda name: name).answer)])
     runner = web.AppRunner(app, shutdown_timeout=10)
@@ -39,10 +43,15 @@ async def serve(path: str, count: int, per_second: int) -> None:
         await asyncio.sleep(TICK_S)
         due = min(count, round((loop.time() - began_s) * per_second))
         for number in range(done, due):
-            bus.publish(e.FileStarted(model="org--m", path=f"{number % 100}.bin", attempt=1, size_bytes=number))
+            publish(bus, number)
         done = due
     bus.close()
     await runner.cleanup()
+
+
+def publish(bus: Bus, number: int) -> None:
+    """One of many events that are alike."""
+    bus.publish(e.FileStarted(model="org--m", path=f"{number % 100}.bin", attempt=1, size_bytes=number))
 
 
 if __name__ == "__main__":
@@ -50,5 +59,5 @@ if __name__ == "__main__":
     with asyncio.Runner(loop_factory=TimedLoop) as runner:
         timed = runner.get_loop()
         assert isinstance(timed, TimedLoop)
-        runner.run(serve(sys.argv[1], int(sys.argv[2]), int(sys.argv[3])))
+        runner.run(serve(sys.argv[1], *map(int, sys.argv[2:5])))
     print(json.dumps(timed.dearest_s), flush=True)

@@ -18,6 +18,8 @@ from qwen_daemon.shell.problems import Refusal
 
 WRITE_TIMEOUT_S = 30.0  # a reader that takes nothing for so long is dropped
 READERS_MAX = 64
+PIECE_BYTES = 32 << 10  # written together: a call for each line would be dear, all at once a copy for each reader
+_SSE_BYTES = len(b"data: \n")
 
 
 class Stream(Protocol):
@@ -64,15 +66,26 @@ class EventStream:
                 self._bus.batches(since=since, epoch=request.query.get("epoch", ""), follow=follow)
             ) as batches:
                 async for batch in batches:
-                    lines = [b"data: " + line + b"\n" if as_sse else line for line in batch if passes(line)]
-                    if lines:
+                    batch.reverse()
+                    while piece := _take_piece(batch, passes, as_sse=as_sse):
                         async with asyncio.timeout(WRITE_TIMEOUT_S):
-                            await response.write(b"".join(lines))
+                            await response.write(piece)
         except (ConnectionError, TimeoutError):
             pass  # the reader went away or sleeps: its stream ends, nothing else does
         finally:
             self._readers = [reader for reader in self._readers if reader is not request]
         return response
+
+
+def _take_piece(reversed_lines: list[bytes], passes: Callable[[bytes], bool], *, as_sse: bool) -> bytes:
+    """Take the next lines off the end, up to PIECE_BYTES or a single longer one; b"" when there is none left."""
+    piece, size_bytes = list[bytes](), 0
+    while reversed_lines and (not piece or size_bytes + len(reversed_lines[-1]) + _SSE_BYTES <= PIECE_BYTES):
+        line = reversed_lines.pop()
+        if passes(line):
+            piece.append(b"data: " + line + b"\n" if as_sse else line)
+            size_bytes += len(piece[-1])
+    return b"".join(piece)
 
 
 def _filter(model: str, types: str) -> Callable[[bytes], bool]:

@@ -19,6 +19,7 @@ from qwen_api.manifest import WantedFile
 from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.shell import durable
+from qwen_daemon.shell.way import leads_straight
 
 # For all batches; its threads start when they are needed. More than four wait no shorter.
 _syncing = ThreadPoolExecutor(4, "sync")
@@ -39,7 +40,7 @@ class Batch:
     """Publishes batches into one snapshot. `new_part` names a part of an etag.
 
     `replace` (a part over a blob) and `link` (the snapshot's name for a file) are for what has something in its way or
-    its folder missing: they are slower, and make way.
+    its folder missing, or behind a link that somebody planted: they are slower, and make way.
     """
 
     blobs: Path
@@ -89,6 +90,9 @@ class Batch:
         folder = os.path.dirname(named)
         way = self._ways.get(folder)
         if way is None:
+            if not leads_straight(folder, below=os.path.dirname(self.snapshot)):
+                self.link(one.file)  # which makes way, so that the folder's next file finds it straight
+                return
             way = self._ways[folder] = os.path.relpath(self.blobs, folder)
         try:
             os.symlink(f"{way}/{one.file.etag}", named)

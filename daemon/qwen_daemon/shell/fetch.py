@@ -22,11 +22,12 @@ from yarl import URL
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
-from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, judge
+from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, judge
 from qwen_daemon.ports import Body, Reading
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
 from qwen_daemon.shell.proxy import place, proxy_for
+from qwen_daemon.shell.tokens import Token
 
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
@@ -61,13 +62,13 @@ def http_session(config: FetchConfig) -> aiohttp.ClientSession:
 
 
 class HttpOrigin:
-    """ports.Origin over aiohttp, for one endpoint. `token` reads its current token at each request."""
+    """ports.Origin over aiohttp, for one endpoint and its token."""
 
     def __init__(
         self,
         session: aiohttp.ClientSession,
         endpoint: str,
-        token: Callable[[], str | None],
+        token: Token,
         *,
         on_throttled: Callable[[str, float], None],
     ) -> None:
@@ -151,8 +152,7 @@ class HttpOrigin:
         begin = url
         for _ in range(HOPS_MAX):
             self._check_gate(_origin(url))
-            response = await self._get(url, asked)
-            verdict = judge(asked, self._answer(url, response))
+            response, verdict = await self._ask(url, asked)
             if isinstance(verdict, TakeBody):
                 if _origin(url) == self._hub:
                     learnt(begin)
@@ -167,16 +167,27 @@ class HttpOrigin:
                 learnt(url)
         raise TryAgain("E_REDIRECT", f"more than {HOPS_MAX} redirects")
 
-    async def _get(self, url: str, asked: Asked) -> aiohttp.ClientResponse:
+    async def _ask(self, url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, Verdict]:
+        """An answer and what it means; if a token was refused that is another one by now, the answer to that one."""
+        if _origin(url) != self._hub:
+            return await self._get(url, asked, None)
+        token = self._token()
+        response, verdict = await self._get(url, asked, token)
+        if isinstance(verdict, AskHuman) and self._token.renewed(token):
+            await _dismiss(response)
+            response, verdict = await self._get(url, asked, self._token())
+        return response, verdict
+
+    async def _get(self, url: str, asked: Asked, token: str | None) -> tuple[aiohttp.ClientResponse, Verdict]:
         headers = {"Range": f"bytes={asked.start}-{asked.end - 1}"}
-        token = self._token() if _origin(url) == self._hub else None
         if token:
             headers["Authorization"] = f"Bearer {token}"
         async with asyncio.timeout(HEADERS_TIMEOUT_S):
             # encoded=True: a signed address must reach the server byte for byte.
-            return await self._session.get(
+            response = await self._session.get(
                 URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=proxy_for(url)
             )
+        return response, judge(asked, self._answer(url, response))
 
     def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
         headers = {name.lower(): value for name, value in response.headers.items()}

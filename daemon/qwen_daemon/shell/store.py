@@ -177,10 +177,11 @@ class HubCache(StoredFiles):
 
     def _link(self, manifest: Manifest, file: WantedFile) -> None:
         """The snapshot's name for a blob, durable."""
-        named = self._named(manifest, file)
+        named, snapshots = self._named(manifest, file), self.snapshot(manifest).parent
         target = os.path.relpath(self.parts_folder(manifest.repo) / file.etag, named.parent)
-        if not named.is_symlink() or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
-            way.clear(named, below=self.snapshot(manifest).parent)
+        is_link = named.is_symlink() and way.leads_straight(str(named.parent), below=str(snapshots))
+        if not is_link or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
+            way.clear(named, below=snapshots)
             durable.replace_link(named, target)
             durable.sync_folder(named.parent)
 

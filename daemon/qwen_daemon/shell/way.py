@@ -5,6 +5,7 @@ A file or a link where a folder must be, and a folder where the file must be, ar
 
 from __future__ import annotations
 
+import os
 import secrets
 import stat
 from pathlib import Path
@@ -31,6 +32,11 @@ def clear(named: Path, below: Path) -> None:
         is_wrong = stat.S_ISDIR(mode) if step == named else not stat.S_ISDIR(mode)
         if is_wrong:
             step.rename(step.with_name(f".qwen-{secrets.token_hex(4)}.aside"))
+
+
+def leads_straight(folder: str, below: str) -> bool:
+    """True if no link stands between `below` (which may be behind one) and the folder."""
+    return os.path.realpath(folder) == f"{os.path.realpath(below)}/{os.path.relpath(folder, below)}"
 
 
 def make_folder(folder: Path, below: Path) -> None:
