@@ -123,10 +123,14 @@ class Assembly:
         if weights:  # what is not here yet has no header to read: it is taken to grow or shrink as this component does
             expected = {part: size * here_bytes // max(1, expected[name]) for part, size in expected.items()}
         try:
-            self._load(named, self._terms(expected, dtype, variant), seals_of(name, seals), here_bytes, weights)
-            self._settle()
-        finally:
-            self._end_transfer()
+            try:
+                self._load(named, self._terms(expected, dtype, variant), seals_of(name, seals), here_bytes, weights)
+                self._settle()
+            finally:
+                self._end_transfer()
+        except BaseException:
+            self._drop(tuple(self.held & {name}), "it could not be loaded early")
+            raise
         if not all(seal_matches(folder / path, seal) for path, seal in self._held_seals(name).items()):
             self._drop((name,), "its files were touched while it was loaded")
 
