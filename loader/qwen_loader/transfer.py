@@ -69,11 +69,11 @@ class Transfer:
         moving = Moving(tell, self._tell_every_s)
         extents: list[Extent] = []
         targets: list[Any] = []
-        known: dict[tuple[int, Any, Any], Any] = {}  # tensors that share their bytes share them afterwards
+        known: dict[tuple[object, ...], Any] = {}  # tensors that share their bytes share them afterwards
         held = [*model.parameters(), *model.buffers()]
         self._reserve(held)
         for tensor in held:
-            same = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+            same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())  # W.T is not W
             size_bytes = tensor.numel() * tensor.element_size()
             extent = extent_at(mappings, tensor.data_ptr(), size_bytes) if tensor.is_contiguous() else None
             target = known.get(same)
