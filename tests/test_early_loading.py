@@ -311,11 +311,33 @@ class _Shortened:
             os.truncate(self._path, 5000)
 
 
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline, one's own."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def whole(folder: Path) -> ReadyModel:
+    return ReadyModel(repo="org/tiny", commit="", path=str(folder), verified="none", source="disk")
+
+
 @loader
-def test_a_component_that_could_not_be_read_early_is_read_at_the_end(tiny: Path, tmp_path: Path) -> None:
+def test_what_failed_is_not_kept_by_its_error(folder: Path) -> None:
+    """A program that logs the error and goes on has its memory back."""
+    before = vaes()
+    assembly = Assembly(Wishes(device="cpu", mmap=False), lambda _step: None)
+    with (
+        _Shortened(folder / "vae/diffusion_pytorch_model.safetensors"),
+        pytest.raises(LoadFailed, match="ends before byte") as kept,
+    ):
+        assembly.finish(whole(folder))
+    assert kept.value.code == "E_LOAD"
+    assert vaes() == before
+
+
+@loader
+def test_a_component_that_could_not_be_read_early_is_read_at_the_end(folder: Path) -> None:
     """What was wrong with the file then is no reason to fail now: nothing half-read is kept."""
-    folder = tmp_path / "model"
-    shutil.copytree(tiny, folder)
     sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.glob("*/*")}
     told: list[Step] = []
     assembly = Assembly(Wishes(device="cpu", mmap=False), told.append)
@@ -328,7 +350,7 @@ def test_a_component_that_could_not_be_read_early_is_read_at_the_end(tiny: Path,
     assert [step for step in told if isinstance(step, Dropped)] == [
         Dropped(components=("vae",), why="it could not be loaded early")
     ]
-    pipeline = assembly.finish(ReadyModel(repo="org/tiny", commit="", path=str(folder), verified="none", source="disk"))
+    pipeline = assembly.finish(whole(folder))
     assert all(bool(weight.isfinite().all()) for weight in pipeline.vae.parameters())
 
 
