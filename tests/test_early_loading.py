@@ -8,6 +8,7 @@ from __future__ import annotations
 import gc
 import os
 import queue
+import shutil
 import subprocess
 import sys
 import threading
@@ -25,10 +26,11 @@ from qwen_api.seals import take_seal
 from qwen_api.status import FileStatus, ModelStatus
 from qwen_daemon.config import ConfiguredModel
 from qwen_loader.arrival import Arrival, Later, News, Ordered
-from qwen_loader.assembly import Dropped, Loaded, Placed, Wishes
+from qwen_loader.assembly import Assembly, Dropped, Loaded, Placed, Step, Wishes
 from qwen_loader.gate import Waiting
+from qwen_loader.libraries import LoadFailed
 from qwen_loader.overlap import load_order, next_component
-from qwen_loader.ready import ModelUnavailable
+from qwen_loader.ready import ModelUnavailable, ReadyModel
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.hub_wire import Gate
@@ -285,6 +287,71 @@ def test_a_component_without_its_configuration_is_not_built(scene: Scene) -> Non
     later = scene.next(Later)
     assert later.component == "text_encoder"
     assert "more than 100 GB" in later.why
+
+
+class _Shortened:
+    """While this lasts, the file is short as soon as a transfer opens it: its component was built by then."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._content = path.read_bytes()
+        self._lasts = False
+
+    def __enter__(self) -> None:
+        self._lasts = True
+        sys.addaudithook(self._hear)  # there is no taking it back
+
+    def __exit__(self, *_: object) -> None:
+        self._lasts = False
+        self._path.write_bytes(self._content)
+
+    def _hear(self, event: str, about: tuple[Any, ...]) -> None:
+        is_it = self._lasts and event == "open" and str(about[0]) == os.path.realpath(self._path)
+        if is_it and threading.current_thread().name.startswith("transfer"):
+            os.truncate(self._path, 5000)
+
+
+@pytest.fixture
+def folder(tiny: Path, tmp_path: Path) -> Path:
+    """The tiny pipeline, one's own."""
+    return Path(shutil.copytree(tiny, tmp_path / "model"))
+
+
+def whole(folder: Path) -> ReadyModel:
+    return ReadyModel(repo="org/tiny", commit="", path=str(folder), verified="none", source="disk")
+
+
+@loader
+def test_what_failed_is_not_kept_by_its_error(folder: Path) -> None:
+    """A program that logs the error and goes on has its memory back."""
+    before = vaes()
+    assembly = Assembly(Wishes(device="cpu", mmap=False), lambda _step: None)
+    with (
+        _Shortened(folder / "vae/diffusion_pytorch_model.safetensors"),
+        pytest.raises(LoadFailed, match="ends before byte") as kept,
+    ):
+        assembly.finish(whole(folder))
+    assert kept.value.code == "E_LOAD"
+    assert vaes() == before
+
+
+@loader
+def test_a_component_that_could_not_be_read_early_is_read_at_the_end(folder: Path) -> None:
+    """What was wrong with the file then is no reason to fail now: nothing half-read is kept."""
+    sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.glob("*/*")}
+    told: list[Step] = []
+    assembly = Assembly(Wishes(device="cpu", mmap=False), told.append)
+    with (
+        _Shortened(folder / "vae/diffusion_pytorch_model.safetensors"),
+        pytest.raises(LoadFailed, match="ends before byte"),
+    ):
+        assembly.load_early(folder, "vae", sizes, {})
+    assert assembly.held == frozenset()
+    assert [step for step in told if isinstance(step, Dropped)] == [
+        Dropped(components=("vae",), why="it could not be loaded early")
+    ]
+    pipeline = assembly.finish(whole(folder))
+    assert all(bool(weight.isfinite().all()) for weight in pipeline.vae.parameters())
 
 
 MEASURE = """

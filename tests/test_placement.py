@@ -42,7 +42,7 @@ def test_the_fastest_that_fits(vram_gb: float | None, ram_gb: float | None, expe
     plan = plan_placement(QWEN, machine(vram_gb, ram_gb))
     assert isinstance(plan, Plan)
     assert plan.placement == expected
-    assert plan.load_on == ("cuda" if expected == "full" else "cpu")
+    assert plan.load_on == ("cuda:0" if expected == "full" else "cpu")
 
 
 def test_a_plan_says_why_with_the_numbers() -> None:

@@ -153,6 +153,24 @@ def test_tensors_that_are_one_stay_one(tiny: Path) -> None:
 
 
 @loader
+def test_a_tensor_and_its_transpose_stay_two(tiny: Path) -> None:
+    """They share their bytes and, where they are square, their shape."""
+    import torch
+
+    from qwen_loader.transfer import Transfer
+
+    model, files = mapped(tiny, "transformer")
+    one, other = model.transformer_blocks[0].attn.to_q.weight, model.transformer_blocks[1].attn.to_q.weight
+    assert one.shape[0] == one.shape[1]
+    other.data = one.data.T
+    expected = one.detach().clone()
+    with Transfer("cpu") as transfer:
+        transfer.begin(model, files, lambda _: None).wait()
+    assert torch.equal(expected, one)
+    assert torch.equal(expected.T, other)
+
+
+@loader
 def test_a_file_that_shrinks_meanwhile_is_an_error(tiny: Path, tmp_path: Path) -> None:
     """And no half model."""
     import shutil

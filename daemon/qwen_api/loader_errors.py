@@ -67,7 +67,7 @@ LOADER_ERRORS: dict[str, tuple[str, str]] = {
     ),
     "E_NO_VRAM": (
         N_("the GPU has too little memory"),
-        N_("use a larger GPU, or --device cpu"),
+        N_("let components take turns on it with --placement model-offload, or use a larger GPU, or --device cpu"),
     ),
     "E_NO_ROOM": (
         N_("the weights fit neither the GPU nor the memory that is free"),

@@ -157,7 +157,12 @@ def _parser() -> argparse.ArgumentParser:
     waiting.add_argument("--allow-code", action="store_true", help=_("let in repositories that bring code"))
     waiting.add_argument("--allow-pickle", action="store_true", help=_("let in pickled weights (they are never read)"))
     loading = parser.add_argument_group(_("loading"))
-    loading.add_argument("--device", choices=get_args(Device), default="auto", help=_("default: cuda if there is one"))
+    loading.add_argument(
+        "--device",
+        choices=get_args(Device),
+        default="auto",
+        help=_("default: cuda if there is one; which: CUDA_VISIBLE_DEVICES"),
+    )
     loading.add_argument("--dtype", choices=get_args(Dtype), default="auto", help=_("default: as stored"))
     loading.add_argument(
         "--placement",

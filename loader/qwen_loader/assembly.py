@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import threading
+import traceback
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -123,22 +124,29 @@ class Assembly:
         if weights:  # what is not here yet has no header to read: it is taken to grow or shrink as this component does
             expected = {part: size * here_bytes // max(1, expected[name]) for part, size in expected.items()}
         try:
-            self._load(named, self._terms(expected, dtype, variant), seals_of(name, seals), here_bytes, weights)
-            self._settle()
-        finally:
-            self._end_transfer()
+            try:
+                self._load(named, self._terms(expected, dtype, variant), seals_of(name, seals), here_bytes, weights)
+                self._settle()
+            finally:
+                self._end_transfer()
+        except BaseException as error:
+            _forget_frames(error)
+            self._drop(tuple(self.held & {name}), "it could not be loaded early")
+            raise
         if not all(seal_matches(folder / path, seal) for path, seal in self._held_seals(name).items()):
             self._drop((name,), "its files were touched while it was loaded")
 
     def finish(self, ready: ReadyModel) -> Any:
         """The pipeline of the complete model `ready`; nothing is held here afterwards. Raises LoadFailed."""
         try:
-            pipeline = self._finish(ready)
-        except BaseException:
-            self._end_transfer()
+            try:
+                pipeline = self._finish(ready)
+            finally:
+                self._end_transfer()
+        except BaseException as error:
+            _forget_frames(error)
             self.free("it could not be loaded as a whole")
             raise
-        self._end_transfer()
         self._held.clear()
         return pipeline
 
@@ -265,9 +273,11 @@ class Assembly:
                 self._count(name, held.size_bytes, held.size_bytes)
 
     def _end_transfer(self) -> None:
-        if self._transfer is not None:
-            self._transfer.close()
-        self._transfer = None
+        transfer, self._transfer = self._transfer, None
+        if transfer is not None:
+            torch, _ = import_libraries()
+            with translating(torch, "E_LOAD", "the weights cannot be moved"):
+                transfer.close()
 
     def _assemble(self, folder: Path, terms: Terms) -> Any:
         torch, diffusers = import_libraries()
@@ -305,3 +315,10 @@ class Assembly:
             self._arrived.pop(name, None)
         give_back()
         self._tell(Dropped(components=names, why=why))
+
+
+def _forget_frames(error: BaseException) -> None:
+    """The frames that an error came through refer to what was being loaded, as long as somebody keeps the error."""
+    for one in (error, error.__cause__):
+        if one is not None:
+            traceback.clear_frames(one.__traceback__)

@@ -29,7 +29,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How every component is loaded; one that was loaded in other terms is loaded again."""
 
     dtype: str
-    device: Literal["cuda", "cpu"]
+    device: Literal["cuda:0", "cpu"]
     variant: str | None = None
 
 
@@ -99,11 +99,11 @@ def counting(tell: Callable[[int], None]) -> Iterator[None]:
     if not torch.cuda.is_available():
         yield
         return
-    done, begun_bytes = threading.Event(), torch.cuda.memory_allocated()
+    done, begun_bytes = threading.Event(), torch.cuda.memory_allocated(0)
 
     def count() -> None:
         while not done.wait(COUNT_EVERY_S):
-            tell(max(0, torch.cuda.memory_allocated() - begun_bytes))
+            tell(max(0, torch.cuda.memory_allocated(0) - begun_bytes))
 
     counter = threading.Thread(target=count, name="counting", daemon=True)
     counter.start()

@@ -83,6 +83,7 @@ async def loaded_async(model: str, **options: Unpack[LoadOptions]) -> AsyncItera
             await asyncio.wait([loading])
             if not loading.cancelled():
                 loading.exception()  # taken, so that nobody is told that it was not
+            del loading  # it has the pipeline, and the error that is raised has this frame
             raise
         del loading
         updates = stay.updates()

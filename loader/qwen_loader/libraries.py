@@ -38,7 +38,9 @@ def translating(torch: Any, code: str, what: str) -> Iterator[None]:
         yield
     except torch.cuda.OutOfMemoryError as error:
         raise LoadFailed(
-            "E_NO_VRAM", f"the GPU has too little memory: {first_line(error)}", "use a larger GPU, or --device cpu"
+            "E_NO_VRAM",
+            f"the GPU has too little memory: {first_line(error)}",
+            "let components take turns on it with --placement model-offload, or use a larger GPU, or --device cpu",
         ) from error
     except Exception as error:
         raise LoadFailed(code, f"{what}: {first_line(error)}", "the whole story: add --debug") from error

@@ -18,8 +18,8 @@ OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def read_machine(torch: Any) -> Machine:
-    """What is free now. Makes torch's CUDA context where there is a GPU."""
-    vram_bytes = int(torch.cuda.mem_get_info()[0]) if torch.cuda.is_available() else None
+    """What is free now, on the first GPU. Makes torch's CUDA context where there is one."""
+    vram_bytes = int(torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
     return Machine(ram_bytes=free_ram_bytes(), vram_bytes=vram_bytes)
 
 

@@ -31,9 +31,10 @@ def load_pipeline(
 ) -> Any:
     """Load the diffusers pipeline at `ready.path`, component by component.
 
-    `auto` is cuda where there is one, the dtype that the weights are stored in, and the fastest placement that fits.
-    On a CPU the weights stay pages of the files, read when they are needed; `mmap=False` reads them into memory, where
-    nobody who writes to the files changes them. With `progress` the libraries' own bars are off. Sets HF_HUB_OFFLINE=1
+    `auto` is cuda where there is one, the dtype that the weights are stored in, and the fastest placement that fits;
+    cuda is always cuda:0, and CUDA_VISIBLE_DEVICES says which GPU that is. On a CPU the weights stay pages of the
+    files, read when they are needed; `mmap=False` reads them into memory, where nobody who writes to the files changes
+    them. With `progress` the libraries' own bars are off. Sets HF_HUB_OFFLINE=1
     and DIFFUSERS_DISABLE_REMOTE_CODE=1 in this process. Raises LoadFailed.
     """
 
@@ -48,19 +49,19 @@ def load_pipeline(
 def load_from_hub(ref: ModelRef, *, device: Device = "auto", dtype: Dtype = "auto") -> Any:
     """Let diffusers fetch the model itself, past the daemon: nothing of it is verified. Raises LoadFailed."""
     torch, diffusers = import_libraries(offline=False)
-    where = "cuda" if device == "auto" and torch.cuda.is_available() else "cpu" if device == "auto" else device
+    is_gpu = torch.cuda.is_available() if device == "auto" else device == "cuda"
     wanted = "bfloat16" if dtype == "auto" else dtype  # nothing is on the disk yet to look at
     with translating(torch, "E_LOAD", "diffusers cannot load it"):
         pipeline = diffusers.DiffusionPipeline.from_pretrained(
             ref.repo, revision=ref.revision, use_safetensors=True, dtype=getattr(torch, wanted)
         )
-        return pipeline.to(where)
+        return pipeline.to("cuda:0" if is_gpu else "cpu")
 
 
 def describe(pipeline: Any) -> tuple[str, str, int]:
-    """Where a loaded pipeline is: device, dtype, and the bytes of GPU memory that this process holds."""
+    """Where a loaded pipeline is: device, dtype, and the bytes of the first GPU's memory that this process holds."""
     import torch
 
     dtype = str(getattr(pipeline, "dtype", "")).removeprefix("torch.")
-    vram_bytes = torch.cuda.memory_allocated() if torch.cuda.is_available() else 0
+    vram_bytes = torch.cuda.memory_allocated(0) if torch.cuda.is_available() else 0
     return str(getattr(pipeline, "device", "")), dtype, vram_bytes

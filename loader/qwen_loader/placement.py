@@ -37,9 +37,12 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     why: str
 
     @property
-    def load_on(self) -> Literal["cuda", "cpu"]:
-        """The device that weights are read to: offloading begins in RAM."""
-        return "cuda" if self.placement == "full" else "cpu"
+    def load_on(self) -> Literal["cuda:0", "cpu"]:
+        """The device that weights are read to: offloading begins in RAM.
+
+        The first GPU, whichever one a thread has made its current one: CUDA_VISIBLE_DEVICES says which that is.
+        """
+        return "cuda:0" if self.placement == "full" else "cpu"
 
 
 class NoRoom(msgspec.Struct, frozen=True, kw_only=True):

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
@@ -39,8 +40,8 @@ class Transfer:
 
         self._torch = torch
         self._device = torch.device(device)
-        if self._device.type == "cuda" and self._device.index is None:  # other threads have another current one
-            self._device = torch.device("cuda", torch.cuda.current_device())
+        if self._device.type == "cuda" and self._device.index is None:  # each thread has its own current one
+            self._device = torch.device("cuda:0")
         self._tell_every_s = tell_every_s
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane)
@@ -69,11 +70,11 @@ class Transfer:
         moving = Moving(tell, self._tell_every_s)
         extents: list[Extent] = []
         targets: list[Any] = []
-        known: dict[tuple[int, Any, Any], Any] = {}  # tensors that share their bytes share them afterwards
+        known: dict[tuple[object, ...], Any] = {}  # tensors that share their bytes share them afterwards
         held = [*model.parameters(), *model.buffers()]
         self._reserve(held)
         for tensor in held:
-            same = (tensor.data_ptr(), tensor.dtype, tensor.shape)
+            same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())  # W.T is not W
             size_bytes = tensor.numel() * tensor.element_size()
             extent = extent_at(mappings, tensor.data_ptr(), size_bytes) if tensor.is_contiguous() else None
             target = known.get(same)
@@ -83,8 +84,9 @@ class Transfer:
                 targets.append(target.view(-1).view(self._torch.uint8))
             moving.add(tensor, tensor.data.to(self._device) if target is None else target)
         moving.read_bytes = sum(extent.size_bytes for extent in extents)
+        allocated = self._allocated()
         for piece in cut(extents, PIECE_BYTES):
-            moving.await_(self._pool.submit(self._move, piece, targets, moving))
+            moving.await_(self._pool.submit(self._move, piece, targets, allocated, moving))
         return moving
 
     def _reserve(self, held: list[Any]) -> None:
@@ -93,14 +95,20 @@ class Transfer:
             sizes = (tensor.numel() * tensor.element_size() for tensor in held)
             needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
             self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
-            # What is written next comes over other streams than what that memory was last used on.
-            self._torch.cuda.current_stream(self._device).synchronize()
+
+    def _allocated(self) -> Any:
+        """What a lane's stream waits for: this one may still work on what the targets' memory was before."""
+        if self._device.type != "cuda":
+            return None
+        event = self._torch.cuda.Event()
+        event.record(self._torch.cuda.current_stream(self._device))
+        return event
 
     def _make_lane(self) -> None:
         self._own.lane = _Lane(self._device)
 
-    def _move(self, piece: Piece, targets: list[Any], moving: Moving) -> Any:
-        arrived = self._own.lane.move(piece, targets)
+    def _move(self, piece: Piece, targets: list[Any], allocated: Any, moving: Moving) -> Any:
+        arrived = self._own.lane.move(piece, targets, allocated)
         moving.count(sum(copy.size_bytes for copy in piece.copies))
         return arrived
 
@@ -155,14 +163,15 @@ class _Lane:
 
         is_gpu = device.type == "cuda"
         self._cuda = torch.cuda
-        self._stream = torch.cuda.Stream(device) if is_gpu else None
-        self._buffers = [
-            (torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_gpu), torch.cuda.Event() if is_gpu else None)
-            for _ in range(BUFFERS)
-        ]
+        self._stream: Any = torch.cuda.Stream(device) if is_gpu else None
+        # Blocking: a reader that waits leaves its core to those that read.
+        self._buffers = [(_buffer(is_gpu), torch.cuda.Event(blocking=True) if is_gpu else None) for _ in range(BUFFERS)]
 
-    def move(self, piece: Piece, targets: list[Any]) -> Any:
-        """Read the piece and begin to send it; what is returned can be waited for (None: it has arrived)."""
+    def move(self, piece: Piece, targets: list[Any], allocated: Any) -> Any:
+        """Read the piece and begin to send it once `allocated` has come (an event of the GPU).
+
+        What is returned can be waited for (None: it has arrived).
+        """
         buffer, fetched = self._buffers[0]
         self._buffers.reverse()
         if fetched is not None:
@@ -172,9 +181,19 @@ class _Lane:
             _scatter(piece, buffer, targets)
             return None
         with self._cuda.stream(self._stream):
+            self._stream.wait_event(allocated)
             _scatter(piece, buffer, targets)
             fetched.record()
         return fetched
+
+
+def _buffer(is_pinned: bool) -> Any:
+    """Pinned where the system allows it (containers and `ulimit -l` may not): ordinary memory is slower, not wrong."""
+    import torch
+
+    with suppress(RuntimeError):
+        return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_pinned)
+    return torch.empty(PIECE_BYTES, dtype=torch.uint8)
 
 
 def _smaps() -> str:
