@@ -181,6 +181,8 @@ def test_the_events_socket_takes_no_commands_but_a_loaders_own_state(daemon: Run
     for name in ("x" * 65, "bad\nname"):
         with pytest.raises(DaemonRefused):
             reader.report_loader(name, LoaderReport(state="loading"))
+    reader.report_loader("gpu0", LoaderReport(state="loading", model="qwen-image"))
+    assert daemon.client.state().loaders["gpu0"].model == "Qwen--Qwen-Image", "an alias is told as what it stands for"
     reader.report_loader("gpu0", LoaderReport(state="gone"))
 
 

@@ -119,7 +119,8 @@ def test_pausing_a_file_that_is_here_changes_nothing_until_it_is_damaged(hub: Si
         daemon.wait_complete(KEY, after=mark)
 
 
-def test_files_are_begun_by_priority_then_in_the_loaders_order(hub: SimHub, tmp_path: Path) -> None:
+@pytest.mark.parametrize("named", [MODEL, f"{MODEL}@main", f"{MODEL}@{'c' * 40}"])
+def test_files_are_begun_by_priority_then_in_the_loaders_order(hub: SimHub, tmp_path: Path, named: str) -> None:
     """From the next free slot on; without a word the largest component goes first."""
     gate = hub.gate(WEIGHTS, MIB)
     with Running(tmp_path, endpoint=hub.endpoint, models=[MODEL], config=ONE_AT_A_TIME) as daemon:
@@ -128,11 +129,11 @@ def test_files_are_begun_by_priority_then_in_the_loaders_order(hub: SimHub, tmp_
         told = daemon.wait_event(e.FilesPrioritised)
         assert (told.paths, told.priority) == (("two/b.dat",), 5)
         loaders = Client(places.events_socket(daemon.control))
-        loaders.report_loader("app", LoaderReport(state="waiting", model=MODEL, components=("two", "one")))
-        assert daemon.wait_event(e.LoaderChanged).components == ("two", "one")
+        loaders.report_loader("app", LoaderReport(state="waiting", model=named, components=("one", "two")))
+        assert daemon.wait_event(e.LoaderChanged).components == ("one", "two")
         hub.open_gates()
         daemon.wait_complete(KEY)
-        assert started(daemon) == [WEIGHTS, "two/b.dat", "two/a.dat", "one/w.dat"]
+        assert started(daemon) == [WEIGHTS, "two/b.dat", "one/w.dat", "two/a.dat"]
         assert daemon.model(KEY).files["two/b.dat"].priority == 5
 
 

@@ -68,14 +68,18 @@ def test_a_file_that_rests_says_what_is_on_record(hub: SimHub, tmp_path: Path) -
         assert details(daemon, "a folder/b?c.dat").file.is_verified
 
 
-def test_what_is_not_wanted_is_refused_with_the_nearest_name(hub: SimHub, tmp_path: Path) -> None:
-    """404, as for every command about files."""
+def test_what_is_not_wanted_is_refused_with_the_path_of_that_name(hub: SimHub, tmp_path: Path) -> None:
+    """404; but for a typo nobody compares thousands of paths on the question of a stranger, however long it is."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[MODEL]) as daemon:
         daemon.wait_complete(KEY)
-        with pytest.raises(DaemonRefused) as refused:
-            details(daemon, "modle.safetensors")
-        assert refused.value.problem.code == "E_UNKNOWN_FILE"
-        assert refused.value.problem.fix == f"did you mean: {WEIGHTS}"
+        fixes = []
+        for word in ("b?c.dat", "modle.safetensors", "x" * 4000):
+            with pytest.raises(DaemonRefused) as refused:
+                details(daemon, word)
+            assert refused.value.problem.code == "E_UNKNOWN_FILE"
+            fixes.append(refused.value.problem.fix)
+        assert fixes[0] == "did you mean: a folder/b?c.dat"
+        assert not any("did you mean" in fix for fix in fixes[1:])
 
 
 def test_no_count_runs_backwards_over_retries_and_pauses(hub: SimHub, tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from qwen_api import events as e
 from qwen_daemon.engine.bus import Bus
-from qwen_daemon.engine.loaders import Loaders
+from qwen_daemon.engine.loaders import LOOK_EVERY_S, Loaders
 
 HEARTBEAT_S = 10.0
 
@@ -45,6 +45,13 @@ class Scene:
     def hear(self, state: e.LoaderState, *, pid: int = 0, heartbeat_s: float = HEARTBEAT_S, **more: int) -> int | None:
         return self.loaders.hear(e.LoaderChanged(name="gpu0", state=state, pid=pid, **more), heartbeat_s)
 
+    def pass_time(self, seconds: float) -> None:
+        """So long, with a look every so often."""
+        while seconds > 0:
+            self.clock.advance(min(LOOK_EVERY_S, seconds))
+            self.loaders.miss()
+            seconds -= LOOK_EVERY_S
+
     def state(self) -> tuple[str, str]:
         loader = self.bus.status.loaders["gpu0"]
         return loader.state, loader.detail
@@ -66,11 +73,9 @@ def test_saying_it_again_is_no_news(scene: Scene) -> None:
 def test_who_promised_to_speak_and_does_not_has_failed(scene: Scene) -> None:
     """A process that is stopped, or hangs with the interpreter's lock, is alive for the kernel."""
     scene.hear("loading", pid=1)
-    scene.clock.advance(2 * HEARTBEAT_S)
-    scene.loaders.miss()
+    scene.pass_time(2 * HEARTBEAT_S)
     assert scene.state() == ("loading", "")
-    scene.clock.advance(HEARTBEAT_S)
-    scene.loaders.miss()
+    scene.pass_time(HEARTBEAT_S)
     assert scene.state() == ("failed", "stopped, hung or cut off: not a word for 30 s while loading")
 
 
@@ -78,12 +83,10 @@ def test_a_heartbeat_keeps_it_and_brings_it_back(scene: Scene) -> None:
     """It may have been asleep; what it says then counts."""
     scene.hear("ready", pid=1)
     for _ in range(5):
-        scene.clock.advance(2 * HEARTBEAT_S)
+        scene.pass_time(2 * HEARTBEAT_S)
         scene.hear("ready", pid=1)
-        scene.loaders.miss()
     assert scene.state() == ("ready", "")
-    scene.clock.advance(4 * HEARTBEAT_S)
-    scene.loaders.miss()
+    scene.pass_time(4 * HEARTBEAT_S)
     assert scene.state()[0] == "failed"
     scene.hear("ready", pid=1)
     scene.loaders.miss()
@@ -105,14 +108,35 @@ def test_nobody_is_missed_twice(scene: Scene, last: e.LoaderState) -> None:
     scene.hear(last, pid=1)
     seq = scene.bus.seq
     scene.living.clear()
-    scene.clock.advance(100 * HEARTBEAT_S)
-    scene.loaders.miss()
+    scene.pass_time(100 * HEARTBEAT_S)
     assert scene.bus.seq == seq
 
 
 def test_who_promised_nothing_is_not_missed(scene: Scene) -> None:
     """A shell script that says `loading` with curl."""
     scene.hear("loading", heartbeat_s=0)
-    scene.clock.advance(1e6)
+    scene.pass_time(1e4)
+    assert scene.state() == ("loading", "")
+
+
+def test_who_could_not_be_heard_is_not_missed(scene: Scene) -> None:
+    """The daemon itself was stopped, or its machine asleep: the silence of that time counts for nobody."""
+    scene.hear("loading", pid=1)
+    scene.pass_time(2 * HEARTBEAT_S)
+    scene.clock.advance(1000)
     scene.loaders.miss()
     assert scene.state() == ("loading", "")
+    scene.pass_time(LOOK_EVERY_S - 1)
+    assert scene.state() == ("loading", ""), "20 s, one interval and this"
+    scene.pass_time(1)
+    assert scene.state() == ("failed", "stopped, hung or cut off: not a word for 30 s while loading")
+
+
+def test_who_died_meanwhile_is_missed_at_the_next_look(scene: Scene) -> None:
+    """Of a process the kernel knows whether it is there."""
+    scene.hear("loading", pid=2)
+    scene.living.remove(2)
+    scene.clock.advance(1000)
+    scene.pass_time(LOOK_EVERY_S)
+    scene.pass_time(LOOK_EVERY_S)
+    assert scene.state()[0] == "failed"

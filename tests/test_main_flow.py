@@ -256,7 +256,10 @@ def test_a_file_that_hf_download_is_fetching_is_waited_for(hub: SimHub, tmp_path
 
 
 def test_removing_a_model_frees_what_only_it_used(hub: SimHub, tmp_path: Path) -> None:
-    """DELETE with delete_files takes snapshot, blobs and parts, also in mid-download; others' files stay."""
+    """DELETE with delete_files takes snapshot, blobs and parts, also in mid-download; others' files stay.
+
+    What a loader holds stays, however it names the model and at whatever revision.
+    """
     gate = hub.gate(WEIGHTS, 3 * MIB)
     with Running(tmp_path, endpoint=hub.endpoint) as daemon:
         daemon.client.add(AddModel(model=REPO))
@@ -266,10 +269,11 @@ def test_removing_a_model_frees_what_only_it_used(hub: SimHub, tmp_path: Path) -
         daemon.client.remove(ONE_KEY, delete_files=True)
         assert daemon.wait_event(e.ModelRemoved, model=ONE_KEY).freed_bytes > 0
         assert parts(daemon) == []
-        daemon.client.report_loader("gpu0", LoaderReport(state="ready", model=KEY))
-        with pytest.raises(DaemonRefused) as refused:
-            daemon.client.remove(KEY, delete_files=True)
-        assert (refused.value.problem.code, refused.value.problem.detail) == ("E_HELD", "gpu0")
+        for named in (KEY, REPO, f"{REPO}@main", f"{REPO}@{'c' * 40}", f"{KEY}@v1"):
+            daemon.client.report_loader("gpu0", LoaderReport(state="ready", model=named))
+            with pytest.raises(DaemonRefused) as refused:
+                daemon.client.remove(KEY, delete_files=True)
+            assert (refused.value.problem.code, refused.value.problem.detail) == ("E_HELD", "gpu0")
         daemon.client.report_loader("gpu0", LoaderReport(state="gone", model=KEY))
         daemon.client.remove(KEY, delete_files=True)
         freed = daemon.wait_event(e.ModelRemoved, model=KEY).freed_bytes

@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwen_api.manifest import WantedFile
-from qwen_daemon.core.choice import UnknownFile, choose_files
+from qwen_daemon.core.choice import UnknownFile, choose_files, nearest
 from qwen_daemon.core.order import SMALL_BYTES, Place, component_order, file_places
 
 SHA = "a" * 40
@@ -141,15 +141,23 @@ def test_patterns_mean_what_they_mean_to_hf_download(paths: list[str], pattern: 
 
 
 @pytest.mark.parametrize(
-    ("word", "nearest"),
+    ("word", "resembled"),
     [
         ("vae/difusion_pytorch_model.safetensors", "vae/diffusion_pytorch_model.safetensors"),
         ("vocab.json", "tokenizer/vocab.json"),
         ("nothing-like-it-at-all", ""),
     ],
 )
-def test_a_word_that_means_nothing_is_refused_with_the_nearest_name(word: str, nearest: str) -> None:
+def test_a_word_that_means_nothing_is_refused_with_the_nearest_name(word: str, resembled: str) -> None:
     """Also beside words that mean something: a command is carried out whole or not at all."""
     with pytest.raises(UnknownFile) as refused:
         choose_files(PATHS, ["vae/*", word])
-    assert (refused.value.word, refused.value.nearest) == (word, nearest)
+    assert (refused.value.word, refused.value.nearest) == (word, resembled)
+
+
+def test_nothing_is_guessed_for_a_word_that_is_no_name() -> None:
+    """A file's name has at most 255 characters; comparing longer ones with everything would be dear."""
+    path = "a" * 300
+    assert nearest([path], "a" * 255) == path
+    assert nearest([path], "a" * 256) == ""
+    assert nearest([f"folder/{path}"], path) == f"folder/{path}", "but its very name is found"

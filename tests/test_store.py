@@ -6,6 +6,8 @@ import asyncio
 import os
 import shutil
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -313,6 +315,42 @@ def test_what_another_daemon_sweeps_meanwhile_is_made_again(tmp_path: Path) -> N
 
     durable.put(named, make)
     assert (named.read_bytes(), len(made), list(named.parent.iterdir())) == (b"content", 3, [named])
+
+
+@pytest.mark.fault("D16")
+@every_layout
+async def test_a_folder_that_looks_unfinished_ends_no_round(cache: Path, layout: Layout) -> None:
+    """It is somebody's, and stays; what a SIGKILL left beside it goes."""
+    store, manifest = layout.store(cache), await fill(layout.store(cache))
+    folder = await store.finish(manifest, REF)
+    kept = folder / ".cache" / "huggingface" if layout is LOCAL_DIR else folder
+    for name in ("deep", ".qwen-0.tmp", ".qwen-2.tmp"):
+        (kept / name).mkdir(exist_ok=True)
+    (kept / ".qwen-1.tmp").write_bytes(b"cut sh")
+    (kept / "deep" / ".qwen-1.tmp").write_bytes(b"cut sh")
+    await store.finish(manifest, REF)
+    assert {path.relative_to(kept).as_posix() for path in kept.rglob(".qwen-*.tmp")} == {".qwen-0.tmp", ".qwen-2.tmp"}
+
+
+@pytest.mark.fault("D16")
+def test_what_vanishes_while_it_is_looked_through_is_no_trouble(tmp_path: Path) -> None:
+    """Somebody removes folders, a tool of huggingface_hub's for example, while we look for what was left in them."""
+    over = threading.Event()
+
+    def come_and_go() -> None:
+        while not over.is_set():
+            for name in "abcdef":
+                (tmp_path / name / "deep").mkdir(parents=True)
+            for name in "abcdef":
+                shutil.rmtree(tmp_path / name)
+
+    with ThreadPoolExecutor(1) as others:
+        others.submit(come_and_go)
+        try:
+            for _ in range(500):
+                durable.drop_unfinished(tmp_path, "**")
+        finally:
+            over.set()
 
 
 @pytest.mark.fault("D16")

@@ -78,6 +78,11 @@ def parse_model(text: str, *, revision: str | None = None) -> ModelRef:
     return ModelRef(repo=repo, revision=wanted)
 
 
+def same_repo(key: str, other: str) -> bool:
+    """True if both keys are of one repository, at whatever revisions: then they may share files."""
+    return key.partition("@")[0] == other.partition("@")[0]
+
+
 def is_repo(text: str) -> bool:
     """True for `org/name` with the characters the Hub allows."""
     parts = text.split("/")

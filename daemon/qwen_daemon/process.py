@@ -22,7 +22,7 @@ from qwen_daemon.core.status_line import status_line
 from qwen_daemon.endpoints import Opener
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.engine.controls import Controls, Limits
-from qwen_daemon.engine.loaders import Loaders
+from qwen_daemon.engine.loaders import LOOK_EVERY_S, Loaders
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.layouts import Layouts
 from qwen_daemon.shell.systemd import Notifier
@@ -31,7 +31,6 @@ from qwen_daemon.shell.watch import FileWatch
 log = structlog.get_logger(__name__)
 
 STATUS_INTERVAL_S = 2.0
-LOADER_GONE_S = 5.0  # how often loaders are missed
 
 
 def collect_rarely() -> None:
@@ -146,7 +145,7 @@ def limits_of(network: Network) -> Limits:
 
 async def _miss_loaders(daemon: Daemon) -> None:
     while True:
-        await asyncio.sleep(LOADER_GONE_S)
+        await asyncio.sleep(LOOK_EVERY_S)
         daemon.loaders.miss()
 
 

@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from fnmatch import fnmatch
 
 NEAREST_AMONG_MAX = 2000  # comparing a typo with more names would hold up everybody else
+NEAREST_WORD_MAX = 255  # characters, for the same reason
 
 
 class UnknownFile(LookupError):
@@ -38,7 +39,12 @@ def _matching(paths: Sequence[str], word: str) -> list[str]:
 
 
 def nearest(paths: Sequence[str], word: str) -> str:
-    """A file of that very name in another folder, else what is spelled alike."""
-    same_name = [path for path in paths if path.rpartition("/")[2] == word]
-    alike = same_name or get_close_matches(word, paths[:NEAREST_AMONG_MAX], n=1, cutoff=0.5)
-    return next(iter(alike), "")
+    """A file of that very name in another folder, else what is spelled alike; "" if none is."""
+    if (found := same_name(paths, word)) or len(word) > NEAREST_WORD_MAX:
+        return found
+    return next(iter(get_close_matches(word, paths[:NEAREST_AMONG_MAX], n=1, cutoff=0.5)), "")
+
+
+def same_name(paths: Sequence[str], word: str) -> str:
+    """A file of that very name in another folder, or "": what may be looked for on anybody's question."""
+    return next((path for path in paths if path.rpartition("/")[2] == word), "")

@@ -2,7 +2,7 @@
 
 A loader whose process the kernel named is missed when that process ends: killed, or out of memory. One that promised to
 say its state every so often is missed when it does not: stopped, hung, or in a container that is gone. One that did
-neither passed by, and stays as it last said.
+neither passed by, and stays as it last said. While this process itself was stopped it heard nobody: that is no silence.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from qwen_api import events as e
 from qwen_api.status import LoaderStatus, Status
 from qwen_daemon.ports import Clock
 
+LOOK_EVERY_S = 5.0  # how often `miss` is to be called
 MISSED_HEARTBEATS = 3  # an import of torch on a busy machine may swallow one
 
 
@@ -35,6 +36,7 @@ class Loaders:
         self._clock = clock
         self._bus = bus
         self._lives = lives
+        self._looked_s = clock.monotonic_s()
         self._due_s: dict[str, tuple[float, float]] = {}  # by name: when it is missed, and after how long a silence
 
     def hear(self, told: e.LoaderChanged, heartbeat_s: float) -> int | None:
@@ -50,6 +52,11 @@ class Loaders:
 
     def miss(self) -> None:
         """Publish that those have failed who are gone without a word."""
+        now_s = self._clock.monotonic_s()
+        late_s, self._looked_s = now_s - self._looked_s - LOOK_EVERY_S, now_s
+        if late_s > LOOK_EVERY_S:
+            self._due_s = {name: (due_s + late_s, silence_s) for name, (due_s, silence_s) in self._due_s.items()}
+            return
         for loader in list(self._bus.status.loaders.values()):
             why = "" if loader.is_over else self._why_missed(loader)
             if why:

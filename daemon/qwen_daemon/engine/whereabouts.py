@@ -8,7 +8,7 @@ from __future__ import annotations
 import msgspec
 
 from qwen_api.commands import Whereabouts
-from qwen_daemon.core.choice import UnknownFile, nearest
+from qwen_daemon.core.choice import UnknownFile, same_name
 from qwen_daemon.core.errors import FilesUnknown
 from qwen_daemon.core.spans import recorded_bytes
 from qwen_daemon.engine.keeper import Keeper
@@ -19,9 +19,10 @@ async def whereabouts(keeper: Keeper, path: str) -> Whereabouts:
     manifest = keeper.manifest
     if manifest is None:
         raise FilesUnknown(keeper.ref.key)
-    file = next((file for file in manifest.files if file.path == path), None)
+    files = manifest.by_path()
+    file = files.get(path)
     if file is None:
-        raise UnknownFile(path, nearest([file.path for file in manifest.files], path))
+        raise UnknownFile(path, same_name(list(files), path))  # a stranger may ask: nothing dearer is looked for
     supply, transfer = keeper.supply, keeper.transfer(path)
     look = transfer.look if transfer is not None else None
     if look is not None:

@@ -17,7 +17,7 @@ from aiohttp import web
 from qwen_api import commands
 from qwen_api import events as e
 from qwen_api.language import N_
-from qwen_api.models import BadModelName, parse_model
+from qwen_api.models import BadModelName, parse_model, same_repo
 from qwen_api.seals import Seal
 from qwen_api.status import FileStatus, ModelStatus, encode_status
 from qwen_daemon.core.errors import UnknownModel
@@ -134,11 +134,14 @@ class Api:
             raise Refusal(503, "E_BUSY", N_("too many loaders"), f"{LOADERS_MAX} are known", "stop some")
         pid, _uid = peer(request)  # the kernel's word; 0 for a process in a namespace we cannot see
         facts = msgspec.structs.asdict(msgspec.structs.replace(report, pid=pid if report.pid else 0))
-        heartbeat_s = facts.pop("heartbeat_s")
+        heartbeat_s, key = facts.pop("heartbeat_s"), self._key(report.model)
+        facts["model"] = key
         seq = self._hear_loader(e.LoaderChanged(name=name, **facts), heartbeat_s)
         if report.components and seq is not None:
-            self._engine.order_components(self._key(report.model), report.components)
-        return accepted(self._bus.status.seq if seq is None else seq, report.model)
+            models = self._bus.status.models
+            for ordered in [key] if key in models else [other for other in models if same_repo(other, key)]:
+                self._engine.order_components(ordered, report.components)
+        return accepted(self._bus.status.seq if seq is None else seq, key)
 
     def _key(self, name: str) -> str:
         """A model's key, its alias or `org/name[@revision]` (percent-encoded in a path); anything else as it is."""

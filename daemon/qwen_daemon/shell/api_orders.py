@@ -9,6 +9,7 @@ from aiohttp import web
 
 from qwen_api import commands
 from qwen_api.language import N_
+from qwen_api.models import same_repo
 from qwen_daemon.shell.api_stream import Stream
 from qwen_daemon.shell.api_wire import accepted, audit, read_body
 from qwen_daemon.shell.problems import Refusal
@@ -106,7 +107,7 @@ class Orders:
         key = self._key(request.match_info["id"])
         asked = await read_body(request, commands.RemoveModel)
         audit(request, "remove", key)
-        holders = [x.name for x in self._bus.status.loaders.values() if x.model == key and x.holds_files]
+        holders = [x.name for x in self._bus.status.loaders.values() if same_repo(x.model, key) and x.holds_files]
         if asked.delete_files and holders:
             raise Refusal(
                 409,

@@ -12,6 +12,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -113,10 +114,13 @@ def put(path: Path, make: Callable[[Path], None]) -> None:
 def drop_unfinished(folder: Path, pattern: str = "*") -> None:
     """Remove what a SIGKILL left of `write_file` and `replace_link` in the folders below that match (glob).
 
-    Another daemon that writes there at this moment, where locks do nothing, does so again (`put`).
+    Another daemon that writes there at this moment, where locks do nothing, does so again (`put`). What vanishes
+    meanwhile, or is no file, is nobody's trouble; what is behind a folder that vanished is found the next time.
     """
-    for left in folder.glob(f"{pattern}/{UNFINISHED}"):
-        left.unlink(missing_ok=True)
+    with suppress(FileNotFoundError, NotADirectoryError):
+        for left in folder.glob(f"{pattern}/{UNFINISHED}"):
+            with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                left.unlink()
 
 
 def write_if_other(path: Path, content: bytes) -> None:

@@ -66,9 +66,8 @@ def _problem(error: Exception) -> commands.Problem:
                 fix="qwenctl ls shows the models it knows, qwenctl add MODEL adds one",
             )
         case UnknownFile():
-            near = (
-                f"did you mean: {error.nearest}" if error.nearest else "a pattern must match the whole path: '*.json'"
-            )
+            whole = "a path is written whole, and a pattern must match the whole of it: '*.json'"
+            near = f"did you mean: {error.nearest}" if error.nearest else whole
             return commands.Problem(
                 status=404,
                 code="E_UNKNOWN_FILE",
