@@ -263,6 +263,18 @@ def test_the_fallback_is_marked_unverified(model: SmallModel) -> None:
     assert any(b"unverified, from the Hub: E_GATED" in body for body in told)
 
 
+@loader
+def test_the_fallback_takes_no_damaged_file(model: SmallModel) -> None:
+    """diffusers would take it from the cache without a look at its hash."""
+    blob = model.file("vae/diffusion_pytorch_model.safetensors")
+    content = blob.read_bytes()
+    blob.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with start(model, "--fallback", "hub", "--timeout", "0", HF_HUB_OFFLINE="1") as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (10, ""), err
+    assert "error[E_CORRUPT]" in err
+
+
 @pytest.mark.fault("X6")
 @loader
 def test_a_wrong_shard_is_never_loaded(model: SmallModel, picture: Path, tmp_path: Path) -> None:
