@@ -1,9 +1,9 @@
 """The ways to bring a pipeline's weights onto a device that `benchmarks.gpu_load` puts side by side, one per process.
 
 `what` says what one ends in: "pipeline", ready to use; "weights", all tensors on the device and no model around them;
-"component", the last one of a pipeline whose others were there. fastsafetensors and runai-model-streamer are imported
-here only, and called as fastsafetensors 0.5 and runai-model-streamer 0.17 document it (docs/overview.md and
-docs/src/usage.md of their repositories).
+"component", the last one of a pipeline whose others were there; "proof", no time but whether all of it arrived right.
+fastsafetensors and runai-model-streamer are imported here only, and called as fastsafetensors 0.5 and
+runai-model-streamer 0.17 document it (docs/overview.md and docs/src/usage.md of their repositories).
 """
 
 from __future__ import annotations
@@ -157,27 +157,37 @@ def transfer(readers: int) -> Callable[[Path, str], Facts]:
     """Only the way of the bytes, with so many readers: models that are mapped already."""
 
     def run(folder: Path, device: str) -> Facts:
-        models = []
-        for name, (library, class_name) in MODELS.items():
-            kind = getattr(importlib.import_module(library), class_name)
-            dtype = "dtype" if library == "transformers" else "torch_dtype"
-            options = {name: value for name, value in _options().items() if name != "dtype"}
-            models.append((name, kind.from_pretrained(str(folder / name), **options, **{dtype: _options()["dtype"]})))
-
-        def move() -> int:
-            with Transfer(device, readers=readers) as moving:
-                under_way = [
-                    moving.begin(model, (folder / name).glob("*.safetensors"), lambda _bytes: None)
-                    for name, model in models
-                ]
-                for one in under_way:
-                    one.wait()
-            return sum(one.read_bytes for one in under_way)
-
-        read_bytes, load_s = timed(device, move)
+        models = {name: _mapped(folder, name) for name in MODELS}
+        read_bytes, load_s = timed(device, lambda: _move(folder, models, device, readers))
         return {"what": "weights", "load_s": load_s, "readers": readers, "read_bytes": read_bytes}
 
     return run
+
+
+def proof(folder: Path, device: str) -> Facts:
+    """Is every tensor that ours brought to the device what safetensors' own mapping of the files has, byte by byte?
+
+    The other side is from_pretrained on the CPU, tensor by tensor sent to the device. `direct_share` is of all bytes,
+    how many went from the files to the device without a copy of the model in between.
+    """
+    import torch
+
+    pipeline = load_pipeline(_ready(folder), device=_kind(device), mmap=False, progress=lambda *_step: None)
+    models = {name: _mapped(folder, name) for name in MODELS}
+    unequal: list[str] = []
+    compared = all_bytes = 0
+    for name, model in models.items():
+        ours, theirs = _tensors(getattr(pipeline, name)), _tensors(model)
+        unequal += [f"{name}.{key}" for key in sorted(ours.keys() ^ theirs.keys())]
+        for key in ours.keys() & theirs.keys():
+            compared, all_bytes = compared + 1, all_bytes + theirs[key].numel() * theirs[key].element_size()
+            expected = theirs[key].to(_numbered(device))
+            if ours[key].dtype != expected.dtype or not torch.equal(ours[key], expected):
+                unequal.append(f"{name}.{key}")
+    del pipeline, ours
+    direct_share = round(_move(folder, models, device, READERS) / all_bytes, 6)
+    facts: Facts = {"what": "proof", "tensors": compared, "compared_bytes": all_bytes, "direct_share": direct_share}
+    return {**facts, "unequal": unequal[:20], "proven": bool(compared) and not unequal}
 
 
 WAYS: dict[str, Callable[[Path, str], Facts]] = {
@@ -185,6 +195,7 @@ WAYS: dict[str, Callable[[Path, str], Facts]] = {
     "qwen-loader": qwen_loader,
     "to": to,
     "overlap": overlap,
+    "proof": proof,
     "device_map": device_map,
     "accelerate": accelerate,
     "fastsafetensors": fastsafetensors,
@@ -208,6 +219,31 @@ def timed(device: str, work: Callable[[], Any]) -> tuple[Any, float]:
     if device != "cpu":
         torch.cuda.synchronize()
     return done, round(time.perf_counter() - begun_s, 4)
+
+
+def _mapped(folder: Path, name: str) -> Any:
+    """A component on the CPU, its weights pages of the files."""
+    library, class_name = MODELS[name]
+    options = _options()
+    if library == "diffusers":
+        options["torch_dtype"] = options.pop("dtype")
+    return getattr(importlib.import_module(library), class_name).from_pretrained(str(folder / name), **options)
+
+
+def _move(folder: Path, models: dict[str, Any], device: str, readers: int) -> int:
+    """Move mapped models; returns the bytes that were read from the files."""
+    with Transfer(device, readers=readers) as transfer:
+        under_way = [
+            transfer.begin(model, (folder / name).glob("*.safetensors"), lambda _bytes: None)
+            for name, model in models.items()
+        ]
+        for one in under_way:
+            one.wait()
+    return sum(one.read_bytes for one in under_way)
+
+
+def _tensors(model: Any) -> dict[str, Any]:
+    return {**dict(model.named_parameters()), **dict(model.named_buffers())}
 
 
 def _ready(folder: Path) -> ReadyModel:

@@ -5,9 +5,11 @@
 
 Needs this repository with the `loader` extra (or PYTHONPATH=daemon:monitor:loader:. and its dependencies), nothing from
 the network, and room for the model under --dir. Each contestant runs in a process of its own, after its imports and its
-CUDA context: first all of them with the files in the page cache, then with the files out of it (posix_fadvise). One
-whose library is missing, or that fails, is told as such and the next one goes on; when --budget is spent, the rest is
-told as skipped. What each one is, is in `benchmarks.gpu_contestants`.
+CUDA context, with the files in the page cache ("warm") or out of it ("cold", by posix_fadvise): first those that the
+goals need, then the others. One whose library is missing, or that fails, is told as such and the next one goes on; one
+that is not done when --budget is spent is ended, and the rest is told as skipped. `--out` has all that is known after
+each run. `peak_ram_bytes` is by how much resident memory grew at most, pages of mapped files included: they count
+although the kernel takes them back as it likes. What each one is, is in `benchmarks.gpu_contestants`.
 """
 
 from __future__ import annotations
@@ -18,11 +20,11 @@ import importlib.util
 import json
 import os
 import platform
-import resource
 import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from hashlib import blake2b
 from math import prod, sqrt
 from pathlib import Path
@@ -34,6 +36,7 @@ from demo.tiny_models import SHAPES, Shape, SizeName
 from qwen_loader.torchvision_cpu import define_missing_operators
 
 SEED = 2511
+DRIVER = Path("/proc/driver/nvidia/version")
 # Qwen2.5-VL-7B's text layers and 16 of the 60 layers of the real transformer: 25 GB in bfloat16.
 LARGE = Shape(
     hidden=3584,
@@ -46,7 +49,16 @@ LARGE = Shape(
     head_dim=128,
     vae_base_dim=96,
 )
-COLD = ("qwen-loader", "to", "device_map", "fastsafetensors", "runai-model-streamer", "accelerate")
+# What the goals are judged by; whatever the budget leaves time for follows.
+FIRST = (
+    ("copy-rate", "warm"),
+    ("qwen-loader", "warm"),
+    ("to", "warm"),
+    ("overlap", "warm"),
+    ("qwen-loader", "cold"),
+    ("to", "cold"),
+)
+COLD = ("device_map", "fastsafetensors", "runai-model-streamer", "accelerate")
 VERSIONS = (
     "torch",
     "diffusers",
@@ -80,13 +92,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder = _build(options.dir, options.size, options.device)
     about = _about(folder, options.device, build_s=round(time.monotonic() - begun_s, 1))
     runs: list[Facts] = []
+    document = ""
     for name, cache in _programme(options.only):
-        if time.monotonic() - begun_s > options.budget:
+        left_s = options.budget - (time.monotonic() - begun_s)
+        if left_s > 0:
+            runs.append(_contest(name, cache, folder, options.device, timeout_s=left_s))
+        else:
             runs.append({"name": name, "cache": cache, "skipped": f"the {options.budget} s of --budget are spent"})
-            continue
-        runs.append(_contest(name, cache, folder, options.device))
-        print(json.dumps(runs[-1]), file=sys.stderr, flush=True)  # what a run that is cut short leaves
-    print(json.dumps({**about, "goals": goals(runs, int(str(about["weights_bytes"]))), "runs": runs}, indent=2))
+        print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
+        document = json.dumps({**about, "goals": goals(runs, int(str(about["weights_bytes"]))), "runs": runs}, indent=2)
+        if options.out is not None:  # what a run that is cut short leaves
+            _replace(options.out, document)
+    print(document)
     return 0
 
 
@@ -121,8 +138,14 @@ def goals(runs: Sequence[Facts], weights_bytes: int) -> list[Facts]:
 
 
 def _programme(only: Sequence[str] | None) -> list[tuple[str, str]]:
-    warm = [(name, "warm") for name in WAYS]
-    return [(name, cache) for name, cache in (*warm, *((name, "cold") for name in COLD)) if not only or name in only]
+    every = (*FIRST, *((name, "warm") for name in WAYS), *((name, "cold") for name in COLD))
+    return [(name, cache) for name, cache in dict.fromkeys(every) if not only or name in only]
+
+
+def _replace(path: Path, text: str) -> None:
+    part = path.with_name(f".{path.name}.{os.getpid()}")
+    part.write_text(text + "\n")
+    part.replace(path)
 
 
 def _about(folder: Path, device: str, *, build_s: float) -> Facts:
@@ -134,12 +157,22 @@ def _about(folder: Path, device: str, *, build_s: float) -> Facts:
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{device} (a rehearsal: no numbers to go by)",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "kernel": platform.release(),
+        "driver": _first_line(DRIVER),
+        "cuda": torch.version.cuda or "",
+        "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
         "versions": {name: importlib.metadata.version(name) for name in sorted(installed)},
         "weights_bytes": weights_bytes,
         "build_s": build_s,
     }
+
+
+def _first_line(path: Path) -> str:
+    try:
+        return path.read_text().partition("\n")[0]
+    except OSError:
+        return ""
 
 
 def _build(root: Path, size: str, device: str) -> Path:
@@ -167,7 +200,7 @@ def _tensor_on_gpu(name: str, shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.bfloat16, device="cuda").uniform_(-width, width, generator=dice).cpu()
 
 
-def _contest(name: str, cache: str, folder: Path, device: str) -> Facts:
+def _contest(name: str, cache: str, folder: Path, device: str, *, timeout_s: float) -> Facts:
     about: Facts = {"name": name, "cache": cache}
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         return {**about, "skipped": "not installed"}
@@ -176,7 +209,10 @@ def _contest(name: str, cache: str, folder: Path, device: str) -> Facts:
     command = [sys.executable, "-m", "benchmarks.gpu_load", "--run", name, "--dir", str(folder), "--device", device]
     # fastsafetensors reads past the page cache by default, which is no answer to what a warm one is worth.
     env = os.environ | ({"FASTSAFETENSORS_ODIRECT": "0"} if cache == "warm" else {})
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env=env)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=timeout_s)
+    except subprocess.TimeoutExpired:
+        return {**about, "failed": [f"timed out: it was not done when --budget was spent, after {timeout_s:.0f} s"]}
     if done.returncode:
         return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
     result: Facts = json.loads(done.stdout.splitlines()[-1])
@@ -204,7 +240,9 @@ def _run(name: str, folder: Path, device: str) -> Facts:
     import_all()
     if device == "cuda":
         torch.zeros(1, device="cuda")
-    base_kib = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    with suppress(OSError):  # imports have a peak of their own; this forgets it (proc_pid_clear_refs(5))
+        Path("/proc/self/clear_refs").write_text("5")
+    base_bytes = _memory_bytes("VmRSS")
     facts = WAYS[name](folder, device)
     load_s = facts.get("load_s")
     size_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
@@ -214,9 +252,15 @@ def _run(name: str, folder: Path, device: str) -> Facts:
     return {
         **facts,
         **rate,
-        "peak_ram_bytes": (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - base_kib) * 1024,
+        "peak_ram_bytes": max(0, _memory_bytes("VmHWM") - base_bytes),
         "peak_vram_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
     }
+
+
+def _memory_bytes(field: str) -> int:
+    """A field of /proc/self/status, whose kB are KiB. Not ru_maxrss: that is inherited from the parent over exec."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -227,8 +271,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--size", choices=sizes, default="large", help="large: 25 GB (default: %(default)s)")
     parser.add_argument("--only", choices=WAYS, action="append", help="this contestant; may be repeated")
     parser.add_argument(
-        "--budget", type=float, default=540.0, metavar="S", help="begin none after (default: %(default)s)"
+        "--budget", type=float, default=540.0, metavar="S", help="be done after so long (default: %(default)s)"
     )
+    parser.add_argument("--out", type=Path, metavar="FILE", help="the result, written anew after each run")
     parser.add_argument("--run", choices=WAYS, help=argparse.SUPPRESS)
     return parser
 

@@ -202,7 +202,8 @@ def _fault_tests(path: Path) -> Iterator[FaultTest]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             markers = list(_markers(node.decorator_list))
             rows = tuple(row for name, words in markers if name == "fault" for row in words)
-            kinds = sorted({KINDS[n] for n in (*everywhere, *(name for name, _ in markers)) if n in KINDS})
+            marked = (*everywhere, *(name for name, _ in markers))
+            kinds = dict.fromkeys(KINDS[name] for name in marked if name in KINDS)
             if rows:
                 name = node.name.removeprefix("test_").replace("_", " ")
                 yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=" ".join(kinds))

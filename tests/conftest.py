@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import re
 import signal
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from hypothesis import settings
 
 from demo import tiny_pipeline
 from qwen_api import language
+from qwen_api.places import is_offline
 
 settings.register_profile("unhurried", deadline=None, max_examples=60)
 settings.load_profile("unhurried")
@@ -38,6 +40,8 @@ def own_environment() -> Iterator[None]:
     language.speak("en")
     os.environ.clear()
     os.environ.update(before)
+    if "huggingface_hub.constants" in sys.modules:  # it keeps what it read
+        sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = is_offline(before)  # type: ignore[attr-defined]
 
 
 @pytest.fixture

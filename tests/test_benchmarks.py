@@ -171,21 +171,41 @@ def test_loading_onto_a_gpu_is_refused_where_there_is_none(tmp_path: Path) -> No
     assert (refused.returncode, refused.stdout) == (69, "")
     assert "error[E_NO_GPU]" in refused.stderr
     assert not (tmp_path / "models").exists()
-    wanted = [word for name in ("qwen-loader", "overlap", "fastsafetensors") for word in ("--only", name)]
-    rehearsing = [*command, "--device", "cpu", "--size", "22mb", *wanted]
+    wanted = [word for name in ("qwen-loader", "overlap", "fastsafetensors", "proof") for word in ("--only", name)]
+    written = tmp_path / "gpu.json"
+    rehearsing = [*command, "--device", "cpu", "--size", "22mb", "--out", str(written), *wanted]
     rehearsed = subprocess.run(rehearsing, capture_output=True, text=True, check=False)
     result = json.loads(rehearsed.stdout)
     assert [(run["name"], run["cache"]) for run in result["runs"]] == [
         ("qwen-loader", "warm"),
         ("overlap", "warm"),
-        ("fastsafetensors", "warm"),
         ("qwen-loader", "cold"),
+        ("proof", "warm"),
+        ("fastsafetensors", "warm"),
         ("fastsafetensors", "cold"),
     ]
-    ours, overlap, theirs, *_ = result["runs"]
+    assert json.loads(written.read_text()) == result
+    ours, overlap, _cold, proof, theirs, _theirs_cold = result["runs"]
+    assert proof["proven"] and proof["tensors"] > 100, proof
+    assert 0.99 < proof["direct_share"] <= 1
+    assert 0 < ours["peak_ram_bytes"] < 2**30
     assert ours["on_device"] and overlap["on_device"]
     assert theirs.get("skipped") == "not installed" or theirs["tensors"]
     assert all(goal["met"] is None or "last byte" in goal["goal"] for goal in result["goals"])
+
+
+def test_what_the_goals_need_is_measured_first() -> None:
+    """A budget that runs out costs the others."""
+    every = gpu_load._programme(None)
+    assert every[: len(gpu_load.FIRST)] == list(gpu_load.FIRST)
+    assert {name for name, _cache in every} == set(gpu_load.WAYS)
+    assert len(every) == len(set(every))
+
+
+def test_a_contestant_that_is_not_done_in_time_is_ended(tmp_path: Path) -> None:
+    """Importing torch alone takes longer than this; its row says so."""
+    row = gpu_load._contest("to", "warm", tmp_path, "cpu", timeout_s=0.01)
+    assert (row["name"], str(row["failed"])[:12]) == ("to", "['timed out:")
 
 
 def test_a_goal_that_is_missed_is_told_so() -> None:

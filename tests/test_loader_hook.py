@@ -479,6 +479,12 @@ def test_command_is_pid_1_after_it(place: Place) -> None:
         ["--timeout", "-1"],
         ["--revision", "../x"],
         ["--keep", "--", "true"],
+        ["--device", "cuda", "--placement", "cpu"],
+        ["--device", "cpu", "--placement", "full"],
+        ["--fallback", "hub", "--placement", "model-offload"],
+        ["--fallback", "hub", "--placement", "cpu"],
+        ["--placement", "gpu"],
+        ["--dtype", "int8"],
         ["--nonsense"],
     ],
 )

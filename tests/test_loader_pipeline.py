@@ -95,6 +95,47 @@ def test_old_diffusers_is_known_by_its_number(version: str, is_refused: bool) ->
     assert is_refused == (version_numbers(version) < DIFFUSERS_MIN)
 
 
+IMPORTED_BEFORE = """
+import diffusers, huggingface_hub
+from diffusers.utils.dynamic_modules_utils import resolve_trust_remote_code
+from huggingface_hub.errors import OfflineModeIsEnabled
+assert resolve_trust_remote_code(True, "org/name", True)
+from qwen_loader.libraries import import_libraries
+import_libraries()
+try:
+    huggingface_hub.HfApi().model_info("org/name")
+except OfflineModeIsEnabled:
+    print("offline")
+try:
+    resolve_trust_remote_code(True, "org/name", True)
+except ValueError:
+    print("no code")
+"""
+
+
+@loader
+def test_a_program_that_imported_diffusers_first_is_held_to_it_too(tmp_path: Path) -> None:
+    """Neither the Hub nor a repository's code, though the libraries have read the environment before."""
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = subprocess.run([sys.executable, "-c", IMPORTED_BEFORE], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout == "offline\nno code\n", done.stderr
+
+
+@loader
+def test_old_diffusers_is_refused_before_it_is_imported(tmp_path: Path) -> None:
+    """What an index of packages says of it is enough; the fix is one command."""
+    about = tmp_path / "diffusers-0.35.2.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: diffusers\nVersion: 0.35.2\n")
+    ask = "import sys; from qwen_loader.libraries import *\n"
+    ask += "try: import_libraries()\nexcept LoadFailed as error: print(error.code, error, 'diffusers' in sys.modules)"
+    env = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", ask], env=env, capture_output=True, text=True, check=False)
+    assert done.stdout.startswith("E_OLD_DIFFUSERS diffusers 0.35.2 may run code"), done.stderr
+    assert "pip install -U 'diffusers>=0.42.1'" in done.stdout
+    assert done.stdout.endswith(" False\n")
+
+
 # The real thing.
 
 PROMPT = "Make the sky orange: “закат”."
@@ -261,6 +302,18 @@ def test_the_fallback_is_marked_unverified(model: SmallModel) -> None:
     assert "UNVERIFIED, because the daemon gave up: terms not accepted" in err
     assert out == f"{REPO} (unverified)\n"
     assert any(b"unverified, from the Hub: E_GATED" in body for body in told)
+
+
+@loader
+def test_the_fallback_takes_no_damaged_file(model: SmallModel) -> None:
+    """diffusers would take it from the cache without a look at its hash."""
+    blob = model.file("vae/diffusion_pytorch_model.safetensors")
+    content = blob.read_bytes()
+    blob.write_bytes(content[: len(content) // 2] + bytes(len(content) - len(content) // 2))
+    with start(model, "--fallback", "hub", "--timeout", "0", HF_HUB_OFFLINE="1") as process:
+        out, err = process.communicate(timeout=100)
+    assert (process.returncode, out) == (10, ""), err
+    assert "error[E_CORRUPT]" in err
 
 
 @pytest.mark.fault("X6")

@@ -95,6 +95,16 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         raise UsageError(
             _("--placement {placement} needs a GPU, and --device cpu forbids it", placement=given.placement)
         )
+    if given.device == "cuda" and given.placement == "cpu":
+        raise UsageError(_("--placement cpu and --device cuda contradict each other"))
+    hub_does = {"cuda": ("auto", "full"), "cpu": ("auto", "cpu")}.get(given.device, ("auto",))
+    if given.fallback == "hub" and given.placement not in hub_does:
+        raise UsageError(
+            _(
+                "--placement {placement} is not for --fallback hub, which loads all of it on one device: say --device",
+                placement=given.placement,
+            )
+        )
     try:
         ref = parse_model(given.model, revision=given.revision)
     except BadModelName as error:

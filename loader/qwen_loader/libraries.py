@@ -60,7 +60,20 @@ def import_libraries(*, offline: bool = True) -> tuple[Any, Any]:
         import torch
     except ImportError as error:
         raise LoadFailed("E_NO_TORCH", f"cannot import what loads a pipeline: {error}", _INSTALL) from error
+    _tell_what_was_imported_before(offline=offline)
     return torch, diffusers
+
+
+def _tell_what_was_imported_before(*, offline: bool) -> None:
+    """These read the environment when they are imported, and a program may have done that long ago."""
+    import diffusers.utils.constants
+    import diffusers.utils.dynamic_modules_utils
+    import huggingface_hub.constants
+
+    if offline:
+        huggingface_hub.constants.HF_HUB_OFFLINE = True
+    for module in (diffusers.utils.constants, diffusers.utils.dynamic_modules_utils):
+        module.DIFFUSERS_DISABLE_REMOTE_CODE = True
 
 
 def _require_diffusers() -> None:
