@@ -53,6 +53,7 @@ class Complete:
         self.daemon.wait_complete(KEY, after=mark)
         assert {name: (self.folder / name).read_bytes() for name in FILES} == FILES
         assert all((self.folder / name).is_symlink() == self.layout.has_links for name in FILES)
+        self.hub.log.settle()
         return set(changed.paths), self.hub.log.bytes_served()
 
 

@@ -177,6 +177,10 @@ class Log:
         """Await `happened(log)`; it is asked after every change."""
         await self._watch(happened).until(timeout)
 
+    def settle(self) -> None:
+        """Block until every answer has ended: a client may have all of one before the server knows."""
+        self.wait(lambda log: all(served.ended for served in log.served()))
+
     # What the servers write
 
     def arrived(
