@@ -11,6 +11,7 @@ import pytest
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import StillShut, TryAgain, TryLater
+from qwen_daemon.shell.addresses import KEPT_MAX, Addresses
 from qwen_daemon.shell.fetch import FetchConfig, HttpOrigin, http_session
 from qwen_daemon.shell.tokens import Token
 from tests.fakes import hub_kinds as kinds
@@ -145,3 +146,17 @@ async def test_a_server_without_ranges_is_remembered_until_it_has_them() -> None
         assert not origin.splits(REPO.id, FILE)
         assert await read(origin, 2 * MIB, len(CONTENT)) == CONTENT[2 * MIB :]
         assert origin.splits(REPO.id, FILE)
+
+
+async def test_what_is_learnt_again_costs_no_other_its_place() -> None:
+    """However often one file's address changes; a new file takes the place of the one that was learnt longest ago."""
+    addresses = Addresses()
+    for number in range(KEPT_MAX):
+        addresses.keep(f"file {number}", "first")
+    addresses.keep("file 1", "second")
+    assert [await addresses.find(f"file {number}") for number in range(KEPT_MAX)] == [
+        "second" if number == 1 else "first" for number in range(KEPT_MAX)
+    ]
+    addresses.keep("new", "first")
+    assert await addresses.find("file 0") is None
+    assert (await addresses.find("file 1"), await addresses.find("new")) == ("second", "first")

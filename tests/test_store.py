@@ -354,6 +354,16 @@ def test_what_vanishes_while_it_is_looked_through_is_no_trouble(tmp_path: Path) 
 
 
 @pytest.mark.fault("D16")
+async def test_a_part_that_cannot_be_cut_is_closed(tmp_path: Path) -> None:
+    """Each failed try would cost a descriptor until the error is forgotten; no size below 0 is one for the system."""
+    path = tmp_path / "part"
+    with pytest.raises(TryAgain) as refused:
+        await PartFile.open(path, bytes_max=-1)
+    assert refused.value.code == "E_DISK_IO" and path.exists()
+    assert path not in [each.readlink() for each in Path("/proc/self/fd").iterdir() if each.is_symlink()]
+
+
+@pytest.mark.fault("D16")
 def test_what_can_never_be_renamed_is_trouble(tmp_path: Path) -> None:
     """Not tried for ever: somebody who removes everything at once is told of as the disk's trouble."""
     with pytest.raises(FileNotFoundError):

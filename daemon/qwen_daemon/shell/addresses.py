@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from qwen_daemon.core.errors import Trouble, TryLater
+from qwen_daemon.shell.newest import Newest
 
 KEPT_MAX = 1000  # more files than this are never in flight
 _TOOK_ITS_TIME = frozenset({"E_STALLED"})  # to wait for the same once more, one after the other, helps nobody
@@ -20,7 +21,7 @@ class Addresses:
     """Addresses by the file's own at the endpoint. A file that is served right there has itself as address."""
 
     def __init__(self) -> None:
-        self._known: dict[str, str] = {}
+        self._known = Newest[str, str](KEPT_MAX)
         self._asked: dict[str, asyncio.Future[None]] = {}
 
     async def find(self, file_url: str) -> str | None:
@@ -70,8 +71,6 @@ class Addresses:
 
     def keep(self, file_url: str, address: str) -> None:
         """From now on it is there."""
-        if len(self._known) >= KEPT_MAX:
-            self._known.pop(next(iter(self._known)))
         self._known[file_url] = address
 
     def _forget(self, file_url: str, address: str, error: Exception) -> None:

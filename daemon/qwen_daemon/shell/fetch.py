@@ -26,12 +26,13 @@ from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, j
 from qwen_daemon.ports import Body, Reading
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
+from qwen_daemon.shell.newest import Newest
 from qwen_daemon.shell.proxy import place, proxy_for
 from qwen_daemon.shell.tokens import Token
 
 HOPS_MAX = 5  # the Hub uses one or two
 HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
-UNRANGED_MAX = 1000  # contents remembered; more files than this are never in flight
+CONTENTS_MAX = 1000  # contents remembered; more files than this are never in flight
 SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
 SHORT_BODY_S = 1.0
 READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
@@ -79,8 +80,8 @@ class HttpOrigin:
         self._hub = _origin(endpoint)
         self._addresses = Addresses()
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
-        self._unranged: dict[tuple[str, str], None] = {}  # contents whose last answer was all of it for a range
-        self._hosts: dict[tuple[str, str], str] = {}  # who gave the last answer about a content
+        self._unranged = Newest[tuple[str, str], None](CONTENTS_MAX)  # whose last answer was all for a range
+        self._hosts = Newest[tuple[str, str], str](CONTENTS_MAX)  # who gave the last answer about a content
 
     def splits(self, repo: str, file: WantedFile) -> bool:
         """See ports.Origin."""
@@ -120,13 +121,9 @@ class HttpOrigin:
         if status == 206:
             self._unranged.pop(content, None)
         elif asked.end - asked.start < asked.size_bytes:
-            if len(self._unranged) >= UNRANGED_MAX:
-                self._unranged.pop(next(iter(self._unranged)))
             self._unranged[content] = None
 
     def _learn_host(self, content: tuple[str, str], url: URL) -> None:
-        if len(self._hosts) >= UNRANGED_MAX:
-            self._hosts.pop(next(iter(self._hosts)))
         self._hosts[content] = url.authority.rpartition("@")[2]
 
     async def _open(self, file_url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, TakeBody]:

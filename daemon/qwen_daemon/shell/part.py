@@ -54,7 +54,11 @@ class PartFile:
         """
         try:
             handle = await aiofiles.open(path, "r+b", buffering=0, opener=_open_no_follow)
-            await _cut(handle.fileno(), bytes_max)
+            try:
+                await _cut(handle.fileno(), bytes_max)
+            except BaseException:
+                await handle.close()
+                raise
         except OSError as error:
             raise durable.translate(error) from error
         return cls(path, handle)
