@@ -12,6 +12,7 @@ import pytest
 from qwen_api import events as e
 from qwen_api.commands import LoaderReport
 from qwen_loader import ModelUnavailable, ReadyModel, loaded, text_of
+from qwen_loader.arrival import News, Ordered
 from qwen_loader.presence import STILL, Presence
 from qwen_loader.updates import Updates
 from tests.fakes.daemon import FakeDaemon
@@ -48,6 +49,27 @@ def test_a_pipeline_for_as_long_as_it_is_needed(tiny: Path, tmp_path: Path, monk
     assert {report.pid for report in reports} == {os.getpid()}
     assert lines[0] == "placement: cpu, as asked"
     assert lines[-1].startswith("loading: ")
+
+
+@pytest.mark.loader
+def test_a_daemon_that_hears_only_the_last_report_knows_the_order(tiny: Path, tmp_path: Path) -> None:
+    """One that was restarted is told no more than that; it fetches in the order of the components then, too."""
+    runtime = tmp_path / "run" / "qwen-daemon"
+    model = folder_as_model(tmp_path / "hub", tiny).write()
+    ordered: list[Ordered] = []
+
+    def hear(news: News) -> None:
+        if isinstance(news, Ordered):
+            ordered.append(news)
+            model.write_ready(runtime)
+            daemon.say(*model.complete_events())
+
+    with FakeDaemon(runtime, *model.wanted_events(), bookmark_s=0.2) as daemon:
+        with loaded(REPO, device="cpu", env=env_of(tmp_path), on_event=hear):
+            pass
+        reports = [report for report in daemon.loader_reports() if report.state in ("loading", "ready")]
+    assert ordered and ordered[0].components
+    assert {report.components for report in reports} == {ordered[0].components}
 
 
 def test_a_model_that_will_not_come_is_told_where_people_look(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -24,6 +25,8 @@ from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
 
 SHOW = (sys.executable, "-c", "import os; print(*[os.environ.get(n) for n in os.environ['SHOW'].split()], sep='\\n')")
+
+IMPORT_S_MAX = 0.3
 
 SHOW_IGNORED = "grep SigIgn /proc/self/status"
 
@@ -300,6 +303,16 @@ def test_code_is_let_in_by_name_only(place: Place, flag: str) -> None:
     assert ("E_HAS_CODE" in done.stderr) == (not flag)
 
 
+@pytest.mark.parametrize("flag", ["", "--allow-code", "--allow-pickle"])
+def test_pickles_are_let_in_by_name_only(place: Place, flag: str) -> None:
+    """And for COMMAND: what is let in of one kind lets in nothing of another."""
+    place.model.write().write_ready(place.runtime)
+    with place.daemon(*place.model.wanted_events(), *place.model.complete_events(has_pickle=True)):
+        done = place.command(*flag.split(), "--", "true")
+    assert done.returncode == (0 if flag == "--allow-pickle" else 1)
+    assert ("E_HAS_PICKLE" in done.stderr) == (flag != "--allow-pickle")
+
+
 @pytest.mark.fault("X6")
 def test_a_file_slipped_into_the_snapshot_is_refused(place: Place) -> None:
     """Not in the listing, so not verified, but an import would find it."""
@@ -518,6 +531,21 @@ def test_waiting_holds_no_torch() -> None:
     heavy = "import sys, qwen_loader.__main__; print(sorted({'torch','diffusers','transformers'} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_importing_the_hook_costs_little() -> None:
+    """A server that only waits starts as fast as without it: processor time, beside that of a bare Python."""
+
+    def least_s(code: str) -> float:
+        took = []
+        for _ in range(5):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            subprocess.run([sys.executable, "-c", code], check=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            took.append(after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime)
+        return min(took)
+
+    assert least_s("import qwen_loader") - least_s("pass") < IMPORT_S_MAX
 
 
 def test_waiting_costs_little_memory(place: Place) -> None:

@@ -16,9 +16,10 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api import places
-from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers
+from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers, version_of
 from qwen_loader.pipeline import load_pipeline
 from qwen_loader.ready import ReadyModel
+from qwen_loader.snapshot import refuse_unsound
 from qwen_loader.stored import BadHeader, pick_variant, stored_dtype, weight_files
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, SmallModel, folder_as_model, safetensors
@@ -93,6 +94,23 @@ def test_what_is_no_safetensors_file_is_refused(tmp_path: Path, content: bytes) 
 def test_old_diffusers_is_known_by_its_number(version: str, is_refused: bool) -> None:
     """As numbers, not as text."""
     assert is_refused == (version_numbers(version) < DIFFUSERS_MIN)
+
+
+@pytest.mark.parametrize("repo", ["org/name", ""])
+def test_what_is_unsound_is_told_with_the_command_that_mends_it(tmp_path: Path, repo: str) -> None:
+    """Ready to paste: the model's name is known, if need be from the cache's own folder."""
+    folder = tmp_path / "models--org--name" / "snapshots" / ("a" * 40)
+    folder.mkdir(parents=True)
+    (folder / "model_index.json").write_text("{")
+    with pytest.raises(LoadFailed) as raised:
+        refuse_unsound(folder, repo=repo)
+    assert "qwenctl download org/name, or with a daemon: qwenctl verify org/name" in raised.value.fix
+
+
+def test_a_checkout_that_is_not_installed_has_no_version() -> None:
+    """PYTHONPATH is a way to run it; only its number is missing then."""
+    assert version_of("a-package-that-is-not-installed") == "unknown"
+    assert version_of("msgspec") == msgspec.__version__
 
 
 IMPORTED_BEFORE = """
@@ -197,6 +215,16 @@ def test_loads_and_edits_from_a_bare_disk(model: SmallModel, picture: Path, tmp_
         assert {name: edited.info[name] for name in made} == made
         assert edited.info["prompt"] == PROMPT
         assert "diffusers" in edited.info["Software"]
+
+
+@loader
+def test_dtype_and_placement_are_taken_from_the_command_line(model: SmallModel) -> None:
+    """Also where the weights are stored otherwise, and where there is nothing to choose from."""
+    with start(model, "--placement", "cpu", "--dtype", "float32", "--json") as process:
+        out, err = process.communicate(timeout=100)
+    assert process.returncode == 0, err
+    assert (json.loads(out)["device"], json.loads(out)["dtype"]) == ("cpu", "float32")
+    assert "placement: cpu, as asked" in err
 
 
 @loader

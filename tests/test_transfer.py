@@ -171,6 +171,20 @@ def test_a_tensor_and_its_transpose_stay_two(tiny: Path) -> None:
 
 
 @loader
+def test_where_no_memory_can_be_pinned_ordinary_memory_serves() -> None:
+    """As on a machine without a GPU, where torch refuses to pin any."""
+    import torch
+
+    from qwen_loader.transfer import PIECE_BYTES, _buffer
+
+    if torch.cuda.is_available():
+        pytest.skip("it can be pinned here")
+    with pytest.raises(RuntimeError):
+        torch.empty(1, dtype=torch.uint8, pin_memory=True)
+    assert _buffer(True).numel() == PIECE_BYTES
+
+
+@loader
 def test_a_file_that_shrinks_meanwhile_is_an_error(tiny: Path, tmp_path: Path) -> None:
     """And no half model."""
     import shutil

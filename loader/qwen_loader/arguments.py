@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
 from qwen_loader.editing import STEPS_MIN
 from qwen_loader.gate import Policy
-from qwen_loader.libraries import Device, Dtype
+from qwen_loader.libraries import Device, Dtype, version_of
 from qwen_loader.placement import AskedPlacement
 
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
@@ -151,7 +150,7 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    version = f"%(prog)s {importlib.metadata.version('qwen-daemon')}"
+    version = f"%(prog)s {version_of('qwen-daemon')}"
     parser.add_argument("--version", action="version", version=version, help=_("show the version and exit"))
     parser.add_argument("model", metavar="MODEL", help=_("an alias (qwen-image-edit), org/name or org/name@revision"))
     waiting = parser.add_argument_group(_("waiting"))

@@ -162,7 +162,7 @@ class Assembly:
                 f"{ready.repo} is not a diffusers pipeline: it has no model_index.json",
                 f"hand the verified files to a program of your own: qwen-loader {ready.repo} -- COMMAND ...",
             )
-        refuse_unsound(folder)
+        refuse_unsound(folder, repo=ready.repo)
         index = read_index(folder)
         sizes = {path.relative_to(folder).as_posix(): path.stat().st_size for path in folder.glob("*/*")}
         variant = pick_variant(sizes)

@@ -9,11 +9,10 @@ import inspect
 import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from qwen_loader.libraries import LoadFailed, translating
+from qwen_loader.libraries import LoadFailed, translating, version_of
 from qwen_loader.picture_areas import picture_areas
 
 OnStep = Callable[[int, int], None]
@@ -90,7 +89,7 @@ def edit(
 
 
 def _made_with(pipeline: Any) -> dict[str, str]:
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("qwen-daemon", "diffusers", "torch"))
+    versions = ", ".join(f"{name} {version_of(name)}" for name in ("qwen-daemon", "diffusers", "torch"))
     dtype = str(getattr(pipeline, "dtype", "")).removeprefix("torch.")
     return {"Software": versions, "pipeline": type(pipeline).__name__, "dtype": dtype}
 

@@ -17,6 +17,8 @@ from contextlib import asynccontextmanager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Self, TypedDict, Unpack
 
+import msgspec
+
 from qwen_api.commands import LoaderReport
 from qwen_api.models import parse_model
 from qwen_loader.arrival import Arrival, News, report_of
@@ -110,6 +112,7 @@ class _Stay:
         self._presence = Presence(name, self._ref.key, socket=self._socket, env=self._env)
         self._presence.say(LoaderReport(state="waiting"))
         self._commit = ""
+        self._components: tuple[str, ...] = ()
         self._arrival = Arrival(
             self._ref,
             Wishes(
@@ -143,7 +146,7 @@ class _Stay:
             raise
         self._commit = ready.commit
         at, _, vram_bytes = describe(pipeline)
-        self._presence.say(LoaderReport(state="ready", device=at, vram_bytes=vram_bytes))
+        self._say(LoaderReport(state="ready", device=at, vram_bytes=vram_bytes))
         return pipeline
 
     def updates(self) -> Updates | nullcontext[None]:
@@ -167,8 +170,12 @@ class _Stay:
         give_back()
 
     def _tell(self, news: News) -> None:
-        report = report_of(news)
-        if report is not None:
-            self._presence.say(report)
+        self._say(report_of(news))
         if self._on_event is not None:
             self._on_event(news)
+
+    def _say(self, report: LoaderReport | None) -> None:
+        """The order of the components goes with every report: a daemon that was restarted hears only the last one."""
+        if report is not None:
+            self._components = report.components or self._components
+            self._presence.say(msgspec.structs.replace(report, components=self._components))

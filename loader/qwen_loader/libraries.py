@@ -89,6 +89,14 @@ def _require_diffusers() -> None:
         )
 
 
+def version_of(package: str) -> str:
+    """Its version; "unknown" where it runs from a checkout that is only on PYTHONPATH."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "unknown"
+
+
 def version_numbers(version: str) -> tuple[int, ...]:
     """The leading three numbers of a version: enough to compare with a floor."""
     return tuple(int(number) for number in re.findall(r"\d+", version)[:3])

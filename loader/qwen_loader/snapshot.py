@@ -13,12 +13,12 @@ from qwen_api.indexes import BadIndex, PipelineIndex, read_model_index
 from qwen_api.language import _
 from qwen_api.manifest import component_of
 from qwen_api.seals import Seal
+from qwen_api.snapshots import snapshot_parts
 from qwen_loader.faults import fault_text, find_faults
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.stored import BadHeader, loaded_bytes
 
 MODEL_INDEX = "model_index.json"
-MENDING = "qwenctl download MODEL, or with a daemon: qwenctl verify MODEL"
 
 
 def seals_of(component: str, seals: Mapping[str, Seal]) -> dict[str, Seal]:
@@ -57,11 +57,19 @@ def read_index(folder: Path) -> PipelineIndex:
         raise LoadFailed("E_CORRUPT", f"model_index.json: {error}", f"qwenctl check {folder}") from error
 
 
-def refuse_unsound(folder: Path, component: str | None = None) -> None:
-    """LoadFailed for what the libraries would hide or misname, told by its cause, before torch is imported."""
+def refuse_unsound(folder: Path, component: str | None = None, *, repo: str = "") -> None:
+    """LoadFailed for what the libraries would hide or misname, told by its cause, before torch is imported.
+
+    `repo` is whose files they are; without it, it is read off the folder where that is a cache's snapshot.
+    """
     found = find_faults(folder, component=component)
     if found:
         more = _("; and {count} more", count=len(found) - 1) if len(found) > 1 else ""
+        parts = snapshot_parts(folder)
+        model = repo or (parts.repo if parts is not None else "MODEL")
         raise LoadFailed(
-            found[0].code, fault_text(found[0]) + more, f"see all with: qwenctl check {folder}; mend with: {MENDING}"
+            found[0].code,
+            fault_text(found[0]) + more,
+            f"see all with: qwenctl check {folder}; mend with: qwenctl download {model}, "
+            f"or with a daemon: qwenctl verify {model}",
         )
