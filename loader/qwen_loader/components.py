@@ -19,6 +19,7 @@ import msgspec
 
 from qwen_api.component_kinds import kind_of
 from qwen_api.indexes import NamedComponent
+from qwen_api.undecodable import UNDECODABLE
 from qwen_loader.stored import stored_dtype
 
 COUNT_EVERY_S = 1.0  # how often bytes on the device are counted while a component loads
@@ -62,7 +63,7 @@ def is_stored_as_loaded(folder: Path, weights: Iterable[Path], terms: Terms) -> 
     """
     try:
         config = msgspec.json.decode((folder / "config.json").read_bytes(), type=dict[str, Any])
-    except (OSError, msgspec.DecodeError):
+    except (OSError, *UNDECODABLE):
         return False
     return "quantization_config" not in config and stored_dtype(weights) == terms.dtype
 
