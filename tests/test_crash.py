@@ -156,7 +156,7 @@ for line in sys.stdin:
 """
 LIVES_PER_JOB = 6
 LIFE_MS = 900  # a whole job takes about as long
-JOBS, JOBS_LONG = 3, 800  # of which a kill ends about four lives each
+JOBS, JOBS_LONG = 3, 3000  # a job is killed once or twice before it is done
 
 
 def kill_at_random(root: Path, seed: int) -> int:
