@@ -204,8 +204,8 @@ def _fault_tests(path: Path) -> Iterator[FaultTest]:
             rows = tuple(row for name, words in markers if name == "fault" for row in words)
             kinds = {KINDS[name] for name in (*everywhere, *(name for name, _ in markers)) if name in KINDS}
             if rows:
-                name = node.name.removeprefix("test_").replace("_", " ")
-                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=" ".join(kinds))
+                name, runs = node.name.removeprefix("test_").replace("_", " "), " ".join(sorted(kinds))
+                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=runs)
 
 
 def _name(assigned: ast.Assign) -> str:
