@@ -205,8 +205,8 @@ def _fault_tests(path: Path) -> Iterator[FaultTest]:
             marked = (*everywhere, *(name for name, _ in markers))
             kinds = dict.fromkeys(KINDS[name] for name in marked if name in KINDS)
             if rows:
-                name = node.name.removeprefix("test_").replace("_", " ")
-                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=" ".join(kinds))
+                name, runs = node.name.removeprefix("test_").replace("_", " "), " ".join(sorted(kinds))
+                yield FaultTest(file=path.relative_to(TESTS).as_posix(), name=name, rows=rows, runs=runs)
 
 
 def _name(assigned: ast.Assign) -> str:

@@ -34,7 +34,7 @@ def connect(path: Path, asked: str, *, stalled: bool) -> socket.socket:
         reader.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     reader.settimeout(WAIT_S)
     reader.connect(str(path))
-    reader.sendall(f"GET /v1/events{asked} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+    reader.sendall(f"GET /v1/events{asked} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n".encode())
     assert reader.recv(1) == b"H"
     return reader
 
@@ -52,7 +52,7 @@ def read_all(readers: list[socket.socket]) -> list[bytes]:
                 assert isinstance(key.fileobj, socket.socket)
                 piece = key.fileobj.recv(1 << 18)
                 came[key.fileobj].append(piece)
-                if not piece or piece.endswith(b"0\r\n\r\n"):
+                if not piece:
                     waiting.unregister(key.fileobj)
     return [b"".join(pieces) for pieces in came.values()]
 
