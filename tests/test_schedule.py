@@ -39,6 +39,7 @@ SCALED = Tuning(**{each.name: getattr(Tuning(), each.name) // SCALE for each in 
 class Cdn:
     """Every connection gives STREAM_BPS, but the one numbered `slow`, which crawls."""
 
+    first_byte_s: float = FIRST_BYTE_S
     slow: int = 0
     slow_bps: int = STREAM_BPS // 28
     opened: int = 0
@@ -65,7 +66,7 @@ class Cdn:
         self.open_now += 1
         self.open_most = max(self.open_most, self.open_now)
         try:
-            await asyncio.sleep(FIRST_BYTE_S)
+            await asyncio.sleep(self.first_byte_s)
             yield Zeros(self, length, rate_bps)
         finally:
             self.open_now -= 1
@@ -177,6 +178,13 @@ def test_a_large_shard_uses_the_line() -> None:
     assert run_virtually(fetch(cdn, [5 * SHARD_BYTES // 2])) <= 1.3 * ideal_s
     assert cdn.given_bytes == 5 * SHARD_BYTES // 2, "no byte twice"
     assert cdn.open_most == 16
+
+
+def test_near_servers_leave_little_to_hash() -> None:
+    """A server that answers at once: the hash ends with the last byte, not a second of its own work later."""
+    cdn, size_bytes = Cdn(first_byte_s=0.002), 5 * SHARD_BYTES // 2
+    assert run_virtually(fetch(cdn, [size_bytes])) <= size_bytes / (16 * STREAM_BPS) + 0.7
+    assert cdn.given_bytes == size_bytes, "no byte twice"
 
 
 def test_several_shards_share_the_budget() -> None:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from qwen_daemon.core.segments import Lease, Ranges, Segments, holes_between, lease_bytes
+from qwen_daemon.core.segments import LAST_WAITS, Lease, Ranges, Segments, holes_between, lease_bytes
 from qwen_daemon.core.tuning import Tuning
 
 UNIT = 4 * Tuning().align_bytes
@@ -122,27 +122,50 @@ def test_holes_are_what_the_spans_leave(marks: set[int], size: int) -> None:
     assert sorted(covered) == list(range(size))
 
 
-@given(st.integers(1, 1 << 40), st.integers(1, 64), st.integers(26, 33))
-def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, window: int) -> None:
+WAITS_S = st.sampled_from((0.001, 0.02, 0.65, 3.0))
+
+
+@given(st.integers(1, 1 << 40), st.integers(1, 64), st.integers(26, 33), WAITS_S)
+def test_leases_are_even_and_as_few_as_may_be(left_bytes: int, streams: int, window: int, first_byte_s: float) -> None:
     """Within their bounds; no round of equal leases is begun that a little more in each would have spared."""
     least, most = 8 * UNIT, 64 * UNIT
-    tuning = Tuning(lease_min_bytes=least, lease_max_bytes=most, window_bytes=1 << window)
-    lease = lease_bytes(left_bytes, left_bytes, streams, tuning)
-    assert least <= lease <= most
-    cap = max(least, min(most, min(1 << window, max(left_bytes, 1 << window >> 1)) // streams))
-    assert -(-left_bytes // (streams * lease)) <= -(-left_bytes // (streams * cap))
+    tuning = Tuning(lease_min_bytes=least, lease_max_bytes=most, lease_near_bytes=2 * UNIT, window_bytes=1 << window)
+    lease = lease_bytes(left_bytes, left_bytes, streams, first_byte_s, tuning)
+    assert 2 * UNIT <= lease <= most
+    is_last = left_bytes <= LAST_WAITS * tuning.hash_bps * first_byte_s
+    round_bytes = min(1 << window, 1 << window if is_last else left_bytes // 2)
+    cap = max(least, min(most, round_bytes // streams))
+    assert -(-left_bytes // (streams * max(lease, least))) <= -(-left_bytes // (streams * cap))
 
 
-@given(st.integers(1, 1 << 33), st.integers(0, 1 << 33), st.integers(1, 64))
-def test_no_short_rest_is_left_for_one_connection_alone(free_bytes: int, leased_bytes: int, streams: int) -> None:
+@given(st.integers(1, 1 << 33), st.integers(0, 1 << 33), st.integers(1, 64), WAITS_S)
+def test_no_short_rest_is_left_for_one_connection_alone(
+    free_bytes: int, leased_bytes: int, streams: int, first_byte_s: float
+) -> None:
     """Leases of this size use up what is free, the last one as long as the others; or they are as long as may be."""
     tuning = Tuning()
-    lease = lease_bytes(free_bytes + leased_bytes, free_bytes, streams, tuning)
-    if tuning.lease_min_bytes < lease < tuning.lease_max_bytes and lease < tuning.window_bytes // 2 // streams:
+    left_bytes = free_bytes + leased_bytes
+    lease = lease_bytes(left_bytes, free_bytes, streams, first_byte_s, tuning)
+    is_last = left_bytes <= LAST_WAITS * tuning.hash_bps * first_byte_s
+    if is_last and tuning.lease_min_bytes < lease < tuning.lease_max_bytes:
         leases = -(-free_bytes // lease)
         assert free_bytes - (leases - 1) * lease > lease - leases * tuning.align_bytes
 
 
 def test_the_last_round_is_not_a_short_one() -> None:
     """5 GB over 16 connections: two rounds of 150 MiB instead of one of 256 MiB and one of 42 MiB."""
-    assert lease_bytes(5 * 10**9, 5 * 10**9, 16, Tuning()) == 150 << 20
+    assert lease_bytes(5 * 10**9, 5 * 10**9, 16, 0.65, Tuning()) == 150 << 20
+
+
+def test_near_servers_are_asked_for_less_and_less() -> None:
+    """Where a first byte takes no time, what is left to hash after the last byte shrinks to the shortest leases."""
+    tuning, left_bytes, leases = Tuning(), 2 << 30, []
+    while left_bytes > 0:
+        leases.append(lease_bytes(left_bytes, left_bytes, 16, 0.002, tuning))
+        left_bytes -= 16 * leases[-1]
+    assert leases == [64 << 20, 32 << 20, 16 << 20, 16 << 20]
+
+
+def test_what_the_hash_gets_done_in_a_wait_is_worth_no_other_wait() -> None:
+    """The Hub's CDN, a 2 GiB file: one round over sixteen connections, as the hash of half takes as long as a wait."""
+    assert lease_bytes(2 << 30, 2 << 30, 16, 0.65, Tuning()) == 128 << 20

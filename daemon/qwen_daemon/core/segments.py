@@ -14,6 +14,7 @@ from dataclasses import dataclass
 
 from qwen_daemon.core.tuning import Tuning
 
+LAST_WAITS = 3  # what is hashed in so many first bytes' waits is left to one last round
 REST_SHARE = 0.25  # of a lease: if no more than that would be missing, what is left over is one of its own
 
 
@@ -170,15 +171,18 @@ class Segments:
         return lease
 
 
-def lease_bytes(left_bytes: int, free_bytes: int, streams: int, tuning: Tuning) -> int:
-    """How much the next of `streams` connections should take, so that the last ones end together.
+def lease_bytes(left_bytes: int, free_bytes: int, streams: int, first_byte_s: float, tuning: Tuning) -> int:
+    """How much the next of `streams` connections should take, so that the last ones and the hash end together.
 
-    As few rounds as the longest lease and the window allow, all of the same size: each round costs every connection a
-    first byte's wait. What is free is cut evenly, for a short rest would be fetched alone, when all others are done.
+    Connections that end together leave all of their round but its first lease to the hash. So a round is at most half
+    of what is left, as long as hashing that half takes longer than another first byte's wait. What is free is cut
+    evenly, for a short rest would be fetched alone, when all others are done.
     """
-    at_least, align_bytes = tuning.lease_min_bytes, tuning.align_bytes
-    window_bytes = min(tuning.window_bytes, max(left_bytes, tuning.window_bytes // 2))  # soon the hash must be near
-    at_most = max(at_least, min(tuning.lease_max_bytes, _up(window_bytes / streams, align_bytes)))
+    align_bytes, wait_bytes = tuning.align_bytes, tuning.hash_bps * first_byte_s
+    at_least = min(tuning.lease_min_bytes, max(tuning.lease_near_bytes, _up(wait_bytes / streams, align_bytes)))
+    round_bytes = tuning.window_bytes if left_bytes <= LAST_WAITS * wait_bytes else left_bytes / 2
+    at_most = _up(min(round_bytes, tuning.window_bytes) / streams, align_bytes)
+    at_most = max(at_least, min(tuning.lease_max_bytes, at_most))
     rounds = max(1, math.ceil(left_bytes / (streams * at_most)))
     share_bytes = max(at_least, left_bytes / (streams * rounds))
     leases = max(1, int(free_bytes / share_bytes + REST_SHARE))

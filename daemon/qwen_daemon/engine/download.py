@@ -177,7 +177,8 @@ class Download:
         if self._streams_limit() == 1:
             return tuning.lease_max_bytes  # also under a low speed limit: it may be lifted long before the end
         streams = max(self.streams + 1, self._connections.share(self))
-        return lease_bytes(self._segments.left_bytes, self._segments.free_bytes, streams, tuning)
+        segments = self._segments
+        return lease_bytes(segments.left_bytes, segments.free_bytes, streams, self._first_byte_s, tuning)
 
     def _victim(self) -> tuple[Lease, int] | None:
         """The lease that would be done last, and how much of it its own connection should keep, if stealing pays."""
