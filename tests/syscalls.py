@@ -7,12 +7,14 @@ changes it: those are the calls counted here. The N-th is counted in each thread
 from __future__ import annotations
 
 import hashlib
+import os
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -40,10 +42,12 @@ class Job:
 
     root: Path
     hub: SimHub
+    files: Mapping[str, bytes] = field(default_factory=lambda: FILES)
     recorded: set[range] = field(default_factory=set)  # of the weights, by the ledger
     named: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
+        self._sim = SimRepo(id=REPO, files=self.files)
         self.hub.throttle.bytes_per_s = BYTES_PER_S
         self.daemon = Running(self.root, endpoint=self.hub.endpoint)
 
@@ -85,23 +89,25 @@ class Job:
         asked_again = {path for path in self.named if self.hub.log.served(path=path)}
         assert not asked_again, f"published and fetched again: {asked_again}"
         self.hub.log.clear()
-        snapshot = places.snapshot_dir(self.daemon.cache, REPO, SIM.sha)
-        self.named = {path for path in FILES if (snapshot / path).exists()}
+        snapshot = places.snapshot_dir(self.daemon.cache, REPO, self._sim.sha)
+        self.named = {path for path in self.files if (snapshot / path).exists()}
         for path in self.named:
-            assert (snapshot / path).read_bytes() == FILES[path], f"{path} is wrong"
-        assert not any((snapshot / path).is_symlink() for path in FILES.keys() - self.named), "a link to nothing"
-        listing = places.tree_file(self.daemon.cache, REPO, SIM.sha)
+            assert (snapshot / path).read_bytes() == self.files[path], f"{path} is wrong"
+        assert not any((snapshot / path).is_symlink() for path in self.files.keys() - self.named), "a link to nothing"
+        listing = places.tree_file(self.daemon.cache, REPO, self._sim.sha)
         assert (places.ref_file(self.daemon.cache, REPO, "main").exists() or bool(self.named)) <= listing.exists()
         self.recorded = self._recorded()
 
     def check_done(self) -> None:
         """Complete: every file hashed anew by another program, and nothing else lies about."""
         self.look()
-        assert self.named == set(FILES)
-        snapshot = places.snapshot_dir(self.daemon.cache, REPO, SIM.sha)
-        sums = subprocess.check_output(["sha256sum", *FILES], cwd=snapshot, text=True).split()[::2]
-        assert sums == [hashlib.sha256(content).hexdigest() for content in FILES.values()]
-        assert places.ref_file(self.daemon.cache, REPO, "main").read_text() == SIM.sha
+        assert self.named == set(self.files)
+        snapshot = places.snapshot_dir(self.daemon.cache, REPO, self._sim.sha)
+        for path in self.files:
+            _forget_cached(snapshot / path)
+        sums = subprocess.check_output(["sha256sum", *self.files], cwd=snapshot, text=True).split()[::2]
+        assert sums == [hashlib.sha256(content).hexdigest() for content in self.files.values()]
+        assert places.ref_file(self.daemon.cache, REPO, "main").read_text() == self._sim.sha
         strays = [path for path in self.root.rglob(".qwen-*") if path.is_file() or path.is_symlink()]
         assert strays == []
 
@@ -115,7 +121,7 @@ class Job:
         found = next(copy.glob("ledger*.sqlite*"), None) or next(copy.glob("ledger*"), None)
         if found is None:
             return set()
-        etag = SIM.entry(WEIGHTS).sha256
+        etag = self._sim.entry(WEIGHTS).sha256
         db = sqlite3.connect(copy / found.name.removesuffix("-wal").removesuffix("-shm"))
         try:
             rows = db.execute("SELECT offset, length FROM spans WHERE blob = ?", (f"{REPO}/{etag}",)).fetchall()
@@ -124,6 +130,15 @@ class Job:
         finally:
             db.close()
         return {range(offset, offset + length) for offset, length in rows}
+
+
+def _forget_cached(path: Path) -> None:
+    """What the disk has is what is read next, not what the page cache has."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)  # only what is written back: the rest is not dropped
+    finally:
+        os.close(descriptor)
 
 
 def count_calls(root: Path) -> dict[str, int]:

@@ -19,8 +19,9 @@ from pathlib import Path
 import pytest
 
 from tests import long_run
-from tests.fakes.hub import SimHub, ThreadedSimHub
-from tests.syscalls import CHANGING, REPO, SIM, Job, count_calls
+from tests.fakes import model_folder
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.syscalls import CHANGING, FILES, MIB, REPO, SIM, WEIGHTS, Job, count_calls
 
 AT_ONCE = 3
 # Before the first checkpoint, between them, at the end of the file, between blob, link and ref, in the ledger.
@@ -154,16 +155,18 @@ for line in sys.stdin:
     print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
     os.close(end)
 """
-LIVES_PER_JOB = 6
-LIFE_MS = 900  # a whole job takes about as long
-JOBS, JOBS_LONG = 3, 3000  # a job is killed once or twice before it is done
+LARGER = FILES | {WEIGHTS: model_folder.safetensors("w", floats=6 * MIB)}  # three seconds
+LIFE_MS = 600
+KILLS, KILLS_LONG = 200, 3000
+KILLS_PER_JOB = 25  # or fewer: in a few lives it is done before
+JOBS, JOBS_LONG = KILLS // 20, KILLS_LONG // 20
 
 
 def kill_at_random(root: Path, seed: int) -> int:
-    """SIGKILL at random moments of several lives, then it finishes; how many were killed before their end."""
+    """SIGKILL at random moments of one life after the other, then it finishes; how many were killed."""
     dice = random.Random(seed)
-    with ThreadedSimHub(SimHub(SIM)) as hub:
-        job = Job(root, hub)
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=LARGER))) as hub:
+        job = Job(root, hub, LARGER)
         with (
             (root / "stderr").open("ab") as stderr,
             subprocess.Popen(
@@ -177,15 +180,17 @@ def kill_at_random(root: Path, seed: int) -> int:
             ) as mother,
         ):
             assert mother.stdin is not None and mother.stdout is not None
-            ends = []
-            for _ in range(LIVES_PER_JOB):
+            ends: list[int] = []
+            while len(ends) < KILLS_PER_JOB and 0 not in ends:
                 print(dice.randrange(LIFE_MS), file=mother.stdin, flush=True)
                 ends.append(int(mother.stdout.readline()))
                 job.look()
             mother.stdin.close()
         assert job.run() == 0, job.daemon.stderr
         job.check_done()
-        return ends.count(-signal.SIGKILL)
+        killed = ends.count(-signal.SIGKILL)
+        assert killed + ends.count(0) == len(ends), ends
+        return killed
 
 
 def kill_in_a_folder(seed: int) -> int:
@@ -195,10 +200,10 @@ def kill_in_a_folder(seed: int) -> int:
 
 @pytest.mark.fault("K1", "K10")
 def test_killed_at_random_moments_it_finishes(tmp_path: Path) -> None:
-    """Some jobs, each killed up to so many times."""
+    """Two hundred times: some jobs, each again and again."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         killed = sum(pool.map(lambda seed: kill_at_random(tmp_path / str(seed), seed), range(JOBS)))
-    assert killed >= JOBS
+    assert killed >= KILLS
 
 
 @pytest.mark.long

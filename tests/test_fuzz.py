@@ -31,7 +31,7 @@ ROOT = "/cache/snapshots"
 COMMIT, SHA256 = "c" * 40, "5" * 64
 # What names, hashes, headers and lines are made of, and what has broken others.
 PIECES = (
-    "a", "model", ".safetensors", "/", "/", "//", "..", "../", ".", "./", "\\", "C:", "\\\\host\\x", "CON", "nul",
+    "a", "A", "model", ".safetensors", "/", "/", "//", "..", "../", ".", "./", "\\", "C:", "\\\\host\\x", "CON", "nul",
     " ", "~", "\0", "\n", "\r\n", "\x1b[31m", "\x7f", "\x85", "\u2028", "\u202e", "\u2066", "\u200b", "\ufeff",
     "\ud800", "é", "e\u0301", "%2e%2e", "x" * 255, "y" * 1100, "0", "9", "00", "-1", "1e9", "0x1", "٣", "²",
     "18446744073709551616", "9" * 30, "9" * 5000, "NaN", "bytes ", "0-9/10", "bytes 5-9/10", "/*", "-", "=", ";", ",",
@@ -93,14 +93,21 @@ def is_harmless(path: str) -> bool:
     )
 
 
+def is_same_on_windows(path: str) -> bool:
+    parts = path.split("/")
+    return not any(
+        PureWindowsPath(part).is_reserved() or part[-1] in ". " or set(part) & set('<>:"|?*') for part in parts
+    )
+
+
 def say_name(dice: random.Random) -> None:
     names = [text(dice) for _ in range(dice.choice((1, 1, 3)))]
     try:
         check_names(names)
     except BadManifest:
         return
-    assert all(map(is_harmless, names)), names
-    assert len(set(names)) == len(names), names
+    assert all(map(is_harmless, names)) and all(map(is_same_on_windows, names)), names
+    assert len({unicodedata.normalize("NFC", name).casefold() for name in names}) == len(names), names
     assert not any(other.startswith(f"{name}/") for name in names for other in names), names
 
 

@@ -15,8 +15,28 @@ COMMIT, SHA = "c" * 40, "a" * 64
 MARKS = ("\\", "\0", "\n", "\r", "\x1b[2J", "\x7f", "\u202e", "\u2066", "\u200f", "\udcff")  # nowhere in a path
 PARTS = ("..", ".", "")  # no part of a path
 SHAPES = ("{}", "{}/a", "a/{}", "a/{}/b", "a/b/{}/c/d", "a{}/b", "a/{}b", "/{}", "a//{}")
+WINDOWS = (
+    "CON",
+    "nul.txt",
+    "Aux .json",
+    "com1",
+    "lpt9.bin",
+    "COM\u00b9",
+    "a.",
+    "a ",
+    "...",
+    "a:b",
+    "what?",
+    "*",
+    "a|b",
+    '"',
+)
 WHOLE = ("/etc/passwd", "//a", "C:", "C:\\x", "c:/x", "\\\\server\\share", "~/../x", "a/" * 600 + "a", "x" * 256)
-HARMLESS = ("a", "a b", "CON", "nul.txt", "a.", "A", "é", "e\u0301", "模型/权重", "...", "..a", "-rf", "~", "$(x)")
+CLASHES = (
+    *(("a", "a"), ("a", "a/b"), ("a/b/c", "a/b"), ("x/y", "x"), ("README.md", "readme.md"), ("d/A", "D/a")),
+    *(("X", "x/y"), ("\u00e9", "e\u0301"), ("straße", "STRASSE"), ("\u212a", "k")),
+)
+HARMLESS = ("a", "a b", "CONFIG", "com10", "console.json", "A", "é", "e\u0301", "模型/权重", "..a", "-rf", "~", "$(x)")
 
 
 def is_harmful(path: str) -> bool:
@@ -43,14 +63,23 @@ def test_names_that_could_do_harm_are_refused() -> None:
 @pytest.mark.fault("H49")
 @pytest.mark.parametrize("path", HARMLESS)
 def test_odd_names_that_do_no_harm_are_kept(path: str) -> None:
-    """Spaces, other scripts, names that only Windows reserves."""
+    """Spaces, other scripts, what only begins like a device of Windows."""
     check_names([path])
 
 
 @pytest.mark.fault("H49")
-@pytest.mark.parametrize("paths", [("a", "a"), ("a", "a/b"), ("a/b/c", "a/b"), ("x/y", "x")])
+@pytest.mark.parametrize("shape", ["{}", "{}/a", "a/{}/b", "a/{}"])
+@pytest.mark.parametrize("part", WINDOWS)
+def test_names_that_are_others_on_windows_are_refused(part: str, shape: str) -> None:
+    """A cache may lie on such a disk (a mounted NTFS, exFAT, a share): there it would be another file, or none."""
+    with pytest.raises(BadManifest):
+        check_names([shape.format(part)])
+
+
+@pytest.mark.fault("H49")
+@pytest.mark.parametrize("paths", CLASHES)
 def test_names_that_clash_are_refused(paths: tuple[str, ...]) -> None:
-    """Twice, or as a file and as a folder."""
+    """Twice, or as a file and as a folder; also where a disk takes letters of either case for the same."""
     with pytest.raises(BadManifest):
         check_names(paths)
 

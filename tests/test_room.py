@@ -44,3 +44,27 @@ async def test_models_share_the_room_that_is_left() -> None:
     disk.free = 0
     assert await room.claim("d", 0, lambda: 0) == 0, "who needs nothing is not held up"
     assert [event.state for event in told if isinstance(event, e.DiskChanged)][:3] == ["ok", "full", "ok"]
+
+
+@pytest.mark.fault("D11", "D14", "D18")
+async def test_a_disk_that_refuses_a_write_is_told_with_numbers() -> None:
+    """What is still to come and what is free, also if that is more: a quota may be what refused."""
+    told: list[e.DiskChanged] = []
+
+    def publish(event: e.Event) -> int:
+        assert isinstance(event, e.DiskChanged)
+        told.append(event)
+        return len(told)
+
+    disk = FreeSpace(1000)
+    room = Room(disk, "/cache", 0, publish)
+    await room.claim("a", 600, lambda: 200)
+    disk.free = 17
+    full = await room.ran_out("a", MakeRoom("E_DISK_FULL", "Disk quota exceeded (EDQUOT)"))
+    assert (full.needed_bytes, full.free_bytes, told[-1].state, told[-1].free_bytes) == (400, 17, "full", 17)
+    assert full.detail == "Disk quota exceeded (EDQUOT): 400 B are still to come on /cache, where 17 B are free"
+    for other in (MakeRoom("E_READ_ONLY", "Read-only file system (EROFS)"), full):
+        assert await room.ran_out("a", other) is other
+    room.release("a")
+    nameless = MakeRoom("E_DISK_FULL", "No space left on device (ENOSPC)")
+    assert await room.ran_out("a", nameless) is nameless, "nothing was claimed: there are no numbers"

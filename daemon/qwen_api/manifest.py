@@ -25,6 +25,12 @@ NAME_BYTES_MAX = 255  # NAME_MAX of every Linux file system
 
 ROOT = ""  # the component of files that lie beside model_index.json
 
+_WINDOWS_MARKS = frozenset('<>:"|?*')  # no file name on Windows; a colon begins a hidden stream of another file
+_WINDOWS_DEVICES = (
+    frozenset(  # whatever stands behind a dot: learn.microsoft.com, "Naming Files, Paths, and Namespaces"
+        ("con", "prn", "aux", "nul", *(f"{port}{digit}" for port in ("com", "lpt") for digit in "0123456789¹²³"))
+    )
+)
 _BIDI = {*map(chr, range(0x202A, 0x202F)), *map(chr, range(0x2066, 0x206A)), "\u200e", "\u200f", "\u061c"}
 
 
@@ -108,21 +114,28 @@ def make_manifest(repo: str, commit: str, files: Iterable[WantedFile]) -> Manife
 def check_names(paths: Sequence[str]) -> None:
     """Refuse (BadManifest) names that could leave the snapshot, deceive a reader, or clash with each other.
 
-    Refused: absolute paths, empty, `.` or `..` parts, backslashes and drive letters (a path on Windows), NUL, control
-    and direction characters, anything too long, a name given twice, a name that is both a file and a folder. Names
-    that differ only in case are two files here, as they are in git on Linux.
+    Refused: absolute paths, empty, `.` or `..` parts, NUL, control and direction characters, anything too long; what is
+    another path or none on Windows (backslashes, `<>:"|?*`, devices such as `nul.txt`, a dot or a space at the end),
+    for caches lie on disks of such rules too; a name given twice, also in other letters' case or another Unicode form
+    (one file on a disk that folds them), and a name that is both a file and a folder.
     """
-    seen: set[str] = set()
+    seen: dict[str, str] = {}
     for path in paths:
         why = _why_bad(path)
         if why:
             raise BadManifest(f"the listing names {path!r}: {why}")
-        if path in seen:
-            raise BadManifest(f"the listing names {path!r} twice")
-        seen.add(path)
-    folders = {path[:i] for path in paths for i, c in enumerate(path) if c == "/"}
-    for path in sorted(seen & folders):
-        raise BadManifest(f"the listing names {path!r} both as a file and as a folder")
+        folded = _folded(path)
+        if folded in seen:
+            also = "twice" if seen[folded] == path else f"and {seen[folded]!r}: one file where case is not kept"
+            raise BadManifest(f"the listing names {path!r} {also}")
+        seen[folded] = path
+    folders = {path[:i] for path in seen for i, c in enumerate(path) if c == "/"}
+    for path in sorted(seen.keys() & folders):
+        raise BadManifest(f"the listing names {seen[path]!r} both as a file and as a folder")
+
+
+def _folded(path: str) -> str:
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", path).casefold())
 
 
 def read_tree(repo: str, commit: str, content: bytes) -> Manifest:
@@ -213,11 +226,13 @@ def _why_bad(path: str) -> str | None:
         return f"it is longer than {PATH_BYTES_MAX} bytes"
     if any(unicodedata.category(c) in ("Cc", "Cs", "Zl", "Zp") or c in _BIDI for c in path):
         return "it has a control character"
-    if "\\" in path or (path[1:2] == ":" and path[0].isalpha()):
-        return "it is a Windows path"
+    if "\\" in path or not _WINDOWS_MARKS.isdisjoint(path):
+        return "it is another path on Windows"
     for part in path.split("/"):
         if part in ("", ".", ".."):
             return "it has an empty, '.' or '..' part"
+        if part[-1] in ". " or part.partition(".")[0].rstrip(" ").casefold() in _WINDOWS_DEVICES:
+            return "a part is another name on Windows"
         if len(part.encode()) > NAME_BYTES_MAX:
             return f"a part is longer than {NAME_BYTES_MAX} bytes"
     return None

@@ -28,7 +28,7 @@ from qwen_daemon.engine.supply import Supply
 from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.engine.world import Place, World
 
-DISK_RETRY_S = 30.0  # how often a full disk is looked at again
+DISK_RETRY_S = 10.0  # how often a full disk is looked at again
 FAR_S = 365 * 24 * 3600.0  # "until something happens"
 
 

@@ -68,6 +68,25 @@ class Room:
             self._claims[model] = Claim(needed_bytes=needed_bytes, moved_bytes=moved_bytes)
         return free_bytes
 
+    async def ran_out(self, model: str, refused: MakeRoom) -> MakeRoom:
+        """The disk refused a write of this model's fetch: the same trouble with the numbers, which are told too.
+
+        There may be room by its own count all the same: a quota, or no names left.
+        """
+        claim = self._claims.get(model)
+        if refused.code != "E_DISK_FULL" or refused.needed_bytes or claim is None:
+            return refused
+        needed_bytes = max(0, claim.needed_bytes - claim.moved_bytes())
+        free_bytes = await self._volume.free_bytes()
+        self._tell("full", free_bytes, needed_bytes)
+        return MakeRoom(
+            refused.code,
+            f"{refused.detail}: {size_text(needed_bytes)} are still to come on {self._path}, where "
+            f"{size_text(free_bytes)} are free",
+            needed_bytes=needed_bytes,
+            free_bytes=free_bytes,
+        )
+
     def release(self, model: str) -> None:
         """The model's fetch ended."""
         self._claims.pop(model, None)

@@ -148,6 +148,8 @@ class Round:
                 raise TryAgain("E_OFFLINE", f"{count} files are missing or wrong, and nothing may be fetched")
             await self._announce_fetch(files, groups, plan)
             await fetches.bring([*groups, *held])
+        except MakeRoom as refused:
+            raise await self.world.room.ran_out(self.ref.key, refused) from refused
         finally:
             self.world.room.release(self.ref.key)
             for repo in files.adoption.touched:

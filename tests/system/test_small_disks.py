@@ -1,0 +1,157 @@
+"""Disks that run out: of room, of names, of the writer's share, or that turn read-only, each for real and in mid-file.
+
+The daemon says which of them it is and waits, keeps what fitted, and goes on by itself once the disk can take more.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.fakes.hub import SimHub, ThreadedSimHub
+from tests.running import Running
+from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS
+
+pytestmark = pytest.mark.system
+KEY = "org--one"
+
+
+@dataclass
+class Disk:
+    """Mounted at `path`; `exhaust` takes what the daemon needs, `relieve` gives it back."""
+
+    path: Path
+    exhaust: Callable[[], object]
+    relieve: Callable[[], object]
+    is_before_the_start: bool = False
+
+
+def run(*command: str | Path) -> None:
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+@contextmanager
+def mounted(path: Path, *command: str | Path) -> Iterator[None]:
+    path.mkdir()
+    run("mount", *command, path)
+    try:
+        yield
+    finally:
+        run("umount", path)
+
+
+@contextmanager
+def full(folder: Path) -> Iterator[Disk]:
+    """Somebody else fills it."""
+    path = folder / "disk"
+    with mounted(path, "-t", "tmpfs", "-o", "size=32m", "tmpfs"):
+        other = path / "other"
+
+        def fill() -> None:
+            with other.open("wb") as out:
+                try:
+                    while out.write(bytes(1 << 16)):
+                        out.flush()
+                except OSError:
+                    pass
+
+        yield Disk(path, fill, other.unlink)
+
+
+@contextmanager
+def without_names(folder: Path) -> Iterator[Disk]:
+    """No inode is left: files grow, but none can be made."""
+    path = folder / "disk"
+    with mounted(path, "-t", "tmpfs", "-o", "size=32m,nr_inodes=200", "tmpfs"):
+        others = path / "others"
+        others.mkdir()
+
+        def use_up() -> None:
+            number = 0
+            try:
+                while True:
+                    (others / str(number)).touch()
+                    number += 1
+            except OSError:
+                assert number > 10
+
+        def remove() -> None:
+            for other in others.iterdir():
+                other.unlink()
+
+        yield Disk(path, use_up, remove)
+
+
+@contextmanager
+def read_only(folder: Path) -> Iterator[Disk]:
+    """Mounted without leave to write; the kernel does that only while nobody has a file open for writing."""
+    path = folder / "disk"
+    with mounted(path, "-t", "tmpfs", "-o", "size=32m", "tmpfs"):
+        (path / "hf").mkdir()
+        yield Disk(
+            path,
+            lambda: run("mount", "-o", "remount,ro", path),
+            lambda: run("mount", "-o", "remount,rw", path),
+            is_before_the_start=True,
+        )
+
+
+@contextmanager
+def out_of_quota(folder: Path) -> Iterator[Disk]:
+    """A Btrfs whose tree may grow no more: EDQUOT, for root too."""
+    path, image = folder / "disk", folder / "image"
+    with image.open("wb") as out:
+        out.truncate(256 * MIB)
+    run("mkfs.btrfs", "-q", image)
+    with mounted(path, "-o", "loop", image):
+        share = path / "share"
+        run("btrfs", "quota", "enable", path)
+        run("btrfs", "subvolume", "create", share)
+
+        def limit(size: str) -> None:
+            run("btrfs", "qgroup", "limit", size, share)
+
+        yield Disk(share, lambda: limit("3M"), lambda: limit("none"))
+
+
+@pytest.mark.fault("D11", "D14", "D17", "D18")
+@pytest.mark.parametrize(
+    ("kind", "code"),
+    [
+        (full, "E_DISK_FULL"),
+        (without_names, "E_DISK_FULL"),
+        (read_only, "E_READ_ONLY"),
+        (out_of_quota, "E_DISK_FULL"),
+    ],
+)
+def test_a_disk_that_runs_out_is_named_and_waited_for(
+    tmp_path: Path, kind: Callable[[Path], AbstractContextManager[Disk]], code: str
+) -> None:
+    """The model waits with the reason, the sockets answer, what fitted is kept, and it goes on by itself."""
+    with kind(tmp_path) as disk, ThreadedSimHub(SimHub(SIM)) as hub:
+        gate = hub.gate(WEIGHTS, 2 * MIB)
+        if disk.is_before_the_start:
+            disk.exhaust()
+            gate.open()
+        config = "[disk]\nreserve_bytes = 0\n"
+        env = {"HF_HOME": str(disk.path / "hf")}
+        with Running(tmp_path / "daemon", endpoint=hub.endpoint, models=[REPO], env=env, config=config) as daemon:
+            if not disk.is_before_the_start:
+                gate.wait_reached()
+                disk.exhaust()
+                gate.open()
+            waiting = daemon.wait_state(KEY, "waiting")
+            assert (waiting.code, bool(waiting.retry_at)) == (code, True)
+            assert code == "E_READ_ONLY" or "are still to come" in waiting.detail, waiting.detail
+            assert daemon.client.state().models[KEY].code == code
+            disk.relieve()
+            path = Path(daemon.wait_complete(KEY).path)
+            assert all((path / name).read_bytes() == content for name, content in FILES.items())
+            assert "Traceback" not in daemon.stderr
+        at_most_bytes = len(FILES[WEIGHTS]) + (len(FILES[WEIGHTS]) - 2 * MIB)
+        assert hub.log.bytes_served(path=WEIGHTS) <= at_most_bytes, "what came before is kept"
