@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 from urllib.parse import quote
 
+from tests import canary
 from tests.fakes import hub_answers as answers
 from tests.fakes.hub_kinds import ChangedETag, EntryVanished, ForgeListing, IgnoreRange, Kind, QueryLost
 from tests.fakes.hub_log import Request
@@ -206,14 +207,15 @@ class Clerk:
     def _sign(self, repo: SimRepo, entry: Entry) -> str:
         cdn_path = f"/xet-bridge-us/{repo.oid}/{entry.xet_hash}"
         expires = int(self.wall() + self.url_ttl_s)
-        signature = hashlib.sha256(f"{cdn_path} {expires} {len(self._grants)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{cdn_path} {expires} {len(self._grants)}".encode()).hexdigest()
+        signature = canary.SIGNATURE + digest  # whoever signs an address has a secret to look for
         self._grants[signature] = Grant(
             cdn_path=cdn_path, repo=repo.id, entry=entry, until=self._clock() + self.url_ttl_s
         )
         said = quote(answers.disposition(entry.path), safe="")
         return (
             f"{self.cdn_endpoint}{cdn_path}?X-Xet-Cas-Uid=public&response-content-disposition={said}"
-            f"&user_id=public&Expires={expires}&Policy={answers.cursor_of(expires)}&Signature={signature}"
+            f"&user_id=public&Expires={expires}&Policy={canary.SIGNATURE}{answers.cursor_of(expires)}&Signature={signature}"
         )
 
     # The CDN
