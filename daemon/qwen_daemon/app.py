@@ -38,8 +38,8 @@ from qwen_daemon.engine.scrub import Scrub
 from qwen_daemon.engine.world import World
 from qwen_daemon.layouts import Layouts
 from qwen_daemon.process import Daemon, Signals
+from qwen_daemon.shell import door, instance
 from qwen_daemon.shell import hub as hub_module
-from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api, Holdings
 from qwen_daemon.shell.clock import SystemClock
 from qwen_daemon.shell.fetch import FetchConfig, http_session
@@ -273,21 +273,36 @@ async def _serve(
     stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.socket], api: Api, bus: Bus
 ) -> None:
     """Both sockets, inherited from systemd or bound here; at the end, streams end before connections are cut."""
+    entrance = door.Door()
     for name, path in ((CONTROL, settings.control_socket), (EVENTS, places.events_socket(settings.control_socket))):
         listener = given.get(name)
         if listener is None:
             listener = instance.listen(path)
             stack.callback(path.unlink, missing_ok=True)
         stack.callback(listener.close)
-        await _site(stack, api.application(control=name == CONTROL), listener)
+        await _site(stack, api.application(control=name == CONTROL), listener, entrance)
     stack.callback(bus.close)
 
 
-async def _site(stack: AsyncExitStack, application: web.Application, listener: socket.socket) -> None:
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STREAM_END_GRACE_S)
+async def _site(
+    stack: AsyncExitStack, application: web.Application, listener: socket.socket, entrance: door.Door
+) -> None:
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=STREAM_END_GRACE_S,
+        keepalive_timeout=door.IDLE_S,
+        lingering_time=door.LINGER_S,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener).start()
+    serve = runner.server
+    assert serve is not None
+    loop = asyncio.get_running_loop()
+    # aiohttp's own sites have no door; with `backlog` the listener's own, which is systemd's or instance's, would go.
+    server = await loop.create_unix_server(entrance.before(serve), sock=listener, backlog=instance.BACKLOG)
+    stack.callback(server.close)
 
 
 def _holdings(engine: Engine) -> Callable[[str], Awaitable[Holdings]]:
