@@ -112,7 +112,7 @@ ENDLESS: dict[str, tuple[bytes, bytes, tuple[bytes, ...]]] = {
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_gigabyte_without_end_is_refused_and_disturbs_nobody(daemon: Running, kind: str) -> None:
-    """A clear answer, and the connection ends; at once for a head, and a body is read and dropped for a second at most."""
+    """A clear answer, then the end: at once for a head; a body is read and dropped for a second at most."""
     first, piece, statuses = ENDLESS[kind]
     answers: list[bytes] = []
     sent_bytes: list[int] = []
