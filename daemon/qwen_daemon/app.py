@@ -181,6 +181,13 @@ async def _opener(
     def throttled(origin: str, after_s: float) -> None:
         bus.publish(e.HubThrottled(origin=origin, retry_at=clock.utc(after_s)))
 
+    renamed = dict[str, str]()
+
+    def follows(repo: str, name: str) -> None:
+        if renamed.get(repo) != name:
+            renamed[repo] = name
+            bus.publish(e.HubRenamed(repo=repo, name=name))
+
     network = settings.config.network
     fetch = FetchConfig(
         user_agent=hub_module.user_agent(),
@@ -189,7 +196,7 @@ async def _opener(
         connections_max=2 * commands.COUNT_MAX,  # a safety net: the budgets, which commands change, are smaller
     )
     async with http_session(fetch) as session:
-        yield Opener(endpoints, session, env, settings.endpoint, on_throttled=throttled)
+        yield Opener(endpoints, session, env, settings.endpoint, on_throttled=throttled, on_renamed=follows)
 
 
 def _world(

@@ -62,6 +62,7 @@ class Clerk:
         self.endpoint = ""  # both are known once the servers listen
         self.cdn_endpoint = ""
         self.tokens = frozenset(tokens)
+        self.moved_to = ""  # the origin that a rename's redirect names; "" is relative, as the Hub's
         self.page_entries = page_entries
         self.url_ttl_s = url_ttl_s
         self.wall = wall
@@ -80,6 +81,12 @@ class Clerk:
     def remove(self, repo_id: str) -> None:
         """Delete a repository: everyone gets 401. URLs signed before still work."""
         del self._repos[repo_id]
+
+    def rename(self, repo_id: str, name: str) -> None:
+        """Rename a repository: API and resolve redirect from the old name, as recorded for the API (307, relative)."""
+        repo = self._repos[repo_id]
+        self._repos[name] = repo.under(name)
+        repo.renamed_to = name
 
     def expire_urls(self) -> None:
         """Every URL signed so far gets 403 from now on."""
@@ -163,8 +170,8 @@ class Clerk:
             _refuse(answers.repo_not_yours())
         if repo.disabled:
             _refuse(answers.disabled())
-        if route.door == "api" and repo.renamed_to is not None:
-            raise _Refused(answers.renamed(arrived.target.replace(repo.id, repo.renamed_to, 1)))
+        if repo.renamed_to is not None:
+            raise _Refused(answers.renamed(self.moved_to + arrived.target.replace(repo.id, repo.renamed_to, 1)))
         if route.door != "api" and repo.gated and not reader:
             _refuse(answers.gated(repo, has_token=known))
         if route.door == "resolve-cache" and not is_sha(route.revision):
