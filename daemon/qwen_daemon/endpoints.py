@@ -32,7 +32,7 @@ class Opener:
         hub_url: str,
         *,
         on_throttled: Callable[[str, float], None],
-        on_renamed: Callable[[str, str], None],
+        on_renamed: Callable[[str, str], None] = lambda _repo, _name: None,
     ) -> None:
         self._endpoints = endpoints
         self._session = session
