@@ -61,7 +61,7 @@ def endure(daemon: Running, flood: Callable[[Path], object], *, while_it_lasts: 
     for _ in range(while_it_lasts):
         asked = daemon.client.verify(KEY)
         daemon.wait_for(
-            lambda asked=asked: [x for x in daemon.seen(e.ModelComplete, after=mark) if x.seq >= asked.seq], "verified"
+            lambda asked=asked: [x for x in daemon.seen(e.ModelComplete, after=mark) if x.seq > asked.seq], "verified"
         )
     for thread in floods:
         thread.join()
