@@ -1,4 +1,4 @@
-"""For all tests: none is judged by how long it took, and none changes the environment of another.
+"""For all tests: none is judged by how long it took, none changes the environment of another, none lets a secret out.
 
 `make test` runs them in several processes (pytest-xdist), in any order: a test has its own folders, sockets and ports,
 and what is costly to make is made once for all processes, under a lock.
@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +20,7 @@ from hypothesis import settings
 from demo import tiny_pipeline
 from qwen_api import language
 from qwen_api.places import is_offline
+from tests import canary
 
 settings.register_profile("unhurried", deadline=None, max_examples=60)
 settings.load_profile("unhurried")
@@ -42,6 +43,26 @@ def own_environment() -> Iterator[None]:
     os.environ.update(before)
     if "huggingface_hub.constants" in sys.modules:  # it keeps what it read
         sys.modules["huggingface_hub.constants"].HF_HUB_OFFLINE = is_offline(before)  # type: ignore[attr-defined]
+
+
+@pytest.fixture(autouse=True)
+def secrets_stay(request: pytest.FixtureRequest) -> Iterator[None]:
+    """No file that a test leaves holds a canary: set up before what writes there, this looks when that is over."""
+    folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
+    yield
+    if folder is not None:
+        canary.refuse_in_files(folder)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """A test that passed and printed or logged a canary has not passed."""
+    report = yield
+    try:
+        canary.refuse(dict(report.sections))
+    except canary.Leaked as leaked:
+        report.outcome, report.longrepr = "failed", f"{report.longreprtext}\n{leaked}"
+    return report
 
 
 @pytest.fixture

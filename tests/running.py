@@ -3,6 +3,8 @@
     with Running(tmp_path, endpoint=hub.endpoint, models=["org/name"]) as daemon:
         daemon.wait_complete("org--name")
 
+It runs with a token that is a canary, and at the end nothing it left may hold it: see canary.
+
 Nothing here sleeps to wait: start-up is awaited on the service manager's socket (READY=1) and on the process itself,
 everything later on the event stream. Whatever happens, the process is gone when the context is left.
 """
@@ -29,6 +31,7 @@ from qwen_api import places
 from qwen_api.client import Client, Disconnected, Follower
 from qwen_api.commands import AddModel
 from qwen_api.status import ModelStatus, Status
+from tests import canary
 
 WAIT_S = 30.0  # in a test, what takes longer will never happen
 
@@ -47,7 +50,7 @@ class Running:
     """One daemon's directories, and its process while it runs. It may be started again after `stop` or `kill`.
 
     `events` are all durable events of the present (or last) process and the progress that was seen; `stderr` is
-    everything that all its processes wrote. `config` is appended to the configuration file.
+    everything that all its processes wrote. `config` is appended to the configuration file. `env` may name a token.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Running:
         self._ear: threading.Thread | None = None
         self._changed = threading.Condition()
         root.mkdir(parents=True, exist_ok=True)
+        canary.plant(self.env)
         self.configure(models, config)
 
     # Life
@@ -95,6 +99,8 @@ class Running:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.kill()
+        if kind is None:
+            self.keeps_secrets()
 
     def start(self) -> None:
         """Start it and return when its sockets answer. Raises Exited if it ends instead."""
@@ -102,6 +108,7 @@ class Running:
         with _notify_socket(self.root / "notify") as notify:
             self._process = self.popen("--config", str(self.config_file))
             _await_ready(notify, self._process, lambda: self.stderr)
+        canary.refuse_in_process(self.pid, [secret for secret in self._secrets if secret not in self.env.values()])
         epoch = self.client.version().epoch
         self._follower = Follower(lambda: self.control, since=0, epoch=epoch)
         self._ear = threading.Thread(target=self._listen, args=(self._follower,), name="ear")
@@ -143,6 +150,18 @@ class Running:
             self._follower.close()
             self._ear.join()
             self._follower = self._ear = None
+
+    def keeps_secrets(self) -> None:
+        """Nothing that it said or left in its folders holds its token or a signed address; raises canary.Leaked."""
+        with self._changed:
+            events = msgspec.json.encode(self.events)
+        canary.refuse({"an event": events}, self._secrets)
+        canary.refuse_in_files(self.root, self._secrets)
+
+    @property
+    def _secrets(self) -> tuple[str, ...]:
+        own = self.env.get("HF_TOKEN", "")
+        return (*canary.PLANTED, own) if own else canary.PLANTED
 
     # What it says
 

@@ -27,6 +27,7 @@ from qwen_daemon.shell.digest import Stopped, hash_file
 from qwen_daemon.shell.elsewhere import Elsewhere
 from qwen_daemon.shell.store import HubCache
 from qwen_monitor.event_text import event_text
+from tests import canary
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.layouts import CACHE, LAYOUTS, LOCAL_DIR, Layout
@@ -59,13 +60,13 @@ def hub() -> Iterator[SimHub]:
 
 def hf_verify(daemon: Running, repo: str) -> str:
     command = [str(Path(sys.executable).parent / "hf"), "cache", "verify", repo]
-    return subprocess.run(command, env=daemon.env, capture_output=True, text=True, timeout=HF_TIMEOUT_S).stdout
+    return canary.run(command, env=daemon.env, timeout=HF_TIMEOUT_S).stdout
 
 
 def dry_run(daemon: Running, repo: str) -> dict[str, int]:
     """What `qwenctl download` says it would fetch."""
     command = [sys.executable, "-m", "qwen_monitor.control", "download", repo, "--dry-run", "--json"]
-    asked = subprocess.run(command, env=daemon.env, capture_output=True, text=True, timeout=HF_TIMEOUT_S)
+    asked = canary.run(command, env=daemon.env, timeout=HF_TIMEOUT_S)
     found: dict[str, int] = json.loads(asked.stdout)
     return found
 

@@ -15,6 +15,7 @@ import pytest
 from qwen_api.durations import parse_duration_s
 from qwen_daemon.config import BadConfig, endpoint_in_force, read
 from qwen_daemon.shell.instance import SOCKET_PATH_BYTES_MAX, SocketPathTooLong, check_socket_path, listen
+from tests import canary
 
 BIN = Path(sys.executable).parent
 RUN_S = 60  # only a hung process reaches it
@@ -30,15 +31,8 @@ def home() -> Iterator[Path]:
 def run(home: Path, *command: str, **env: str) -> tuple[int, str]:
     """The exit code and standard error of an installed command in a bare environment."""
     bare = {"PATH": os.environ.get("PATH", ""), "HOME": str(home), "HF_ENDPOINT": NOBODY, "PYTHONUTF8": "1"}
-    done = subprocess.run(
-        [str(BIN / command[0]), *command[1:]],
-        env={name: value for name, value in (bare | env).items() if value},
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=RUN_S,
-        cwd=home,
-    )
+    kept = {name: value for name, value in (bare | env).items() if value}
+    done = canary.run([str(BIN / command[0]), *command[1:]], env=kept, cwd=home)
     return done.returncode, done.stderr
 
 

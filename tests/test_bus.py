@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import AsyncGenerator
 
@@ -12,7 +13,8 @@ from hypothesis import strategies as st
 from qwen_api import events as e
 from qwen_api.status import Status, decode_status, fold
 from qwen_daemon.engine import bus as bus_module
-from qwen_daemon.engine.bus import Bus
+from qwen_daemon.engine.bus import BOOKMARK_S, Bus
+from tests.fakes.virtual_time import run_virtually
 
 ADDED = e.ModelAdded(model="org--a", repo="org/a", revision="main")
 LISTED = e.ModelResolved(
@@ -56,6 +58,12 @@ async def take(lines: AsyncGenerator[bytes], count: int) -> list[e.Event | e.Fra
 
 def names(lines: list[e.Event | e.Frame | e.Unknown]) -> list[str]:
     return [e.type_of(line) for line in lines if not isinstance(line, e.Unknown)]
+
+
+def numbers(lines: list[e.Event | e.Frame | e.Unknown]) -> list[int]:
+    """Of the durable events among them."""
+    frames = e.Unknown | e.Hello | e.Snapshot | e.Gap | e.Live | e.Bookmark
+    return [line.seq for line in lines if not isinstance(line, frames) and e.is_durable(line)]
 
 
 async def everything(bus: Bus, **asked: object) -> list[e.Event | e.Frame | e.Unknown]:
@@ -172,3 +180,63 @@ async def test_every_reader_ends_with_the_daemons_own_state(before: list[e.Event
         status = fold(status, told)
     assert seqs == sorted(set(seqs))
     assert status == bus.status
+
+
+@pytest.mark.fault("S5")
+@given(st.lists(facts, max_size=25), st.integers(0, 30), st.integers(1, 6))
+async def test_whatever_bookmark_a_reader_has_it_gets_all_or_is_told_exactly_what_is_gone(
+    published: list[e.Event], since: int, ring_events: int
+) -> None:
+    """Every durable event behind the bookmark comes, in order, but for those of one gap, which holds no other."""
+    bus = Bus(CountingClock(), "test", ring_events=ring_events)
+    for event in published:
+        bus.publish(event)
+    owed = [seq for seq, event in enumerate(published, 1) if seq > since and e.is_durable(event)]
+    lines = await everything(bus, since=since, epoch=bus.epoch)
+    gaps = [line for line in lines if isinstance(line, e.Gap)]
+    came = numbers(lines)
+    gone = owed[: max(0, len(owed) - ring_events)]
+    assert came == owed[len(gone) :]
+    assert gaps == ([e.Gap(first=since + 1, last=gone[-1])] if gone else [])
+
+
+@pytest.mark.fault("S1", "S5")
+@given(st.lists(st.one_of(facts, st.none()), max_size=40), st.integers(1, 5))
+async def test_what_a_reader_lost_is_exactly_its_gaps(happened: list[e.Event | None], queue_lines: int) -> None:
+    """None: it reads what there is. Each durable event either comes or lies in a gap, and none does both."""
+    bus = Bus(CountingClock(), "test", queue_lines=queue_lines)
+    batches = bus.batches()
+    await anext(batches)
+    told: list[bytes] = []
+    waiting = 0
+    for event in happened:
+        if event is not None:
+            bus.publish(event)
+            waiting += 1
+        elif waiting:
+            told += await anext(batches)
+            waiting = 0
+    bus.close()
+    async for batch in batches:
+        told += batch
+    lines = [e.decode_line(line) for line in told]
+    durable = {seq for seq, event in enumerate([x for x in happened if x is not None], 1) if e.is_durable(event)}
+    came = numbers(lines)
+    lost = {seq for line in lines if isinstance(line, e.Gap) for seq in range(line.first, line.last + 1)}
+    assert came == sorted(durable - lost) and lost.isdisjoint(came)
+
+
+@pytest.mark.fault("S5")
+def test_an_event_at_the_moment_of_a_bookmark_goes_before_it() -> None:
+    """The bookmark says that nothing up to its number is still to come, so who goes on from there misses nothing."""
+
+    async def work() -> list[str]:
+        bus = a_bus()
+        batches = bus.batches()
+        await anext(batches)
+        asyncio.get_running_loop().call_later(BOOKMARK_S, bus.publish, ADDED)
+        told = [e.decode_line(line) for line in await anext(batches)]
+        await batches.aclose()
+        return names(told)
+
+    assert run_virtually(work()) == ["model.added", "bookmark"]

@@ -19,6 +19,7 @@ from qwen_api.probe import EndpointProbe, ThroughputProbe
 from qwen_monitor import doctor
 from qwen_monitor.doctor import Group, Room
 from qwen_monitor.host import Host
+from tests import canary
 from tests.fakes import download, model_folder
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
@@ -31,7 +32,6 @@ FILES = {
     "model.safetensors": model_folder.safetensors("w", floats=600_000),
 }
 GB = 1_000_000_000
-RUN_S = 60  # only a hung process reaches it
 VERSION = Version(
     version="1", wire=1, epoch="e", pid=7, cache_dir="/its/hub", state_dir="/s", endpoint="https://huggingface.co"
 )
@@ -157,9 +157,7 @@ def env(tmp_path: Path) -> Env:
 
 
 def run(env: Env, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_S
-    )
+    return canary.run([*COMMAND, *words], env=env)
 
 
 def checks(env: Env, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
@@ -171,7 +169,7 @@ def checks(env: Env, *words: str) -> tuple[int, dict[str, dict[str, str]]]:
 
 @pytest.fixture
 def hub() -> Iterator[SimHub]:
-    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES), tokens=[TOKEN])) as simulator:
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES), tokens=[TOKEN, canary.TOKEN])) as simulator:
         yield simulator
 
 
@@ -253,7 +251,7 @@ def test_a_listing_comes_from_the_endpoints_of_the_configuration(env: Env, hub: 
     (tmp_path / "config.toml").write_text(f'[mirrors]\nlan = "{hub.endpoint}"\n')
     config = {"QWEN_DAEMON_CONFIG": str(tmp_path / "config.toml"), "HF_ENDPOINT": "http://127.0.0.1:9"}
     command = [sys.executable, "-W", "error", "-m", "qwen_monitor.control", "check", REPO, "--json"]
-    done = subprocess.run(command, env=env | config, capture_output=True, text=True, timeout=RUN_S)
+    done = canary.run(command, env=env | config)
 
     assert done.returncode == 4, done.stderr
     report = json.loads(done.stdout)

@@ -21,6 +21,7 @@ from qwen_api.commands import AddModel
 from qwen_daemon.config import ConfiguredModel
 from qwen_daemon.endpoint_keys import Named
 from qwen_daemon.endpoints import token_of
+from tests import canary
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
 from tests.fakes.hub import Fault, SimHub, SimRepo, ThreadedSimHub
@@ -234,9 +235,7 @@ def test_a_dead_mirror_costs_one_refused_connection(tmp_path: Path) -> None:
             (aside,) = daemon.seen(e.EndpointChanged, state="aside")
             assert (aside.endpoint, aside.code, aside.url) == ("lan", "E_NETWORK", gone)
             assert "endpoint.changed" in daemon.stderr and aside.retry_at > aside.ts
-            told = subprocess.run(
-                [QWENCTL, "status"], env=daemon.env, capture_output=True, text=True, check=True
-            ).stdout
+            told = canary.run([QWENCTL, "status"], env=daemon.env).stdout
             assert f"Endpoint lan  {gone}  set aside until " in told and "connection refused" in told
             assert f"Endpoint hub  {hub.endpoint}  ok" in told
         assert lan.log.requests() == []

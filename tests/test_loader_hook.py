@@ -21,6 +21,7 @@ from qwen_api import events as e
 from qwen_api.client import Follower
 from qwen_api.commands import AddModel
 from qwen_loader import ModelUnavailable, ReadyModel, ReadyTimeout, Waiting, wait_ready, wait_ready_async
+from tests import canary
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
 
@@ -45,6 +46,7 @@ class Place:
             "XDG_STATE_HOME": str(home / "state"),
             "HF_HOME": str(home / "hf"),
         }
+        canary.plant(self.env)
 
     def daemon(self, *script: e.Event) -> FakeDaemon:
         """A daemon on this user's sockets; its state directory is the sockets' folder."""

@@ -18,6 +18,7 @@ from qwen_api import events as e
 from qwen_api import places
 from qwen_api.seals import read_ready, seal_matches, take_seal
 from qwen_daemon.config import ConfiguredModel
+from tests import canary
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.running import Running
@@ -63,7 +64,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 def command(env: dict[str, str], name: str, *words: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     """Run an installed command to its end."""
-    return subprocess.run([BIN / name, *words], env=env, cwd=cwd, capture_output=True, text=True, timeout=RUN_S)
+    return canary.run([BIN / name, *words], env=env, cwd=cwd)
 
 
 def hf_download(env: dict[str, str], folder: Path) -> None:

@@ -17,6 +17,7 @@ from qwen_api.client import DaemonRefused
 from qwen_api.commands import AddModel, LoaderReport
 from qwen_api.manifest import component_of
 from qwen_api.seals import read_ready, seal_matches
+from tests import canary
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
 from tests.fakes.hub import Fault, SimHub, SimRepo, ThreadedSimHub
@@ -42,7 +43,7 @@ def hub() -> Iterator[SimHub]:
 def hf(daemon: Running, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
     """The real `hf` command on the daemon's cache."""
     command = [str(Path(sys.executable).parent / "hf"), *arguments]
-    return subprocess.run(command, env=daemon.env | env, capture_output=True, text=True, timeout=HF_TIMEOUT_S)
+    return canary.run(command, env=daemon.env | env, timeout=HF_TIMEOUT_S)
 
 
 def offline_snapshot(daemon: Running, repo: str, **patterns: list[str]) -> str:
@@ -337,7 +338,7 @@ def test_once_shows_the_check_of_what_the_daemon_has(hub: SimHub, tmp_path: Path
 
     def once(*more: str) -> subprocess.CompletedProcess[str]:
         words = [sys.executable, "-m", "qwen_monitor", "--once", "--socket", str(daemon.control), *more]
-        return subprocess.run(words, env=daemon.env, capture_output=True, text=True, timeout=60, check=False)
+        return canary.run(words, env=daemon.env)
 
     lost = Fault(kinds.Status(code=404), on="resolve", path=WEIGHTS)
     hub.faults.add(lost)

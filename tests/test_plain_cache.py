@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pytest
 from qwen_api import events as e
 from qwen_api import places
 from qwen_api.seals import take_seal
+from tests import canary
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.layouts import PLAIN_CACHE
@@ -39,7 +39,7 @@ def hub() -> Iterator[SimHub]:
 
 
 def run(daemon: Running, *words: str) -> str:
-    done = subprocess.run(words, env=daemon.env, capture_output=True, text=True, timeout=RUN_S)
+    done = canary.run(words, env=daemon.env)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 

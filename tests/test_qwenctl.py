@@ -18,6 +18,7 @@ from qwen_api import places
 from qwen_api.commands import Whereabouts
 from qwen_api.manifest import make_manifest, write_tree
 from qwen_monitor.control_commands import COMMANDS
+from tests import canary
 from tests.fakes import download as cast
 from tests.fakes import model_folder as fake
 from tests.fakes.daemon import FakeDaemon
@@ -54,14 +55,7 @@ def run(env: Env) -> Run:
     """Run qwenctl to its end, with more environment if given."""
 
     def call(*words: object, **more: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [*COMMAND, *map(str, words)],
-            env={**env, **more},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=RUN_S,
-        )
+        return canary.run([*COMMAND, *map(str, words)], env={**env, **more})
 
     return call
 

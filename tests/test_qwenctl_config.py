@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from qwen_daemon.origins import lines_of_keys
+from tests import canary
 
 COMMAND = (sys.executable, "-W", "error", "-m", "qwen_monitor.control", "config")
 RUN_S = 60  # only a hung process reaches it
@@ -76,9 +77,7 @@ def env(tmp_path: Path) -> dict[str, str]:
 
 
 def run(env: dict[str, str], *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_S
-    )
+    return canary.run([*COMMAND, *words], env=env)
 
 
 def test_every_value_says_where_it_comes_from(env: dict[str, str], tmp_path: Path) -> None:

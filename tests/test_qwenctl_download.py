@@ -19,6 +19,7 @@ from urllib.request import urlopen
 
 import pytest
 
+from tests import canary
 from tests.fakes import model_folder as fake
 
 COMMAND = (sys.executable, "-W", "error", "-m", "qwen_monitor.control")
@@ -67,20 +68,20 @@ def hub(models: Path) -> Iterator[str]:
 def env(tmp_path: Path) -> Env:
     """A home and temporary folder of its own, no daemon."""
     (tmp_path / "tmp").mkdir()
-    return {
+    env = {
         "PATH": os.environ.get("PATH", ""),
         "HOME": str(tmp_path),
         "TMPDIR": str(tmp_path / "tmp"),
         "QWEN_DAEMON_SOCKET": str(tmp_path / "nobody.sock"),
         "PYTHONUTF8": "1",
     }
+    canary.plant(env)
+    return env
 
 
 def run(env: Env, *words: str) -> subprocess.CompletedProcess[str]:
     """Run the command to its end."""
-    return subprocess.run(
-        [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_S
-    )
+    return canary.run([*COMMAND, *words], env=env)
 
 
 def test_a_private_daemon_brings_the_model_and_its_path_is_the_answer(env: Env, tmp_path: Path, hub: str) -> None:

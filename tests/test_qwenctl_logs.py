@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from qwen_monitor.control_logs import Journal, LogFile, place_of
+from tests import canary
 from tests.fakes.hub import SimHub, ThreadedSimHub
 from tests.running import Running
 
@@ -65,9 +66,7 @@ def env(tmp_path: Path) -> Env:
 
 
 def run(env: Env, *words: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [*COMMAND, *words], env=env, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=RUN_S
-    )
+    return canary.run([*COMMAND, *words], env=env)
 
 
 @pytest.mark.parametrize(("kind", "unit"), [("user", "--user-unit"), ("system", "--unit")])

@@ -165,6 +165,24 @@ def test_whatever_the_server_does_at_whichever_range_the_right_bytes_come(troubl
     run(loop, every())
 
 
+@pytest.mark.fault("H24")
+@pytest.mark.parametrize("loop", LOOPS)
+def test_a_thousand_resets_cost_no_byte(loop: str) -> None:
+    """One pass over the file in 1,001 pieces: reset at random bytes of the first, the middle and the last range."""
+    dice = random.Random(9)
+    cuts = sorted([0, 1, len(CONTENT) - 1, *dice.sample(range(2, len(CONTENT) - 1), 997)])
+
+    async def work() -> None:
+        async with SimHub(REPO, tokens=[TOKEN]) as hub, origin_of(hub) as origin:
+            for cut_at in cuts:
+                hub.faults.add(Fault(kinds.Reset(), path=WEIGHTS, on="cdn", at_byte=cut_at, times=1))
+            came, codes = await fetch(origin, 0, len(CONTENT), tries=1001)
+            assert came == CONTENT and codes == ["E_CUT_SHORT"] * 1000
+            assert hub.log.bytes_twice() == 0
+
+    run(loop, work())
+
+
 @pytest.mark.fault("H19")
 def test_an_address_may_expire_twenty_times_in_one_file() -> None:
     """Each time it is asked for anew at the byte where it was refused: no failed try, no byte twice, 21 questions."""

@@ -23,7 +23,7 @@ import pytest
 
 from qwen_api.models import parse_model
 from qwen_daemon.config import Config, read
-from tests import readme
+from tests import canary, readme
 from tests.fakes import model_folder
 
 BIN = Path(sys.executable).parent
@@ -44,6 +44,7 @@ class Home:
             "PYTHONUTF8": "1",
             "PYTHONWARNINGS": "error::ResourceWarning",
         }
+        canary.plant(self.env)
 
     def start(self, line: str, **env: str) -> subprocess.Popen[str]:
         """Begin a command line, in a shell."""
@@ -67,6 +68,7 @@ class Home:
             process.kill()
             process.wait()
         assert process.returncode == code, f"{line}: {process.returncode}\n{said}"
+        canary.refuse({line: said})
         return said
 
     @contextmanager

@@ -16,8 +16,9 @@ from qwen_api import events as e
 from qwen_api import places
 from qwen_api.seals import read_ready, take_seal
 from qwen_daemon.shell.ledger import SqliteLedger
+from tests import canary
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
-from tests.running import WAIT_S, Running
+from tests.running import Running
 
 MIB = 1 << 20
 REPO, KEY = "org/model", "org--model"
@@ -35,7 +36,7 @@ def hub() -> Iterator[SimHub]:
 def qwenctl(daemon: Running, *words: str) -> subprocess.CompletedProcess[str]:
     """The installed command, asking this daemon."""
     command = [str(Path(sys.executable).parent / "qwenctl"), *words]
-    return subprocess.run(command, env=daemon.env, capture_output=True, text=True, timeout=WAIT_S)
+    return canary.run(command, env=daemon.env)
 
 
 def rot(daemon: Running, blob: Path) -> None:

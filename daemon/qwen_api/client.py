@@ -231,6 +231,7 @@ class Follower:
         self.raw = b""
         self._find = find
         self._since = since
+        self._greeted = False
         self._closed = threading.Event()
         self._lock = threading.Lock()
         self._socket: socket.socket | None = None
@@ -302,16 +303,22 @@ class Follower:
         match line:
             case Hello():
                 self.connected = True
+                if self._since is not None and self.epoch not in ("", line.epoch):
+                    self._since = 0  # the number was of another epoch's counting
                 self.epoch = line.epoch
+                self._greeted = False
             case Snapshot():
                 self.status = _decoded(bytes(line.state), Status)
-                self._since = line.seq
-            case Gap() | Live() | Bookmark() | Unknown():
+                if self._greeted or self._since is None:  # else the backlog is still to come
+                    self._since = line.seq
+            case Live():
+                self._greeted, self._since = True, line.seq
+            case Gap() | Bookmark() | Unknown():
                 pass
             case _:
                 if line.seq > self.status.seq:  # the backlog repeats what the snapshot already holds
                     self.status = fold(self.status, line)
-                    self._since = line.seq
+                self._since = max(self._since or 0, line.seq)
         return line
 
 

@@ -350,6 +350,13 @@ class HubThrottled(_Event, frozen=True, kw_only=True, tag="hub.throttled"):
     status: int = 429
 
 
+class HubRenamed(_Event, frozen=True, kw_only=True, tag="hub.renamed"):
+    """The Hub knows the wanted `repo` by another name now: it is followed there and stays `repo` here. Told once."""
+
+    repo: str
+    name: str
+
+
 class EndpointChanged(_Event, frozen=True, kw_only=True, tag="endpoint.changed"):
     """One of several endpoints may be used (`ok`), rests until `retry_at` (`aside`), or is not configured any more."""
 
@@ -424,6 +431,7 @@ Event: TypeAlias = (
     | FilesResumed
     | FilesPrioritised
     | HubThrottled
+    | HubRenamed
     | EndpointChanged
     | DiskChanged
     | LoaderChanged

@@ -281,7 +281,7 @@ def _fold(status: Status, event: e.Event) -> Status:
             )
         case e.DaemonStopping():
             return _with(status, stopping=True)
-        case e.ConfigReloaded() | e.ConfigRejected():
+        case e.ConfigReloaded() | e.ConfigRejected() | e.HubRenamed():
             return status
         case e.LimitsChanged():
             limits = LimitsStatus(

@@ -38,8 +38,8 @@ from qwen_daemon.engine.scrub import Scrub
 from qwen_daemon.engine.world import World
 from qwen_daemon.layouts import Layouts
 from qwen_daemon.process import Daemon, Signals
+from qwen_daemon.shell import door, instance
 from qwen_daemon.shell import hub as hub_module
-from qwen_daemon.shell import instance
 from qwen_daemon.shell.api import Api, Holdings
 from qwen_daemon.shell.clock import SystemClock
 from qwen_daemon.shell.fetch import FetchConfig, http_session
@@ -181,6 +181,13 @@ async def _opener(
     def throttled(origin: str, after_s: float) -> None:
         bus.publish(e.HubThrottled(origin=origin, retry_at=clock.utc(after_s)))
 
+    renamed = dict[str, str]()
+
+    def follows(repo: str, name: str) -> None:
+        if renamed.get(repo) != name:
+            renamed[repo] = name
+            bus.publish(e.HubRenamed(repo=repo, name=name))
+
     network = settings.config.network
     fetch = FetchConfig(
         user_agent=hub_module.user_agent(),
@@ -189,7 +196,7 @@ async def _opener(
         connections_max=2 * commands.COUNT_MAX,  # a safety net: the budgets, which commands change, are smaller
     )
     async with http_session(fetch) as session:
-        yield Opener(endpoints, session, env, settings.endpoint, on_throttled=throttled)
+        yield Opener(endpoints, session, env, settings.endpoint, on_throttled=throttled, on_renamed=follows)
 
 
 def _world(
@@ -273,21 +280,36 @@ async def _serve(
     stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.socket], api: Api, bus: Bus
 ) -> None:
     """Both sockets, inherited from systemd or bound here; at the end, streams end before connections are cut."""
+    entrance = door.Door()
     for name, path in ((CONTROL, settings.control_socket), (EVENTS, places.events_socket(settings.control_socket))):
         listener = given.get(name)
         if listener is None:
             listener = instance.listen(path)
             stack.callback(path.unlink, missing_ok=True)
         stack.callback(listener.close)
-        await _site(stack, api.application(control=name == CONTROL), listener)
+        await _site(stack, api.application(control=name == CONTROL), listener, entrance)
     stack.callback(bus.close)
 
 
-async def _site(stack: AsyncExitStack, application: web.Application, listener: socket.socket) -> None:
-    runner = web.AppRunner(application, access_log=None, handle_signals=False, shutdown_timeout=STREAM_END_GRACE_S)
+async def _site(
+    stack: AsyncExitStack, application: web.Application, listener: socket.socket, entrance: door.Door
+) -> None:
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handle_signals=False,
+        shutdown_timeout=STREAM_END_GRACE_S,
+        keepalive_timeout=door.IDLE_S,
+        lingering_time=door.LINGER_S,
+    )
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, listener).start()
+    serve = runner.server
+    assert serve is not None
+    loop = asyncio.get_running_loop()
+    # aiohttp's own sites have no door; with `backlog` the listener's own, which is systemd's or instance's, would go.
+    server = await loop.create_unix_server(entrance.before(serve), sock=listener, backlog=instance.BACKLOG)
+    stack.callback(server.close)
 
 
 def _holdings(engine: Engine) -> Callable[[str], Awaitable[Holdings]]:

@@ -274,7 +274,9 @@ def _with_nearest_key(message: str) -> str:
     if unknown is None:
         return message
     near = get_close_matches(unknown[1], list(_keys_at(unknown[2] or "")), n=1)
-    return f"{message}; did you mean `{near[0]}`?" if near else message
+    if near:
+        return f"{message}; did you mean `{near[0]}`?"
+    return f"{message}; remove it, or update qwen-daemon if a newer one knows it (`qwenctl version`)"
 
 
 def _keys_at(path: str) -> Iterator[str]:

@@ -32,12 +32,14 @@ class Opener:
         hub_url: str,
         *,
         on_throttled: Callable[[str, float], None],
+        on_renamed: Callable[[str, str], None] = lambda _repo, _name: None,
     ) -> None:
         self._endpoints = endpoints
         self._session = session
         self._env = env
         self._hub_url = hub_url
         self._on_throttled = on_throttled
+        self._on_renamed = on_renamed
         self._open: dict[Named, Endpoint] = {}
 
     def configure(self, config: Config) -> bool:
@@ -56,8 +58,10 @@ class Opener:
             name=named.name,
             url=named.url,
             is_mirror=named.is_mirror,
-            hub=HubApi(named.url, token.fresh),
-            origin=HttpOrigin(self._session, named.url, token, on_throttled=self._on_throttled),
+            hub=HubApi(named.url, token.fresh, self._on_renamed),
+            origin=HttpOrigin(
+                self._session, named.url, token, on_throttled=self._on_throttled, on_renamed=self._on_renamed
+            ),
         )
 
 

@@ -28,7 +28,15 @@ _SECRETS = (
 )
 # syslog(3) priorities, as sd-daemon(3) wants them in front of a line
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
-_WARNINGS = ("file.retry", "file.stalled", "file.corrupt", "hub.throttled", "config.rejected", "model.changed")
+_WARNINGS = (
+    "file.retry",
+    "file.stalled",
+    "file.corrupt",
+    "hub.throttled",
+    "hub.renamed",
+    "config.rejected",
+    "model.changed",
+)
 _NOISY = ("aiohttp.access", "asyncio", "watchfiles", "filelock", "httpx", "httpx2", "httpcore", "huggingface_hub")
 _ERRORS = ("file.failed",)
 _events = structlog.get_logger("qwen_daemon.events")

@@ -305,6 +305,13 @@ def _daemon(event: e.Event, glyphs: Glyphs) -> _Words:
                 _("asked us to wait{soon} (HTTP {status})", soon=_soon(event), status=event.status),
                 True,
             )
+        case e.HubRenamed():
+            return (
+                _("renamed"),
+                event.repo,
+                _("is {name} on the Hub now; ask for it by that name", name=event.name),
+                True,
+            )
         case e.EndpointChanged():
             return _("endpoint"), event.endpoint, _of_endpoint(event, glyphs), event.state == "aside"
         case e.DiskChanged():

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from typing import NoReturn
 from urllib.parse import quote
 
+from tests import canary
 from tests.fakes import hub_answers as answers
 from tests.fakes.hub_kinds import ChangedETag, EntryVanished, ForgeListing, IgnoreRange, Kind, QueryLost
 from tests.fakes.hub_log import Request
@@ -61,6 +62,7 @@ class Clerk:
         self.endpoint = ""  # both are known once the servers listen
         self.cdn_endpoint = ""
         self.tokens = frozenset(tokens)
+        self.moved_to = ""  # the origin that a rename's redirect names; "" is relative, as the Hub's
         self.page_entries = page_entries
         self.url_ttl_s = url_ttl_s
         self.wall = wall
@@ -79,6 +81,12 @@ class Clerk:
     def remove(self, repo_id: str) -> None:
         """Delete a repository: everyone gets 401. URLs signed before still work."""
         del self._repos[repo_id]
+
+    def rename(self, repo_id: str, name: str) -> None:
+        """Rename a repository: API and resolve redirect from the old name, as recorded for the API (307, relative)."""
+        repo = self._repos[repo_id]
+        self._repos[name] = repo.under(name)
+        repo.renamed_to = name
 
     def expire_urls(self) -> None:
         """Every URL signed so far gets 403 from now on."""
@@ -162,8 +170,8 @@ class Clerk:
             _refuse(answers.repo_not_yours())
         if repo.disabled:
             _refuse(answers.disabled())
-        if route.door == "api" and repo.renamed_to is not None:
-            raise _Refused(answers.renamed(arrived.target.replace(repo.id, repo.renamed_to, 1)))
+        if repo.renamed_to is not None:
+            raise _Refused(answers.renamed(self.moved_to + arrived.target.replace(repo.id, repo.renamed_to, 1)))
         if route.door != "api" and repo.gated and not reader:
             _refuse(answers.gated(repo, has_token=known))
         if route.door == "resolve-cache" and not is_sha(route.revision):
@@ -206,14 +214,15 @@ class Clerk:
     def _sign(self, repo: SimRepo, entry: Entry) -> str:
         cdn_path = f"/xet-bridge-us/{repo.oid}/{entry.xet_hash}"
         expires = int(self.wall() + self.url_ttl_s)
-        signature = hashlib.sha256(f"{cdn_path} {expires} {len(self._grants)}".encode()).hexdigest()
+        digest = hashlib.sha256(f"{cdn_path} {expires} {len(self._grants)}".encode()).hexdigest()
+        signature = canary.SIGNATURE + digest  # whoever signs an address has a secret to look for
         self._grants[signature] = Grant(
             cdn_path=cdn_path, repo=repo.id, entry=entry, until=self._clock() + self.url_ttl_s
         )
         said = quote(answers.disposition(entry.path), safe="")
         return (
             f"{self.cdn_endpoint}{cdn_path}?X-Xet-Cas-Uid=public&response-content-disposition={said}"
-            f"&user_id=public&Expires={expires}&Policy={answers.cursor_of(expires)}&Signature={signature}"
+            f"&user_id=public&Expires={expires}&Policy={canary.SIGNATURE}{answers.cursor_of(expires)}&Signature={signature}"
         )
 
     # The CDN

@@ -7,6 +7,7 @@ seed and its offset. How a repository is spoken about over HTTP is hub_answers' 
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import random
@@ -162,7 +163,7 @@ class SimRepo:
 
     `lfs` names further LFS files (patterns or paths) beside the usual LFS_PATTERNS. `private` repositories are
     hidden from strangers, `gated` ones are listed to all but served to readers only. `readers` are the tokens with
-    access; empty means every token the Hub knows. `renamed_to` makes the API redirect, as after a rename.
+    access; empty means every token the Hub knows. `renamed_to` makes it redirect, as after a rename.
     Commits are immutable and swapped in whole, so a test may commit from any thread while the Hub serves.
     """
 
@@ -188,6 +189,12 @@ class SimRepo:
         self._commits: dict[str, Commit] = {}
         self._refs: dict[str, str] = {}
         self.commit_files(files)
+
+    def under(self, name: str) -> SimRepo:
+        """The same repository, all its history included, under another name."""
+        renamed = copy.copy(self)
+        renamed.id, renamed.renamed_to = name, None
+        return renamed
 
     @property
     def oid(self) -> str:

@@ -16,6 +16,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import canary
+
 DEADLINE_S = 60.0  # for a machine that is busy with other things; nothing here takes a second
 
 # Becomes the daemon with its sockets at file descriptor 3 and on, as sd_listen_fds(3) describes. LISTEN_PID is the
@@ -70,7 +72,7 @@ def quiet_environment(home: Path) -> dict[str, str]:
     """An environment of its own under `home`, with no Hub behind it."""
     runtime = home / "run"
     runtime.mkdir(parents=True, exist_ok=True, mode=0o700)
-    return {
+    env = {
         "PATH": os.environ["PATH"],
         "HOME": str(home),
         "XDG_RUNTIME_DIR": str(runtime),
@@ -80,6 +82,8 @@ def quiet_environment(home: Path) -> dict[str, str]:
         "HF_ENDPOINT": "http://127.0.0.1:9",  # discard(9): nobody listens
         "QWEN_DAEMON_LOG": "json",
     }
+    canary.plant(env)
+    return env
 
 
 @contextmanager
@@ -107,4 +111,5 @@ def running_daemon(
 def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
     """Wait for the end: exit code and what it wrote to stderr."""
     _, errors = process.communicate(timeout=DEADLINE_S)
+    canary.refuse({"standard error": errors})
     return process.returncode, errors

@@ -29,14 +29,17 @@ FEATURES = ("pause", "retry", "verify", "loaders")
 class Bus:
     """Publish events; subscribe to lines."""
 
-    def __init__(self, clock: Clock, server: str) -> None:
+    def __init__(
+        self, clock: Clock, server: str, *, ring_events: int = RING_EVENTS, queue_lines: int = QUEUE_LINES
+    ) -> None:
         self.epoch = secrets.token_hex(4)
         self._clock = clock
         self._server = server
         self._seq = 0
         self._folded = Status()
         self._unfolded: list[e.Event] = []
-        self._ring: deque[tuple[int, bytes]] = deque(maxlen=RING_EVENTS)
+        self._ring: deque[tuple[int, bytes]] = deque(maxlen=ring_events)
+        self._queue_lines = queue_lines
         self._evicted_seq = 0
         self._readers: set[_Reader] = set()
         self._closed = False
@@ -68,7 +71,7 @@ class Bus:
             self._folded = self.status
         line = e.encode_line(stamped)
         if e.is_durable(stamped):
-            if len(self._ring) == RING_EVENTS:
+            if len(self._ring) == self._ring.maxlen:
                 self._evicted_seq = self._ring[0][0]
             self._ring.append((self._seq, line))
         key = "" if e.is_durable(stamped) else _progress_key(stamped)
@@ -107,7 +110,8 @@ class Bus:
                     async with asyncio.timeout(BOOKMARK_S):
                         await reader.wait()
                 except TimeoutError:
-                    yield [e.encode_line(e.Bookmark(seq=self._seq))]
+                    # What happened as the time ran out goes before the bookmark that stands behind it.
+                    yield [*self._news(reader), e.encode_line(e.Bookmark(seq=self._seq))]
                     continue
                 yield self._news(reader)
             yield self._news(reader)
@@ -115,13 +119,13 @@ class Bus:
     def _news(self, reader: _Reader) -> list[bytes]:
         """What the reader has not had; a gap and a snapshot in its place if it lagged too far behind."""
         if not reader.lagged:
-            return reader.take()
+            return reader.take(self._seq)
         first, last = reader.restart(self._seq)
         return [e.encode_line(e.Gap(first=first, last=last)), self._snapshot()]
 
     @contextmanager
     def _reading(self) -> Iterator[_Reader]:
-        reader = _Reader(self._seq)
+        reader = _Reader(self._seq, self._queue_lines)
         self._readers.add(reader)
         try:
             yield reader
@@ -145,16 +149,17 @@ class Bus:
 class _Reader:
     """One subscriber's queue: durable lines in order, progress lines replaced by newer ones of the same file."""
 
-    def __init__(self, seq: int) -> None:
+    def __init__(self, seq: int, lines_max: int) -> None:
         self.lagged = False
-        self._seq = seq
+        self._lines_max = lines_max
+        self._seq = seq  # up to here everything was taken
         self._lines: dict[object, bytes] = {}
         self._ready = asyncio.Event()
 
     def put(self, progress_key: str, line: bytes) -> None:
         if self.lagged:
             return
-        if len(self._lines) >= QUEUE_LINES:
+        if len(self._lines) >= self._lines_max:
             self.lagged = True
         elif progress_key:
             self._lines.pop(progress_key, None)  # the newer one goes to the end: seq stays increasing
@@ -169,16 +174,18 @@ class _Reader:
     async def wait(self) -> None:
         await self._ready.wait()
 
-    def take(self) -> list[bytes]:
+    def take(self, seq: int) -> list[bytes]:
+        """All that is queued; `seq` is the number of the last event that there was."""
         self._ready.clear()
+        self._seq = seq
         lines = list(self._lines.values())
         self._lines.clear()
         return lines
 
     def restart(self, seq: int) -> tuple[int, int]:
-        """Forget what is queued; returns the first and last seq that this reader may have missed."""
-        first, self._seq, self.lagged = self._seq + 1, seq, False
-        self.take()
+        """Forget what is queued; returns the first and last seq that this reader has missed."""
+        first, self.lagged = self._seq + 1, False
+        self.take(seq)
         return first, seq
 
 

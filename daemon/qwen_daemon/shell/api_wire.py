@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
 from typing import TypeVar
 
 import msgspec
@@ -13,6 +11,7 @@ from aiohttp import web
 from qwen_api import commands
 from qwen_api.language import N_
 from qwen_api.undecodable import UNDECODABLE
+from qwen_daemon.shell import door
 from qwen_daemon.shell.problems import Refusal
 
 log = structlog.get_logger(__name__)
@@ -45,10 +44,5 @@ def audit(request: web.Request, command: str, model: str) -> None:
 
 
 def peer(request: web.Request) -> tuple[int, int]:
-    """pid and uid from SO_PEERCRED (unix(7)): the kernel's word and not the peer's; 0 and -1 if it has none."""
-    connection = request.transport.get_extra_info("socket") if request.transport else None
-    if connection is None:
-        return 0, -1
-    told = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i"))
-    pid, uid, _gid = struct.unpack("3i", told)
-    return pid, uid
+    """pid and uid of who asks, by the kernel's word."""
+    return door.peer(request.transport)

@@ -21,6 +21,7 @@ import aiohttp
 from yarl import URL
 
 from qwen_api.manifest import WantedFile
+from qwen_api.models import is_repo
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
 from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, judge
 from qwen_daemon.ports import Body, Reading
@@ -72,11 +73,13 @@ class HttpOrigin:
         token: Token,
         *,
         on_throttled: Callable[[str, float], None],
+        on_renamed: Callable[[str, str], None] = lambda _repo, _name: None,
     ) -> None:
         self._session = session
         self._endpoint = endpoint
         self._token = token
         self._on_throttled = on_throttled
+        self._on_renamed = on_renamed
         self._hub = _origin(endpoint)
         self._addresses = Addresses()
         self._gates_open_at_s: dict[tuple[str, str, int], float] = {}
@@ -123,6 +126,12 @@ class HttpOrigin:
         elif asked.end - asked.start < asked.size_bytes:
             self._unranged[content] = None
 
+    def _learn_name(self, asked_url: str, url: str) -> None:
+        """The same file under another repository of this endpoint: that is how the Hub tells of a new name."""
+        name, asked = _repo_in(url), _repo_in(asked_url)
+        if name and asked and name != asked and is_repo(name):
+            self._on_renamed(asked, name)
+
     def _learn_host(self, content: tuple[str, str], url: URL) -> None:
         self._hosts[content] = url.authority.rpartition("@")[2]
 
@@ -162,6 +171,8 @@ class HttpOrigin:
             url = self._follow(url, verdict)
             if _origin(url) != self._hub:
                 learnt(url)
+            else:
+                self._learn_name(begin, url)
         raise TryAgain("E_REDIRECT", f"more than {HOPS_MAX} redirects")
 
     async def _ask(self, url: str, asked: Asked) -> tuple[aiohttp.ClientResponse, Verdict]:
@@ -263,6 +274,12 @@ def _where_and_why(error: aiohttp.ClientConnectorError) -> str:
 def _origin(url: str) -> tuple[str, str, int]:
     parts = urlsplit(url)
     return parts.scheme, parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+
+
+def _repo_in(url: str) -> str:
+    """`org/name` of the address of a file; "" for any other."""
+    before, resolve, _ = urlsplit(url).path.partition("/resolve/")
+    return "/".join(before.split("/")[-2:]) if resolve else ""
 
 
 def _is_private(host: str) -> bool:

@@ -37,7 +37,7 @@ from huggingface_hub.utils import (  # type: ignore[attr-defined] # exported laz
 from huggingface_hub.utils._http import default_client_factory
 
 from qwen_api.manifest import BadManifest, Manifest, make_manifest
-from qwen_api.models import ModelRef, is_commit
+from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
 from qwen_daemon.shell.hub_listing import every_file, info_at
@@ -54,20 +54,29 @@ T = TypeVar("T")
 
 
 class HubApi:
-    """ports.Hub over huggingface_hub. `token` reads the current token at each call; None asks anonymously."""
+    """ports.Hub over huggingface_hub. `token` reads the current token at each call; None asks anonymously.
 
-    def __init__(self, endpoint: str, token: Callable[[], str | None]) -> None:
+    `on_renamed` is told the asked and the present name of a repository that the Hub knows under another one.
+    """
+
+    def __init__(
+        self,
+        endpoint: str,
+        token: Callable[[], str | None],
+        on_renamed: Callable[[str, str], None] = lambda _repo, _name: None,
+    ) -> None:
         self._endpoint = endpoint
         self._token = token
+        self._on_renamed = on_renamed
         _use_own_client()
 
     async def resolve(self, ref: ModelRef) -> str:
         """See ports.Hub."""
 
-        def ask(api: HfApi) -> str | None:
-            return info_at(api, ref.repo, ref.revision).sha
-
-        commit = await self._call(ask)
+        info = await self._call(lambda api: info_at(api, ref.repo, ref.revision))
+        commit = info.sha
+        if info.id != ref.repo and is_repo(info.id):
+            self._on_renamed(ref.repo, info.id)
         if commit is None or not is_commit(commit):
             raise AskHuman("E_LISTING", "the Hub gave no commit for this revision")
         return commit
@@ -125,6 +134,8 @@ def quiet() -> None:
 
 def translate(error: Exception) -> Trouble:
     """Which trouble a failed call is. Foreign messages are cut: they may hold addresses."""
+    if isinstance(error, Trouble):
+        return error
     if isinstance(error, TimeoutError):
         return TryAgain("E_TIMEOUT", "the Hub did not answer in time")
     if isinstance(error, GatedRepoError):
@@ -239,7 +250,7 @@ def _client() -> httpx2.Client:
     Otherwise its listing call sleeps through a rate limit (six tries, minutes) without anybody seeing it.
     """
     client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal]}
+    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal, _raise_other_origin]}
     return client
 
 
@@ -247,3 +258,14 @@ def _raise_refusal(response: httpx2.Response) -> None:
     if response.status_code >= 400:
         response.read()
         hf_raise_for_status(response)
+
+
+def _raise_other_origin(response: httpx2.Response) -> None:
+    """A renamed repository is followed on the endpoint's own origin; nobody else may say what a model consists of."""
+    if not response.has_redirect_location:
+        return
+    asked = response.request.url
+    target = asked.join(response.headers["location"])
+    if (target.scheme, _host_and_port(target)) != (asked.scheme, _host_and_port(asked)):
+        where = f"{target.scheme}://{_host_and_port(target)}"
+        raise AskHuman("E_REDIRECT", f"{_host_and_port(asked)} sends questions on to {where}")

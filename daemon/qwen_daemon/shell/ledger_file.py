@@ -31,6 +31,14 @@ _ADDED = """
 CREATE TABLE IF NOT EXISTS readings (blob TEXT PRIMARY KEY, at TEXT NOT NULL, row_check INTEGER NOT NULL) WITHOUT ROWID;
 """
 
+_OURS = {
+    "parts": ("blob", "size_bytes", "name", "row_check"),
+    "spans": ("blob", "offset", "length", "digest", "row_check"),
+    "seals": ("blob", "seal", "row_check"),
+    "models": ("key", "wanted", "row_check"),
+    "commits": ("key", "commit_id", "row_check"),
+}
+
 # What SQLite says when the file is not at fault but the system under it.
 _OF_THE_SYSTEM = {
     sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM,
@@ -52,13 +60,16 @@ def _connect(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, check_same_thread=False)
     try:
+        # Before anything is written: it may be another program's.
+        version, tables = db.execute("PRAGMA user_version").fetchone()[0], _tables(db)
+        is_new = version == 0 and not tables
+        if not is_new and (version != FORMAT or not _OURS.items() <= tables.items()):
+            what = f"format {version}" if version != FORMAT else "other tables"
+            raise sqlite3.DatabaseError(f"the ledger has {what}, this program writes format {FORMAT}")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = FULL")
-        version = db.execute("PRAGMA user_version").fetchone()[0]
-        if version == 0:
+        if is_new:
             db.executescript(f"BEGIN; {_SCHEMA} PRAGMA user_version = {FORMAT}; COMMIT;")
-        elif version != FORMAT:
-            raise sqlite3.DatabaseError(f"the ledger has format {version}, this program writes {FORMAT}")
         elif (said := db.execute("PRAGMA quick_check").fetchone()[0]) != "ok":
             raise sqlite3.DatabaseError(f"the ledger is damaged: {said}")
         db.executescript(_ADDED)
@@ -66,6 +77,14 @@ def _connect(path: Path) -> sqlite3.Connection:
         db.close()
         raise
     return db
+
+
+def _tables(db: sqlite3.Connection) -> dict[str, tuple[str, ...]]:
+    """The names of all tables and of their columns."""
+    names = [row[0] for row in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+    return {
+        name: tuple(row[0] for row in db.execute("SELECT name FROM pragma_table_info(?)", (name,))) for name in names
+    }
 
 
 def set_aside(path: Path) -> None:

@@ -1,0 +1,183 @@
+"""Clients that send without end, come a thousand times a second, or come and stay: others are served as ever.
+
+Against the installed daemon on both its sockets, beside a reader that must lose nothing and commands that must be
+answered. What it grows by and how many descriptors it has are the kernel's words.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from qwen_api import events as e
+from qwen_api import places
+from qwen_api.client import Client
+from qwen_daemon.shell.door import CONNECTIONS_PER_USER_MAX
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.fakes.model_folder import safetensors, transformers_model
+from tests.running import WAIT_S, Running
+from tests.test_socket_stress import rss_bytes
+
+REPO, KEY = "org/name", "org--name"
+FILES = {**transformers_model("Qwen2ForCausalLM"), "model.safetensors": safetensors("w")}
+MIB = 1 << 20
+ENDLESS_BYTES = 1 << 30
+GROWN_BYTES_MAX = 16 * MIB
+PER_SECOND, SECONDS = 1000, 3
+
+
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    with (
+        ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub,
+        Running(tmp_path_factory.mktemp("flood"), endpoint=hub.endpoint, models=[REPO]) as daemon,
+    ):
+        daemon.wait_complete(KEY)
+        yield daemon
+
+
+def sockets(daemon: Running) -> tuple[Path, Path]:
+    return daemon.control, places.events_socket(daemon.control)
+
+
+def descriptors(daemon: Running) -> int:
+    return len(os.listdir(f"/proc/{daemon.pid}/fd"))
+
+
+def endure(daemon: Running, flood: Callable[[Path], object], *, while_it_lasts: int = 5) -> None:
+    """Flood both sockets; commands are answered, every event is heard, memory stays, descriptors come back."""
+    before_fds, before_bytes = descriptors(daemon), rss_bytes(daemon.pid, "VmRSS")
+    Path(f"/proc/{daemon.pid}/clear_refs").write_text("5")  # VmHWM begins anew: proc(5)
+    mark, seq = daemon.mark, daemon.client.state().seq
+    floods = [threading.Thread(target=flood, args=(path,)) for path in sockets(daemon)]
+    for thread in floods:
+        thread.start()
+    for _ in range(while_it_lasts):
+        asked = daemon.client.verify(KEY)
+        daemon.wait_for(
+            lambda asked=asked: [x for x in daemon.seen(e.ModelComplete, after=mark) if x.seq > asked.seq], "verified"
+        )
+    for thread in floods:
+        thread.join()
+    last = daemon.client.state().seq
+    heard = {event.seq for event in daemon.events[mark:]}
+    durable = {event.seq for event in _kept(daemon, seq)}
+    assert durable <= heard and max(durable) <= last
+    assert rss_bytes(daemon.pid, "VmHWM") - before_bytes <= GROWN_BYTES_MAX
+    until_s = time.monotonic() + WAIT_S
+    while descriptors(daemon) > before_fds:
+        assert time.monotonic() < until_s, f"{descriptors(daemon)} descriptors, {before_fds} before"
+        daemon.client.state()
+    assert "Traceback" not in daemon.stderr
+
+
+def _kept(daemon: Running, since: int) -> list[e.Event]:
+    """What the daemon itself has of the events behind a number."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as reader:
+        reader.connect(str(daemon.control))
+        asked = f"GET /v1/events?follow=0&since={since} HTTP/1.0\r\nHost: d\r\n\r\n"
+        reader.sendall(asked.encode())
+        body = b"".join(iter(lambda: reader.recv(1 << 16), b"")).partition(b"\r\n\r\n")[2]
+    lines = [e.decode_line(line) for line in body.splitlines(keepends=True)]
+    frames = e.Unknown | e.Hello | e.Snapshot | e.Gap | e.Live | e.Bookmark
+    return [line for line in lines if not isinstance(line, frames)]
+
+
+HEAD = b"POST /v1/models HTTP/1.1\r\nHost: d\r\n"
+ENDLESS: dict[str, tuple[bytes, bytes, tuple[bytes, ...]]] = {
+    "a line": (b"GET /", b"x" * MIB, (b"400",)),
+    "a header": (b"GET /v1/state HTTP/1.1\r\nX: ", b"y" * MIB, (b"400",)),
+    "headers": (b"GET /v1/state HTTP/1.1\r\n", b"a: b\r\n" * (MIB // 6), (b"400",)),
+    "a body that is declared": (HEAD + b"Content-Length: 1073741824\r\n\r\n", b" " * MIB, (b"413", b"403")),
+    "a body in chunks": (
+        HEAD + b"Transfer-Encoding: chunked\r\n\r\n",
+        b"100000\r\n" + b" " * MIB + b"\r\n",
+        (b"413", b"403"),
+    ),
+    "a body behind a question": (
+        b"GET /healthz HTTP/1.1\r\nHost: d\r\nContent-Length: 1073741824\r\n\r\n",
+        b" " * MIB,
+        (b"200", b"413"),
+    ),
+    "requests without reading": (b"", b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n" * 20_000, (b"200",)),
+}
+
+
+@pytest.mark.fault("S2")
+@pytest.mark.parametrize("kind", ENDLESS)
+def test_a_gigabyte_without_end_is_refused_and_disturbs_nobody(daemon: Running, kind: str) -> None:
+    """A clear answer, then the end: at once for a head; a body is read and dropped for a second at most."""
+    first, piece, statuses = ENDLESS[kind]
+    answers: list[bytes] = []
+    sent_bytes: list[int] = []
+
+    def flood(path: Path) -> None:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.settimeout(1.0 if kind == "requests without reading" else WAIT_S)
+            client.connect(str(path))
+            sent = 0
+            try:
+                client.sendall(first)
+                while sent < ENDLESS_BYTES:
+                    client.sendall(piece)
+                    sent += len(piece)
+            except (ConnectionError, TimeoutError):
+                pass
+            sent_bytes.append(sent)
+            try:
+                answers.append(client.recv(4096))
+            except ConnectionError:
+                answers.append(b"")
+
+    endure(daemon, flood)
+    assert len(answers) == 2 and all(answer.split(b" ", 2)[1] in statuses for answer in answers), answers
+    assert "body" in kind or max(sent_bytes) < ENDLESS_BYTES, "all of it was taken"
+
+
+@pytest.mark.fault("S6")
+def test_a_thousand_connections_a_second_disturb_nobody(daemon: Running) -> None:
+    """Some ask, some only come and go, some go half-way and some say half a word."""
+    words = (b"", b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n", b"GET /v1/ev", b"\x00\xff")
+    came: list[int] = []
+
+    def flood(path: Path) -> None:
+        began_s = time.monotonic()
+        for number in range(PER_SECOND * SECONDS):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.connect(str(path))
+                client.send(words[number % len(words)])
+                if number % 3 == 0:
+                    client.shutdown(socket.SHUT_WR)
+            time.sleep(max(0.0, began_s + number / PER_SECOND - time.monotonic()))  # the pace, not a wait
+        came.append(number + 1)
+
+    endure(daemon, flood)
+    assert came == [PER_SECOND * SECONDS] * 2
+
+
+@pytest.mark.fault("S6")
+def test_who_comes_and_stays_is_turned_away_in_time(daemon: Running) -> None:
+    """One user's connections are limited: the next is told why, and once they are gone he is let in again."""
+    before = descriptors(daemon)
+    clients = []
+    for number in range(CONNECTIONS_PER_USER_MAX + 1):
+        client = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        clients.append(client)
+        client.settimeout(WAIT_S)
+        client.connect(str(sockets(daemon)[number % 2]))
+    refused = clients[-1].recv(4096)
+    assert refused.startswith(b"HTTP/1.1 503") and b"E_BUSY" in refused and b"of yours" in refused
+    assert descriptors(daemon) <= before + CONNECTIONS_PER_USER_MAX
+    for client in clients:
+        client.close()
+    until_s = time.monotonic() + WAIT_S
+    while descriptors(daemon) > before:
+        assert time.monotonic() < until_s
+        os.sched_yield()
+    assert Client(daemon.control).state().models[KEY].state == "complete"
