@@ -39,12 +39,14 @@ class Root:
         self._path = path
         self._may_be_link = may_be_link
         self._is_real = is_real
-        self._led: dict[Path, Path | None] = {}  # where what may be a link led when it was first looked at
+        self._led: dict[Path, Path | None] = {}  # where what may be a link led at the last look; None: it was none
 
-    def look_again(self, folder: Path) -> None:
-        """Links at and below the folder lead where they lead now: call it when a round of work begins."""
-        for link in [link for link in self._led if link.is_relative_to(folder)]:
+    def look_again(self, *folders: Path) -> None:
+        """See where the links on the way to these folders lead now: call it when a round of work begins."""
+        for link in {link for folder in folders for link in (folder, *folder.parents)}:
             self._led.pop(link, None)
+        for folder in folders:
+            self._start(folder)
 
     @contextmanager
     def inside(self, folder: Path, *, make: bool = False) -> Iterator[Path]:
@@ -63,14 +65,8 @@ class Root:
             os.close(held)
 
     def _open(self, folder: Path, make: bool) -> int:
-        start, steps = self._path, list[str]()
+        start, steps = self._start(folder)
         names = folder.relative_to(self._path).parts
-        for depth, name in enumerate(names, 1):
-            steps.append(name)
-            if self._may_be_link(names[:depth]):
-                led = self._where(start.joinpath(*steps))
-                if led is not None:
-                    start, steps = led, []
         held = self._open_root(make) if start == self._path else os.open(start, _STEP)
         for depth, name in enumerate(steps, len(names) - len(steps) + 1):
             try:
@@ -79,6 +75,21 @@ class Root:
                 os.close(held)
             held = below
         return held
+
+    def _start(self, folder: Path) -> tuple[Path, list[str]]:
+        """Where the nearest link that is followed leads, or the root; and the steps from there to the folder."""
+        start, steps = self._path, list[str]()
+        names = folder.relative_to(self._path).parts
+        for depth, name in enumerate(names, 1):
+            steps.append(name)
+            if self._may_be_link(names[:depth]):
+                link = self._path.joinpath(*names[:depth])
+                try:
+                    led = self._led[link]
+                except KeyError:
+                    led = self._led[link] = _trusted_target(start.joinpath(*steps))
+                start, steps = (led, []) if led is not None else (start, steps)
+        return start, steps
 
     def _open_root(self, make: bool) -> int:
         if make:
@@ -89,11 +100,6 @@ class Root:
             detail = f"{self._path} leads to {real} since the daemon began: name the new place in local_dir"
             raise AskHuman("E_PERMISSION", detail)
         return held
-
-    def _where(self, link: Path) -> Path | None:
-        if link not in self._led:
-            self._led[link] = _trusted_target(link)
-        return self._led[link]
 
 
 @asynccontextmanager

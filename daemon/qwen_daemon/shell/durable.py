@@ -21,6 +21,7 @@ from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 UNFINISHED = ".qwen-*.tmp"
 MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders: gone, or not for us to look into
 T = TypeVar("T")
 
 
@@ -125,9 +126,14 @@ def drop_unfinished(folder: Path, *, deep: bool = False) -> None:
 
 def files_below(folder: Path) -> Iterator[Path]:
     """What is no folder, at a path that is good until the next is asked for; no link leads the walk elsewhere."""
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for _, _, names, held in os.fwalk(f"{folder}/."):
+    with suppress(*_UNSEEN):
+        for _, _, names, held in os.fwalk(f"{folder}/.", onerror=_pass_unseen):
             yield from (Path(f"/proc/self/fd/{held}") / name for name in names)
+
+
+def _pass_unseen(error: OSError) -> None:
+    if not isinstance(error, _UNSEEN):
+        raise error
 
 
 def write_if_other(path: Path, content: bytes) -> None:

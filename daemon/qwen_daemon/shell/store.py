@@ -34,6 +34,8 @@ CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the fold
     b"# This file is a cache directory tag created by huggingface_hub.\n"
     b"# For information about cache directory tags, see:\n#\thttps://bford.info/cachedir/\n"
 )
+# Where there is nothing to clean, or somebody else's: a stranger's link in a shared cache must not end the daemon.
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, PermissionError, Trouble)
 
 
 class HubCache(StoredFiles):
@@ -79,7 +81,7 @@ class HubCache(StoredFiles):
 
         Each round of work begins with this: from now on the model's folder is where it leads to now.
         """
-        self._look_again(repo)
+        await in_thread(self._look_again, repo)
         return await in_thread(durable.read, places.tree_file(self._cache, repo, commit))
 
     async def ref(self, ref: ModelRef) -> str | None:
@@ -197,12 +199,12 @@ class HubCache(StoredFiles):
         for repo in self._cache.glob("models--*"):
             self._drop_unfinished(repo / "trees")
             self._drop_unfinished(repo / "refs", deep=True)
-            with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(repo / "blobs") as blobs:
+            with suppress(*_NOT_OURS), self._root.inside(repo / "blobs") as blobs:
                 swept += parts.drop_strays(blobs.glob(parts.PARTS), known_parts)
         return swept
 
     def _drop_unfinished(self, folder: Path, *, deep: bool = False) -> None:
-        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder) as held:
+        with suppress(*_NOT_OURS), self._root.inside(folder) as held:
             durable.drop_unfinished(held, deep=deep)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
@@ -219,8 +221,7 @@ class HubCache(StoredFiles):
         self._write(places.ref_file(self._cache, ref.repo, ref.revision), commit.encode())
 
     def _look_again(self, repo: str) -> None:
-        for folder in (places.repo_dir(self._cache, repo), self._cache / ".locks"):
-            self._root.look_again(folder)
+        self._root.look_again(self.parts_folder(repo), self._cache / ".locks")
 
     def _write(self, path: Path, content: bytes) -> None:
         with self._root.inside(path.parent, make=True) as folder:
@@ -229,14 +230,13 @@ class HubCache(StoredFiles):
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         folder, snapshot = places.repo_dir(self._cache, manifest.repo), self.snapshot(manifest)
         self._look_again(manifest.repo)
-        # Also what earlier, wider patterns left in this snapshot.
-        own = {f.etag for f in manifest.files} | _named_in(snapshot)
-        freed = 0
+        unused, freed = {file.etag for file in manifest.files}, 0
         with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(snapshot.parent) as snapshots:
+            unused |= _named_in(snapshots / snapshot.name)  # also what earlier, wider patterns left in this snapshot
             shutil.rmtree(snapshots / snapshot.name, ignore_errors=True)
-        unused = own - _named_in(snapshot.parent) - keep_etags
+            unused -= _named_in(snapshots)
         with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder / "blobs") as blobs:
-            freed = sum(_drop_blob(blobs, etag) for etag in unused)
+            freed = sum(_drop_blob(blobs, etag) for etag in unused - keep_etags)
         with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder / "refs") as refs:
             for ref in durable.files_below(refs):
                 if ref.is_file() and durable.read(ref) == manifest.commit.encode():
