@@ -6,6 +6,8 @@ MODEL ?=
 PYTEST_ARGS ?=
 # Tests that run at once: one more than two processors, because many of them wait. `make test WORKERS=0`: one by one.
 WORKERS ?= 3
+OLD_HUB := 0.36.0
+OLD_HUB_VENV := var/old-hub
 USER_VENV ?= $(HOME)/.local/share/qwen-daemon/venv
 
 BIN := $(VENV)/bin
@@ -36,7 +38,7 @@ lint: $(VENV)/.test
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-test-system: tools-test tools-system $(VENV)/.test  ## needs root and Debian packages: a real systemd
+test-system: tools-test tools-system $(VENV)/.test $(OLD_HUB_VENV)/.installed  ## needs root and Debian packages: a real systemd
 	@[ "$$(id -u)" = 0 ] || { echo "make test-system needs root: sudo make test-system" >&2; exit 1; }
 	$(BIN)/python -m pytest -m "system and not long" tests $(PYTEST_ARGS)
 
@@ -79,6 +81,12 @@ $(VENV)/.run: pyproject.toml constraints.txt | python-ok
 $(VENV)/.test: $(VENV)/.run
 	@$(PIP) install --quiet -c constraints.txt -e ".[monitor,loader,dev]"
 	@touch $@
+
+# huggingface_hub as many still have it, beside ours on the same cache (tests/system/test_older_hub.py).
+$(OLD_HUB_VENV)/.installed: | python-ok
+	@$(PYTHON) -m venv "$(OLD_HUB_VENV)"
+	@"$(OLD_HUB_VENV)/bin/pip" --disable-pip-version-check install --quiet "huggingface_hub==$(OLD_HUB)"
+	@touch "$@"
 
 $(VENV)/.bench: $(VENV)/.test
 	@$(PIP) install --quiet hf_transfer py-spy

@@ -439,21 +439,22 @@ def test_a_stopped_copy_leaves_nothing(tmp_path: Path) -> None:
     assert not target.exists()
     target.write_bytes(b"mine")
     with source.open("rb") as file:
-        assert clone.clone(file.fileno(), source, target, LINKED) is None
+        assert clone.clone(file.fileno(), target, LINKED) is None
         with pytest.raises(FileExistsError):
             clone.copy(file.fileno(), target, FILE, quiet, threading.Event())
     assert target.read_bytes() == b"mine"
 
 
-def test_a_hardlink_is_only_kept_if_it_is_of_the_file_that_was_opened(tmp_path: Path) -> None:
-    """Whatever took its name meanwhile is not linked."""
+def test_a_hardlink_is_of_the_file_that_was_opened(tmp_path: Path) -> None:
+    """Whatever took its name meanwhile is not linked, not even for a moment."""
     source, target = tmp_path / "source", tmp_path / "target"
     source.write_bytes(BIG)
     with source.open("rb") as file:
         source.rename(tmp_path / "moved")
         source.write_bytes(b"x" * len(BIG))
-        assert clone.clone(file.fileno(), source, target, ("hardlink",)) is None
-    assert not target.exists()
+        other = source.stat()
+        assert clone.clone(file.fileno(), target, ("hardlink",)) == "hardlink"
+    assert target.samefile(tmp_path / "moved") and source.stat() == other
 
 
 # Decisions

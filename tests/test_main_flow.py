@@ -189,6 +189,40 @@ def test_pruning_the_cache_in_mid_download_removes_nothing_of_it(hub: SimHub, tm
         assert hub.log.bytes_twice() == 0
 
 
+@pytest.mark.fault("C12")
+def test_hf_cache_rm_of_a_model_that_is_wanted_brings_it_back(hub: SimHub, tmp_path: Path) -> None:
+    """In mid-file and when it is complete: told, and fetched again into a whole cache, because it is still wanted."""
+    gate = hub.gate(WEIGHTS, 20 * MIB)
+    with Running(tmp_path, endpoint=hub.endpoint, models=[ONE]) as daemon:
+        gate.wait_reached()
+        remove_with_hf(daemon)
+        hub.open_gates()
+        assert daemon.wait_event(e.FileRetry, path=WEIGHTS).code == "E_PART_GONE"
+        daemon.wait_state(ONE_KEY, "waiting")  # every file is there again, the commit's listing is not
+        daemon.client.retry(ONE_KEY)
+        daemon.wait_complete(ONE_KEY)
+        assert_whole(daemon)
+        mark = daemon.mark
+        remove_with_hf(daemon)
+        assert WEIGHTS in daemon.wait_event(e.ModelChanged, after=mark, model=ONE_KEY).paths
+        daemon.wait_complete(ONE_KEY, after=mark)
+        assert_whole(daemon)
+
+
+def remove_with_hf(daemon: Running) -> None:
+    removed = hf(daemon, "cache", "rm", f"model/{ONE}", "--yes")
+    assert removed.returncode == 0, removed.stderr
+    assert not (daemon.cache / "models--org--one" / "blobs").exists()
+
+
+def assert_whole(daemon: Running) -> None:
+    """huggingface_hub finds every file, without a network and by the Hub's listing; nothing unfinished is left."""
+    assert (Path(offline_snapshot(daemon, ONE)) / WEIGHTS).read_bytes() == BIG
+    folders = {path.name for path in (daemon.cache / "models--org--one").iterdir()}
+    assert folders == {"blobs", "refs", "snapshots", "trees"}
+    assert hf(daemon, "cache", "verify", ONE).returncode == 0 and parts(daemon) == []
+
+
 @pytest.mark.fault("K4")
 def test_a_graceful_stop_loses_no_byte(hub: SimHub, tmp_path: Path) -> None:
     """SIGTERM in mid-file: whatever was received is recorded before the process ends with 0; so with pause."""

@@ -14,7 +14,7 @@ import pytest
 from huggingface_hub import scan_cache_dir
 
 from qwen_api import places
-from qwen_api.manifest import Manifest, WantedFile, write_tree
+from qwen_api.manifest import Manifest, WantedFile, make_manifest, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import take_seal
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
@@ -311,7 +311,7 @@ def test_what_another_daemon_sweeps_meanwhile_is_made_again(tmp_path: Path) -> N
         beside.write_bytes(b"content")
         made.append(beside)
         if len(made) < 3:
-            durable.drop_unfinished(tmp_path)
+            durable.drop_unfinished(beside.parent)
 
     durable.put(named, make)
     assert (named.read_bytes(), len(made), list(named.parent.iterdir())) == (b"content", 3, [named])
@@ -348,7 +348,7 @@ def test_what_vanishes_while_it_is_looked_through_is_no_trouble(tmp_path: Path) 
         others.submit(come_and_go)
         try:
             for _ in range(500):
-                durable.drop_unfinished(tmp_path, "**")
+                durable.drop_unfinished(tmp_path, deep=True)
         finally:
             over.set()
 
@@ -369,6 +369,22 @@ def test_what_can_never_be_renamed_is_trouble(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         durable.put(tmp_path / "file", lambda beside: None)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.fault("C12")
+@every_layout
+async def test_what_is_finished_has_the_whole_listing(cache: Path, layout: Layout) -> None:
+    """Also when only a part of the repository is wanted; if somebody removed it, another round asks for it."""
+    store, whole = layout.store(cache), listing(FILES)
+    part = make_manifest(REPO, COMMIT, [whole.by_path()["README.md"]])
+    await store.begin(whole, REF)
+    await store.publish(part, part.files[0], FILES["README.md"])
+    await store.finish(part, REF)
+    assert await store.listed(REPO, COMMIT) == write_tree(whole)
+    (tree,) = cache.rglob(f"trees/{COMMIT}.json")
+    tree.unlink()
+    with pytest.raises(TryAgain, match="E_DISK_CHANGING"):
+        await store.finish(part, REF)
 
 
 @pytest.mark.fault("D16")

@@ -59,6 +59,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("the daemon may not read or write a file in the cache"),
         N_("check the owner and the group of the cache folder"),
     ),
+    "E_FOLDER_IS_LINK": (
+        N_("a folder that the daemon writes to is, or became meanwhile, a link that is not trusted"),
+        N_("see who puts links there: `ls -l` the folder; if you moved it yourself, `qwenctl retry` goes on behind it"),
+    ),
     "E_NETWORK": (
         N_("the connection failed"),
         N_("nothing to do if the network comes back: what has arrived is kept and the daemon tries again"),

@@ -6,6 +6,7 @@ say whether it is still right. The daemon takes seals and writes the ready file;
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import msgspec
@@ -35,9 +36,9 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     has_pickle: bool = False
 
 
-def take_seal(path: Path) -> Seal:
-    """Stat the file behind `path`. Raises OSError if there is none."""
-    found = path.stat()
+def take_seal(file: Path | int) -> Seal:
+    """Stat the file behind the path, or the one that is open there. Raises OSError if there is none."""
+    found = os.stat(file)  # noqa: PTH116 - a Path has no stat for what is open
     return Seal(inode=found.st_ino, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
 
 

@@ -1,8 +1,8 @@
 """Many small files published at once, in the order of a single one, each step for all before the next.
 
 Every content is written, then all are synced at the same time (a file system waits for the disk once for everybody who
-asks meanwhile), then all are renamed to their blobs and that folder is synced once, then all links are made and their
-folders synced once. A crash anywhere leaves what a crash while publishing one file leaves.
+asks meanwhile), then all are renamed to their blobs and that folder is synced once, then the links are made, folder by
+folder, each synced once. A crash anywhere leaves what a crash while publishing one file leaves.
 Synchronous on purpose: the caller runs it in a thread, where a call costs less than a Path's.
 """
 
@@ -11,15 +11,16 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from qwen_api.manifest import WantedFile
 from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.errors import Trouble
-from qwen_daemon.shell import durable
-from qwen_daemon.shell.way import leads_straight
+from qwen_daemon.shell import durable, way
+from qwen_daemon.shell.beneath import Root
 
 # For all batches; its threads start when they are needed. More than four wait no shorter.
 _syncing = ThreadPoolExecutor(4, "sync")
@@ -37,73 +38,80 @@ class _One:
 
 @dataclass
 class Batch:
-    """Publishes batches into one snapshot. `new_part` names a part of an etag.
+    """Publishes batches into one snapshot. `inside` is that of the cache's root; `new_part` names a part of an etag."""
 
-    `replace` (a part over a blob) and `link` (the snapshot's name for a file) are for what has something in its way or
-    its folder missing, or behind a link that somebody planted: they are slower, and make way.
-    """
-
+    inside: Callable[..., AbstractContextManager[Path]]
     blobs: Path
     snapshot: Path
-    replace: Callable[[str, str], None]
-    link: Callable[[WantedFile], None]
     new_part: Callable[[str], str]
-    _ways: dict[str, str] = field(default_factory=dict)  # from a folder of the snapshot to the blobs, as links have it
 
     def publish(self, contents: Iterable[tuple[WantedFile, bytes]]) -> list[Seal | Trouble]:
-        """The seal of each, or why it failed. Raises OSError if all did."""
-        durable.make_folder(self.blobs)
-        batch = [_One(file, content, os.path.join(self.blobs, self.new_part(file.etag))) for file, content in contents]
-        try:
-            _each(self._write, batch)
-            list(_syncing.map(lambda one: _each(self._sync, [one]), batch))
-            _each(self._rename, batch)
-            durable.sync_folder(self.blobs)
-            _each(self._link, batch)
-            for folder in {os.path.dirname(self._named(one)) for one in batch if one.outcome is None}:
-                durable.sync_folder(Path(folder))
-            _each(self._seal, batch)
-        finally:
-            for one in batch:
-                _clear(one)
+        """The seal of each, or why it failed. Raises OSError and Troubles if all did."""
+        with self.inside(self.blobs, make=True) as blobs:
+            batch = [_One(file, content, os.path.join(blobs, self.new_part(file.etag))) for file, content in contents]
+            try:
+                _each(_write, batch)
+                list(_syncing.map(lambda one: _each(_sync, [one]), batch))
+                _each(partial(_rename, blobs), batch)
+                durable.sync_folder(blobs)
+                folders: dict[str, list[_One]] = {}
+                for one in batch:
+                    folders.setdefault(os.path.dirname(one.file.path), []).append(one)
+                with self.inside(self.snapshot, make=True) as snapshot:
+                    root = Root(snapshot)  # what is held is a root as good as any, and nearer
+                    for folder, together in folders.items():
+                        to_blobs = os.path.relpath(self.blobs, self.snapshot / folder)
+                        _link(root, snapshot / folder, to_blobs, together)
+                _each(_seal, batch)
+            finally:
+                for one in batch:
+                    _clear(one)
         return [one.outcome for one in batch if one.outcome is not None]
 
-    def _write(self, one: _One) -> None:
-        one.descriptor = os.open(one.part, _NEW, 0o666)
-        rest = memoryview(one.content)
-        while rest:
-            rest = rest[os.write(one.descriptor, rest) :]
 
-    def _sync(self, one: _One) -> None:
-        os.fdatasync(one.descriptor)
+def _write(one: _One) -> None:
+    one.descriptor = os.open(one.part, _NEW, 0o666)
+    rest = memoryview(one.content)
+    while rest:
+        rest = rest[os.write(one.descriptor, rest) :]
 
-    def _rename(self, one: _One) -> None:
-        blob = os.path.join(self.blobs, one.file.etag)
-        try:
-            os.replace(one.part, blob)
-        except IsADirectoryError:
-            self.replace(one.part, blob)
-        one.part = ""
 
-    def _link(self, one: _One) -> None:
-        named = self._named(one)
-        folder = os.path.dirname(named)
-        way = self._ways.get(folder)
-        if way is None:
-            if not leads_straight(folder, below=os.path.dirname(self.snapshot)):
-                self.link(one.file)  # which makes way, so that the folder's next file finds it straight
-                return
-            way = self._ways[folder] = os.path.relpath(self.blobs, folder)
-        try:
-            os.symlink(f"{way}/{one.file.etag}", named)
-        except (FileExistsError, FileNotFoundError, NotADirectoryError):
-            self.link(one.file)
+def _sync(one: _One) -> None:
+    os.fdatasync(one.descriptor)
 
-    def _seal(self, one: _One) -> None:
-        one.outcome = take_seal(Path(self._named(one)))
 
-    def _named(self, one: _One) -> str:
-        return os.path.join(self.snapshot, one.file.path)
+def _rename(blobs: Path, one: _One) -> None:
+    blob = os.path.join(blobs, one.file.etag)
+    try:
+        os.replace(one.part, blob)
+    except IsADirectoryError:
+        way.put(Path(one.part), Path(blob))
+    one.part = ""
+
+
+def _link(root: Root, folder: Path, to_blobs: str, together: Sequence[_One]) -> None:
+    """The snapshot's names in one of its folders, durable."""
+    try:
+        with root.inside(folder, make=True) as held:
+            _each(lambda one: _link_one(held, to_blobs, one), together)
+            durable.sync_folder(held)
+    except OSError as error:
+        _refuse(together, durable.translate(error))
+    except Trouble as trouble:
+        _refuse(together, trouble)
+
+
+def _link_one(folder: Path, to_blobs: str, one: _One) -> None:
+    way.link(folder / os.path.basename(one.file.path), f"{to_blobs}/{one.file.etag}")
+
+
+def _seal(one: _One) -> None:
+    one.outcome = take_seal(one.descriptor)  # of what was written, whatever its name leads to by now
+
+
+def _refuse(together: Sequence[_One], trouble: Trouble) -> None:
+    for one in together:
+        one.outcome = one.outcome or trouble
 
 
 def _each(step: Callable[[_One], None], batch: Sequence[_One]) -> None:

@@ -22,15 +22,15 @@ from qwen_daemon.shell.digest import hash_through
 FICLONE = 0x40049409  # linux/fs.h: _IOW(0x94, 9, int); Btrfs, XFS, bcachefs, OCFS2
 
 
-def clone(source: int, path: Path, target: Path, ways: Sequence[AdoptedHow]) -> AdoptedHow | None:
-    """Give the open file `source`, which lies at `path`, another name or a clone at `target`, durably.
+def clone(source: int, target: Path, ways: Sequence[AdoptedHow]) -> AdoptedHow | None:
+    """Give the open file `source` another name or a clone at `target`, durably.
 
     Tries reflink and hardlink, as far as `ways` has them; None if neither works here (another file system, one without
     such links, not our file): that is no error.
     """
     if "reflink" in ways and _reflink(source, target):
         return "reflink"
-    if "hardlink" in ways and _hardlink(source, path, target):
+    if "hardlink" in ways and _hardlink(source, target):
         return "hardlink"
     return None
 
@@ -59,14 +59,14 @@ def _reflink(source: int, target: Path) -> bool:
     return False
 
 
-def _hardlink(source: int, path: Path, target: Path) -> bool:
+def _hardlink(source: int, target: Path) -> bool:
     with suppress(OSError):
         os.fsync(source)  # who wrote it may not have
-        os.link(path, target, follow_symlinks=False)
-        if os.path.samestat(target.lstat(), os.fstat(source)):
-            durable.sync_folder(target.parent)
-            return True
-        target.unlink()  # another file has taken the name since it was opened
+        # Of the open file itself, whatever has its name by now (open(2), O_TMPFILE). Python follows the link in /proc
+        # only if it is given a folder; an absolute path has no use for it.
+        os.link(f"/proc/self/fd/{source}", target, src_dir_fd=source, follow_symlinks=True)
+        durable.sync_folder(target.parent)
+        return True
     return False
 
 

@@ -11,7 +11,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
@@ -21,6 +21,7 @@ from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 UNFINISHED = ".qwen-*.tmp"
 MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
 _FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders: gone, or not for us to look into
 T = TypeVar("T")
 
 
@@ -111,16 +112,28 @@ def put(path: Path, make: Callable[[Path], None]) -> None:
             raise
 
 
-def drop_unfinished(folder: Path, pattern: str = "*") -> None:
-    """Remove what a SIGKILL left of `write_file` and `replace_link` in the folders below that match (glob).
+def drop_unfinished(folder: Path, *, deep: bool = False) -> None:
+    """Remove what a SIGKILL left of `write_file` and `replace_link` in the folder, or (`deep`) anywhere below it.
 
     Another daemon that writes there at this moment, where locks do nothing, does so again (`put`). What vanishes
     meanwhile, or is no file, is nobody's trouble; what is behind a folder that vanished is found the next time.
     """
-    with suppress(FileNotFoundError, NotADirectoryError):
-        for left in folder.glob(f"{pattern}/{UNFINISHED}"):
+    for left in files_below(folder) if deep else folder.glob(UNFINISHED):
+        if left.match(UNFINISHED):
             with suppress(FileNotFoundError, NotADirectoryError, IsADirectoryError):
                 left.unlink()
+
+
+def files_below(folder: Path) -> Iterator[Path]:
+    """What is no folder, at a path that is good until the next is asked for; no link leads the walk elsewhere."""
+    with suppress(*_UNSEEN):
+        for _, _, names, held in os.fwalk(f"{folder}/.", onerror=_pass_unseen):
+            yield from (Path(f"/proc/self/fd/{held}") / name for name in names)
+
+
+def _pass_unseen(error: OSError) -> None:
+    if not isinstance(error, _UNSEEN):
+        raise error
 
 
 def write_if_other(path: Path, content: bytes) -> None:
@@ -142,7 +155,12 @@ def translate(error: OSError) -> Trouble:
     if error.errno == errno.EROFS:
         return MakeRoom("E_READ_ONLY", detail)
     if error.errno in (errno.EACCES, errno.EPERM):
-        return AskHuman("E_PERMISSION", f"{detail}: {error.filename}")
+        return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
     if error.errno == errno.EFBIG:
         return AskHuman("E_FILE_TOO_BIG", detail)
     return TryAgain("E_DISK_IO", detail)
+
+
+def _told(name: object) -> object:
+    """What is worked on inside a folder that is held open (beneath.Root) has a name for people as well."""
+    return os.path.realpath(name) if isinstance(name, str) and name.startswith("/proc/self/fd/") else name

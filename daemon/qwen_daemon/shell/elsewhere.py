@@ -13,7 +13,7 @@ import os
 import stat
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,7 +23,7 @@ import structlog
 from qwen_api import places
 from qwen_api.events import AdoptedHow
 from qwen_api.manifest import Manifest, WantedFile
-from qwen_api.seals import Seal
+from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.core.twins import SHARED_STORE, Refusal, Taken, Twin, is_same_file
 from qwen_daemon.shell import clone, durable
@@ -42,8 +42,8 @@ class Own(Protocol):
     def standing(self, manifest: Manifest, file: WantedFile) -> Path:
         """The file that holds the content once it is published."""
 
-    def parts_folder(self, repo: str) -> Path:
-        """The folder for what is being written."""
+    def writing(self, repo: str) -> AbstractContextManager[Path]:
+        """The folder for what is being written, made and held open."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,37 +175,49 @@ class Elsewhere:
             return "wrong"
         if not (place.is_blob and self._is_blob(manifest, file)):
             ways = [way for way in ways if way != "hardlink"]
-        target = self._own.parts_folder(manifest.repo) / new_part_name(file.etag)
         try:
-            durable.make_folder(target.parent)
-            with _opened(path) as source:
-                if _seal_of_open(source) != twin.seal:
-                    return "wrong"
-                taken = _take_open(source, path, target, file, is_proven, ways, progress, stop)
-                if not isinstance(taken, Taken):
-                    return taken
-                if _is_untouched(source, twin) and not stop.is_set():
-                    return taken
+            with self._own.writing(manifest.repo) as folder:
+                target = folder / new_part_name(file.etag)
+                return _take_seen(path, twin.seal, target, file, is_proven, ways, progress, stop)
         except OSError as error:
-            target.unlink(missing_ok=True)
             trouble = durable.translate(error)
             if isinstance(trouble, MakeRoom):
                 raise trouble from error
             log.warning("twin.unusable", path=str(path), why=trouble.detail)
             return "wrong"
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
-        target.unlink(missing_ok=True)  # the source changed meanwhile, or nobody waits any more
-        return "wrong"
 
     def _is_blob(self, manifest: Manifest, file: WantedFile) -> bool:
         return self._own.standing(manifest, file) == self._blob(manifest.repo, file)
 
 
+def _take_seen(
+    path: Path,
+    seen: Seal,
+    target: Path,
+    file: WantedFile,
+    is_proven: bool,
+    ways: Sequence[AdoptedHow],
+    progress: Callable[[int], None],
+    stop: threading.Event,
+) -> Taken | Refusal:
+    """Put the content of the file that was seen at the path at `target`, if it is still that one when it is done."""
+    try:
+        with _opened(path) as source:
+            if _seal_of_open(source) != seen:
+                return "wrong"
+            taken = _take_open(source, target, file, is_proven, ways, progress, stop)
+            now = _seal_of_open(source)
+            if not isinstance(taken, Taken) or (now is not None and is_same_file(seen, now) and not stop.is_set()):
+                return taken
+    except BaseException:
+        target.unlink(missing_ok=True)
+        raise
+    target.unlink(missing_ok=True)  # the source changed meanwhile, or nobody waits any more
+    return "wrong"
+
+
 def _take_open(
     source: int,
-    path: Path,
     target: Path,
     file: WantedFile,
     is_proven: bool,
@@ -214,7 +226,7 @@ def _take_open(
     stop: threading.Event,
 ) -> Taken | Refusal:
     """Put the open file's content at `target`; there is nothing there if it is refused."""
-    how = clone.clone(source, path, target, ways)
+    how = clone.clone(source, target, ways)
     digest, spans = file.etag, None
     if how is None and "copy" in ways:
         how = "copy"
@@ -241,12 +253,4 @@ def _opened(path: Path) -> Iterator[int]:
 
 
 def _seal_of_open(source: int) -> Seal | None:
-    found = os.fstat(source)
-    if not stat.S_ISREG(found.st_mode):
-        return None
-    return Seal(inode=found.st_ino, size_bytes=found.st_size, mtime_ns=found.st_mtime_ns, ctime_ns=found.st_ctime_ns)
-
-
-def _is_untouched(source: int, twin: Twin) -> bool:
-    now = _seal_of_open(source)
-    return now is not None and is_same_file(twin.seal, now)
+    return take_seal(source) if stat.S_ISREG(os.fstat(source).st_mode) else None

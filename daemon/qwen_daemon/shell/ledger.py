@@ -287,7 +287,7 @@ class SqliteLedger:
             return work()
 
     def _open(self) -> str | None:
-        durable.drop_unfinished(places.ready_file(self._state_dir, "").parent, ".")
+        durable.drop_unfinished(places.ready_file(self._state_dir, "").parent)
         try:
             self._db = connect(self._path)
         except sqlite3.DatabaseError as error:

@@ -12,8 +12,8 @@ bytes, and nothing below DIR is read or written through a link - what stands in 
 from __future__ import annotations
 
 import os
-from collections.abc import Awaitable, Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen_api.manifest import Manifest, WantedFile, write_tree
@@ -22,6 +22,7 @@ from qwen_api.seals import Seal
 from qwen_daemon.core.errors import AskHuman
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
+from qwen_daemon.shell.beneath import Root
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import is_straight, plain_seal
 from qwen_daemon.shell.metadata import read_metadata, write_metadata
@@ -39,6 +40,7 @@ class LocalDir(StoredFiles):
 
     def __init__(self, folder: Path, ref: Callable[[ModelRef], Awaitable[str | None]]) -> None:
         self._folder = folder
+        self._root = Root(folder, is_real=True)
         self._download = folder / KEPT / "download"
         self._ref = ref
 
@@ -104,17 +106,17 @@ class LocalDir(StoredFiles):
         return path
 
     def parts_folder(self, repo: str) -> Path:
-        """The folder for what is being written; made if it is not there."""
+        """The folder for what is being written."""
         del repo
-        self._make_folder(self._download)
         return self._download
 
-    def lock(self, repo: str, file: WantedFile) -> Path:
-        """The lock file that huggingface_hub takes while it downloads the file."""
+    @contextmanager
+    def lock(self, repo: str, file: WantedFile) -> Iterator[Path]:
+        """The lock file that huggingface_hub takes while it downloads the file, its folder made and held."""
         del repo
         path = self._download / f"{file.path}.lock"
-        self._make_folder(path.parent)
-        return path
+        with self._root.inside(path.parent, make=True) as folder:
+            yield folder / path.name
 
     def _find(self, manifest: Manifest) -> dict[str, Found]:
         for file in manifest.files:
@@ -134,31 +136,38 @@ class LocalDir(StoredFiles):
         return plain_seal(path) if is_straight(path) else None
 
     def _begin(self, manifest: Manifest) -> None:
-        self._make_folder(self._download)
-        for name, content in (("CACHEDIR.TAG", CACHE_TAG), (".gitignore", b"*")):
-            if not os.path.lexists(self._folder / KEPT / name):
-                durable.write_file(self._folder / KEPT / name, content)
-        self._make_folder(self._tree(manifest.commit).parent)
-        durable.write_if_other(self._tree(manifest.commit), write_tree(manifest))
+        with self._root.inside(self._folder / KEPT, make=True) as kept:
+            for name, content in (("CACHEDIR.TAG", CACHE_TAG), (".gitignore", b"*")):
+                if not os.path.lexists(kept / name):
+                    durable.write_file(kept / name, content)
+        tree = self._tree(manifest.commit)
+        with self._root.inside(tree.parent, make=True) as trees:
+            durable.write_if_other(trees / tree.name, write_tree(manifest))
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         named, metadata = self._folder / file.path, self._metadata(file)
-        folder = self.parts_folder(manifest.repo)
-        if isinstance(part, bytes):
-            part = parts.write_part(folder, file.etag, part)
-        self._make_folder(metadata.parent)
-        if part is not None:
+        with (
+            self._root.inside(metadata.parent, make=True) as kept,
+            self._root.inside(named.parent, make=part is not None) as folder,
+        ):
+            if part is not None:
+                self._put(manifest, file, part, folder / named.name, kept / metadata.name)
+            elif plain_seal(folder / named.name) is not None:
+                durable.sync_file(folder / named.name)  # somebody else's; what the metadata says must be durable first
+            seal = plain_seal(folder / named.name)
+            if seal is None:
+                raise FileNotFoundError(2, "the file changed while it was published", str(named))
+            said = read_metadata(kept / metadata.name)
+            is_said = said is not None and (said.commit, said.etag) == (manifest.commit, file.etag)
+            if said is None or not is_said or not said.covers(seal.mtime_ns):
+                write_metadata(kept / metadata.name, manifest.commit, file.etag, seal.mtime_ns)
+            return seal
+
+    def _put(self, manifest: Manifest, file: WantedFile, part: str | bytes, named: Path, metadata: Path) -> None:
+        with self.writing(manifest.repo) as download:
+            name = parts.write_part(download, file.etag, part) if isinstance(part, bytes) else part
             self._forget_other(metadata, manifest.commit, file.etag)
-            way.put(folder / part, named, below=self._folder)
-        elif is_straight(named):
-            durable.sync_file(named)  # somebody else's; what the metadata says must be durable first
-        seal = self._seal(named)
-        if seal is None:
-            raise FileNotFoundError(2, "the file changed while it was published", str(named))
-        said = read_metadata(metadata)
-        if said is None or (said.commit, said.etag) != (manifest.commit, file.etag) or not said.covers(seal.mtime_ns):
-            write_metadata(metadata, manifest.commit, file.etag, seal.mtime_ns)
-        return seal
+            way.put(download / name, named)
 
     def _forget_other(self, metadata: Path, commit: str, etag: str) -> None:
         """What was said of other content must not be there when the new file is."""
@@ -168,49 +177,54 @@ class LocalDir(StoredFiles):
             durable.sync_folder(metadata.parent)
 
     def _finish(self, manifest: Manifest) -> Path:
-        tree = self._tree(manifest.commit)
-        self._begin(manifest)  # someone may have emptied .cache meanwhile
-        if any(other.stat().st_mtime_ns > tree.stat().st_mtime_ns for other in tree.parent.glob("*.json")):
-            os.utime(tree)
-        parts.drop_spent(self._download, {file.etag for file in manifest.files})
-        parts.drop_strays(self._download.glob(parts.PARTS))  # of other commits: this folder holds one
-        durable.drop_unfinished(self._folder / KEPT, "**")
+        with self._listing(self._tree(manifest.commit)) as tree:
+            if any(other.stat().st_mtime_ns > tree.stat().st_mtime_ns for other in tree.parent.glob("*.json")):
+                os.utime(tree, follow_symlinks=False)
+        with self.writing(manifest.repo) as download:
+            parts.drop_spent(download, {file.etag for file in manifest.files})
+            parts.drop_strays(download.glob(parts.PARTS))  # of other commits: this folder holds one
+        with self._root.inside(self._folder / KEPT, make=True) as kept:
+            durable.drop_unfinished(kept, deep=True)
         return self._folder
 
     def _remove(self, manifest: Manifest) -> int:
         freed = 0
         for file in manifest.files:
-            named, metadata = self._folder / file.path, self._metadata(file)
-            seal, said = self._seal(named), read_metadata(metadata)
-            if seal is not None and said is not None and said.etag == file.etag and said.covers(seal.mtime_ns):
-                freed += seal.size_bytes
-                named.unlink()
-                metadata.unlink(missing_ok=True)
-                (self._download / f"{file.path}.lock").unlink(missing_ok=True)
-                _remove_empty(named.parent, self._folder)
-                _remove_empty(metadata.parent, self._download)
-        for part in self._download.glob(parts.PARTS):
-            freed += part.stat().st_size
-            part.unlink(missing_ok=True)
-        self._tree(manifest.commit).unlink(missing_ok=True)
+            with suppress(FileNotFoundError, NotADirectoryError):
+                freed += self._remove_one(file)
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(self._download) as download:
+            for part in download.glob(parts.PARTS):
+                freed += part.stat().st_size
+                part.unlink(missing_ok=True)
+        tree = self._tree(manifest.commit)
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(tree.parent) as trees:
+            (trees / tree.name).unlink()
         return freed
+
+    def _remove_one(self, file: WantedFile) -> int:
+        """Remove the file if it is still the Hub's; returns bytes freed."""
+        named, metadata = self._folder / file.path, self._metadata(file)
+        with self._root.inside(named.parent) as folder, self._root.inside(metadata.parent) as kept:
+            seal, said = plain_seal(folder / named.name), read_metadata(kept / metadata.name)
+            if seal is None or said is None or said.etag != file.etag or not said.covers(seal.mtime_ns):
+                return 0
+            (folder / named.name).unlink()
+            (kept / metadata.name).unlink(missing_ok=True)
+            (kept / f"{named.name}.lock").unlink(missing_ok=True)
+        self._remove_empty(named.parent, self._folder)
+        self._remove_empty(metadata.parent, self._download)
+        return seal.size_bytes
+
+    def _remove_empty(self, folder: Path, top: Path) -> None:
+        """Folders that hold nothing any more, up to the top, which stays."""
+        with suppress(OSError):
+            while top in folder.parents:
+                with self._root.inside(folder.parent) as above:
+                    (above / folder.name).rmdir()
+                folder = folder.parent
 
     def _metadata(self, file: WantedFile) -> Path:
         return self._download / f"{file.path}.metadata"
 
     def _tree(self, commit: str) -> Path:
         return self._folder / KEPT / "trees" / f"{commit}.json"
-
-    def _make_folder(self, folder: Path) -> None:
-        if os.path.lexists(self._folder) and not is_straight(self._folder):
-            detail = f"{self._folder} leads elsewhere since the daemon began: name the new place in local_dir"
-            raise AskHuman("E_PERMISSION", detail)
-        way.make_folder(folder, below=self._folder)
-
-
-def _remove_empty(folder: Path, root: Path) -> None:
-    """Folders that hold nothing any more, up to the root, which stays."""
-    with suppress(OSError):
-        while root in folder.parents:
-            folder.rmdir()
-            folder = folder.parent

@@ -8,21 +8,22 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
 from pathlib import Path
 
 from filelock import FileLock, Timeout
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.shell import durable
+from qwen_daemon.shell.beneath import held
 
 MODE = 0o664  # as huggingface_hub makes them: a group may share a cache
 
 
 class HubLocks:
-    """ports.Locks over the files that `path_of(repo, file)` names; it is called in a thread and may make folders."""
+    """ports.Locks over the files that `path_of(repo, file)` gives, in a folder that is held meanwhile."""
 
-    def __init__(self, path_of: Callable[[str, WantedFile], Path]) -> None:
+    def __init__(self, path_of: Callable[[str, WantedFile], AbstractContextManager[Path]]) -> None:
         self._path_of = path_of
 
     def hold(self, repo: str, file: WantedFile) -> AbstractAsyncContextManager[bool]:
@@ -31,22 +32,17 @@ class HubLocks:
 
     @asynccontextmanager
     async def _hold(self, repo: str, file: WantedFile) -> AsyncIterator[bool]:
-        path = await durable.in_thread(self._path, repo, file)
-        # thread_local=False: it is taken and released by whichever worker threads come along.
-        lock = FileLock(path, timeout=0, mode=MODE, thread_local=False)
-        try:
-            await asyncio.to_thread(lock.acquire)
-        except Timeout:
-            yield False
-            return
-        except OSError as error:
-            raise durable.translate(error) from error
-        try:
-            yield True
-        finally:
-            lock.release()
-
-    def _path(self, repo: str, file: WantedFile) -> Path:
-        path = self._path_of(repo, file)
-        durable.make_folder(path.parent)
-        return path
+        async with held(self._path_of(repo, file)) as path:
+            # thread_local=False: it is taken and released by whichever worker threads come along.
+            lock = FileLock(path, timeout=0, mode=MODE, thread_local=False)
+            try:
+                await asyncio.to_thread(lock.acquire)
+            except Timeout:
+                yield False
+                return
+            except OSError as error:
+                raise durable.translate(error) from error
+            try:
+                yield True
+            finally:
+                lock.release()

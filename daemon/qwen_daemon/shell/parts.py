@@ -29,7 +29,7 @@ def new_part_name(etag: str) -> str:
 
 
 async def open_part(folder: Path, file: WantedFile, name: str | None) -> PartFile:
-    """See ports.Store.open_part; `folder` exists. Raises Troubles."""
+    """See ports.Store.open_part; `folder` is held. Raises Troubles."""
     known = PART_NAME.fullmatch(name or "")
     if name is not None and (known is None or known[1] != file.etag):
         name = None  # a ledger is a hint; a name of another shape is never opened
@@ -58,7 +58,7 @@ def copy_to_part(source: Path, folder: Path, etag: str) -> str:
     target = folder / new_part_name(etag)
     try:
         with source.open("rb") as damaged:
-            if clone.clone(damaged.fileno(), source, target, ("reflink",)):  # never a hardlink: it will be written to
+            if clone.clone(damaged.fileno(), target, ("reflink",)):  # never a hardlink: it will be written to
                 return target.name
         shutil.copyfile(source, target)
         with target.open("rb") as copy:

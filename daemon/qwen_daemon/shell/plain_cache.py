@@ -7,7 +7,6 @@ from before is a source like any other (shell.elsewhere).
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -48,13 +47,13 @@ class PlainCache(HubCache):
         return found
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
-        named, blobs = self.standing(manifest, file), self.parts_folder(manifest.repo)
-        if isinstance(part, bytes):
-            durable.make_folder(blobs)
-            part = parts.write_part(blobs, file.etag, part)
-        if part is not None:
-            way.put(blobs / part, named, below=self.snapshot(manifest).parent)
-        return take_seal(named)
+        named = self.standing(manifest, file)
+        with self._root.inside(named.parent, make=part is not None) as folder:
+            if part is not None:
+                with self.writing(manifest.repo) as blobs:
+                    name = parts.write_part(blobs, file.etag, part) if isinstance(part, bytes) else part
+                    way.put(blobs / name, folder / named.name)
+            return take_seal(folder / named.name)
 
     def _publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
@@ -62,6 +61,5 @@ class PlainCache(HubCache):
         return StoredFiles._publish_all(self, manifest, contents)  # the cache's way makes links
 
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        freed = sum(path.lstat().st_size for path in self.snapshot(manifest).rglob("*") if path.is_file())
-        shutil.rmtree(self.snapshot(manifest), ignore_errors=True)
+        freed = sum(path.lstat().st_size for path in durable.files_below(self.snapshot(manifest)))
         return freed + super()._remove(manifest, keep_etags)

@@ -3,7 +3,8 @@
 Publishing order, so that a crash at any point leaves something true: trees/<commit>.json first; the part is synced,
 renamed over blobs/<etag>, its folder synced; then the relative link under snapshots/<commit>/; refs/<revision> last.
 Only a revision without a ref gets one at the start, as from `hf download`: `hf cache prune` removes what no ref names.
-A blob that is a link into the shared store is read and may be replaced as a link, never written through.
+A blob that is a link into the shared store is read and may be replaced as a link, never written through. All that is
+written or removed is in a folder that is held open (beneath.Root), so that a swapped-in link leads nothing astray.
 What is on record about all this is the ledger's; what to do is the engine's. A cache without links is plain_cache's.
 """
 
@@ -11,9 +12,8 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Sequence
-from contextlib import suppress
-from functools import partial
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qwen_api import places
@@ -24,6 +24,7 @@ from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
 from qwen_daemon.shell.batch import Batch
+from qwen_daemon.shell.beneath import Root
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import plain_inside, plain_seal, real_inside, seal_inside, seal_of
 from qwen_daemon.shell.stored import StoredFiles
@@ -33,6 +34,8 @@ CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the fold
     b"# This file is a cache directory tag created by huggingface_hub.\n"
     b"# For information about cache directory tags, see:\n#\thttps://bford.info/cachedir/\n"
 )
+# Where there is nothing to clean, or somebody else's: a stranger's link in a shared cache must not end the daemon.
+_NOT_OURS = (FileNotFoundError, NotADirectoryError, PermissionError, Trouble)
 
 
 class HubCache(StoredFiles):
@@ -40,6 +43,7 @@ class HubCache(StoredFiles):
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
+        self._root = Root(cache, may_be_link=_may_be_link)
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """See ports.Store."""
@@ -73,7 +77,11 @@ class HubCache(StoredFiles):
         return await in_thread(self._sweep, known_parts)
 
     async def listed(self, repo: str, commit: str) -> bytes | None:
-        """The bytes of trees/<commit>.json, if it is there."""
+        """The bytes of trees/<commit>.json, if it is there.
+
+        Each round of work begins with this: from now on the model's folder is where it leads to now.
+        """
+        await in_thread(self._look_again, repo)
         return await in_thread(durable.read, places.tree_file(self._cache, repo, commit))
 
     async def ref(self, ref: ModelRef) -> str | None:
@@ -110,9 +118,11 @@ class HubCache(StoredFiles):
         """The folder for what is being written: blobs/."""
         return places.repo_dir(self._cache, repo) / "blobs"
 
-    def lock(self, repo: str, file: WantedFile) -> Path:
-        """The lock file that huggingface_hub takes while it downloads the content."""
-        return self._cache / ".locks" / places.repo_dir(Path(), repo).name / f"{file.etag}.lock"
+    @contextmanager
+    def lock(self, repo: str, file: WantedFile) -> Iterator[Path]:
+        """The lock file that huggingface_hub takes while it downloads the content, its folder made and held."""
+        with self._root.inside(self._cache / ".locks" / places.repo_dir(Path(), repo).name, make=True) as folder:
+            yield folder / f"{file.etag}.lock"
 
     def _plain(self, repo: str, file: WantedFile, found: Found) -> Path | None:
         snapshots = places.repo_dir(self._cache, repo) / "snapshots"
@@ -139,103 +149,131 @@ class HubCache(StoredFiles):
         return Found(linked=seal is not None, seal=seal)
 
     def _begin(self, manifest: Manifest, ref: ModelRef) -> None:
-        durable.make_folder(self._cache)
-        tag = self._cache / "CACHEDIR.TAG"
-        if not tag.exists():
-            durable.write_file(tag, CACHE_TAG)
-        tree = places.tree_file(self._cache, manifest.repo, manifest.commit)
-        durable.write_if_other(tree, write_tree(manifest))
+        self._look_again(manifest.repo)
+        with self._root.inside(self._cache, make=True) as cache:
+            if not (cache / "CACHEDIR.TAG").exists():
+                durable.write_file(cache / "CACHEDIR.TAG", CACHE_TAG)
+        self._write(places.tree_file(self._cache, manifest.repo, manifest.commit), write_tree(manifest))
         if not ref.is_pinned and not places.ref_file(self._cache, ref.repo, ref.revision).exists():
             self._point(ref, manifest.commit)  # as huggingface_hub does: `hf cache prune` removes what no ref names
 
     def _publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
     ) -> Sequence[Seal | Trouble]:
-        blobs = self.parts_folder(manifest.repo)
-        batch = Batch(
-            blobs=blobs,
-            snapshot=self.snapshot(manifest),
-            replace=lambda part, blob: way.put(Path(part), Path(blob), below=blobs),
-            link=partial(self._link, manifest),
-            new_part=parts.new_part_name,
-        )
+        blobs, snapshot = self.parts_folder(manifest.repo), self.snapshot(manifest)
+        batch = Batch(inside=self._root.inside, blobs=blobs, snapshot=snapshot, new_part=parts.new_part_name)
         return batch.publish(contents)
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
-        blobs = self.parts_folder(manifest.repo)
-        blob, named = blobs / file.etag, self._named(manifest, file)
-        if isinstance(part, bytes):
-            durable.make_folder(blobs)
-            part = parts.write_part(blobs, file.etag, part)
-        if part is not None:
-            way.put(blobs / part, blob, below=blobs)
-        elif [each.etag for each in manifest.files].count(file.etag) > 1 and not os.path.lexists(blob):
-            self._make_blob(manifest.repo, named, blob)
-        if blob.exists():
-            self._link(manifest, file)
-        return take_seal(named)
+        with self.writing(manifest.repo) as blobs:
+            blob = blobs / file.etag
+            if isinstance(part, bytes):
+                part = parts.write_part(blobs, file.etag, part)
+            if part is not None:
+                way.put(blobs / part, blob)
+            elif [each.etag for each in manifest.files].count(file.etag) > 1 and not os.path.lexists(blob):
+                self._make_blob(self._named(manifest, file), blob)
+            if blob.exists():
+                self._link(manifest, file)
+                return take_seal(blob)
+        return take_seal(self._named(manifest, file))
 
     def _link(self, manifest: Manifest, file: WantedFile) -> None:
         """The snapshot's name for a blob, durable."""
-        named, snapshots = self._named(manifest, file), self.snapshot(manifest).parent
+        named = self._named(manifest, file)
         target = os.path.relpath(self.parts_folder(manifest.repo) / file.etag, named.parent)
-        is_link = named.is_symlink() and way.leads_straight(str(named.parent), below=str(snapshots))
-        if not is_link or os.readlink(named) != target:  # noqa: PTH115 - the text, not a Path
-            way.clear(named, below=snapshots)
-            durable.replace_link(named, target)
-            durable.sync_folder(named.parent)
+        with self._root.inside(named.parent, make=True) as folder:
+            if way.link(folder / named.name, target):
+                durable.sync_folder(folder)
 
-    def _make_blob(self, repo: str, named: Path, blob: Path) -> None:
+    def _make_blob(self, named: Path, blob: Path) -> None:
         """Of a plain file whose content has several names: they can have one record only if they are one file."""
-        if plain_inside(self._cache, repo, named):
-            durable.make_folder(blob.parent)
-            with suppress(OSError):  # another file system, or one without hardlinks: then it stays as it is
-                os.link(named, blob)
+        with suppress(OSError), self._root.inside(named.parent) as folder:
+            if plain_seal(folder / named.name) is not None:
+                os.link(folder / named.name, blob)  # refused by another file system, or one without hardlinks
                 durable.sync_folder(blob.parent)
 
     def _sweep(self, known_parts: frozenset[str]) -> list[str]:
-        for folders in (".", "models--*/trees", "models--*/refs/**"):
-            durable.drop_unfinished(self._cache, folders)
-        return parts.drop_strays(self._cache.glob(f"models--*/blobs/{parts.PARTS}"), known_parts)
+        swept = []
+        self._drop_unfinished(self._cache)
+        for repo in self._cache.glob("models--*"):
+            self._drop_unfinished(repo / "trees")
+            self._drop_unfinished(repo / "refs", deep=True)
+            with suppress(*_NOT_OURS), self._root.inside(repo / "blobs") as blobs:
+                swept += parts.drop_strays(blobs.glob(parts.PARTS), known_parts)
+        return swept
+
+    def _drop_unfinished(self, folder: Path, *, deep: bool = False) -> None:
+        with suppress(*_NOT_OURS), self._root.inside(folder) as held:
+            durable.drop_unfinished(held, deep=deep)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
-        if not ref.is_pinned:
-            self._point(ref, manifest.commit)
-        parts.drop_spent(self.parts_folder(manifest.repo), {file.etag for file in manifest.files})
-        durable.drop_unfinished(self.snapshot(manifest), "**")
+        with self._listing(places.tree_file(self._cache, manifest.repo, manifest.commit)):
+            if not ref.is_pinned:
+                self._point(ref, manifest.commit)
+        with self.writing(manifest.repo) as blobs:
+            parts.drop_spent(blobs, {file.etag for file in manifest.files})
+        self._drop_unfinished(self.snapshot(manifest), deep=True)
         return self.snapshot(manifest)
 
     def _point(self, ref: ModelRef, commit: str) -> None:
         # 40 bytes, no newline: one would break huggingface_hub's reader.
-        durable.write_if_other(places.ref_file(self._cache, ref.repo, ref.revision), commit.encode())
+        self._write(places.ref_file(self._cache, ref.repo, ref.revision), commit.encode())
+
+    def _look_again(self, repo: str) -> None:
+        self._root.look_again(self.parts_folder(repo), self._cache / ".locks")
+
+    def _write(self, path: Path, content: bytes) -> None:
+        with self._root.inside(path.parent, make=True) as folder:
+            durable.write_if_other(folder / path.name, content)
 
     def _remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
-        # Also what earlier, wider patterns left in this snapshot.
-        own = {f.etag for f in manifest.files} | _named_in(self.snapshot(manifest))
-        shutil.rmtree(self.snapshot(manifest), ignore_errors=True)
-        used = _named_in(places.repo_dir(self._cache, manifest.repo) / "snapshots")
-        freed = 0
-        for etag in own - used - keep_etags:
-            blob = self.parts_folder(manifest.repo) / etag
-            if blob.exists() and not blob.is_symlink():
-                freed += blob.stat().st_size
-            blob.unlink(missing_ok=True)
-            for part in self.parts_folder(manifest.repo).glob(f".qwen-{etag}-*.part"):
-                freed += part.stat().st_size
-                part.unlink(missing_ok=True)
-        for ref in (places.repo_dir(self._cache, manifest.repo) / "refs").rglob("*"):
-            if ref.is_file() and durable.read(ref) == manifest.commit.encode():
-                ref.unlink()
-        places.tree_file(self._cache, manifest.repo, manifest.commit).unlink(missing_ok=True)
-        self._remove_if_empty(manifest.repo)
+        folder, snapshot = places.repo_dir(self._cache, manifest.repo), self.snapshot(manifest)
+        self._look_again(manifest.repo)
+        unused, freed = {file.etag for file in manifest.files}, 0
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(snapshot.parent) as snapshots:
+            unused |= _named_in(snapshots / snapshot.name)  # also what earlier, wider patterns left in this snapshot
+            shutil.rmtree(snapshots / snapshot.name, ignore_errors=True)
+            unused -= _named_in(snapshots)
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder / "blobs") as blobs:
+            freed = sum(_drop_blob(blobs, etag) for etag in unused - keep_etags)
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder / "refs") as refs:
+            for ref in durable.files_below(refs):
+                if ref.is_file() and durable.read(ref) == manifest.commit.encode():
+                    ref.unlink()
+        with suppress(FileNotFoundError, NotADirectoryError), self._root.inside(folder / "trees") as trees:
+            (trees / f"{manifest.commit}.json").unlink(missing_ok=True)
+        self._remove_if_empty(folder)
         return freed
 
-    def _remove_if_empty(self, repo: str) -> None:
+    def _remove_if_empty(self, folder: Path) -> None:
         """Nothing of the repository is left: its folder goes, as `hf cache rm` would do it."""
-        folder = places.repo_dir(self._cache, repo)
-        holds = [path for part in ("snapshots", "blobs") for path in (folder / part).rglob("*") if not path.is_dir()]
+        holds = any(True for part in ("snapshots", "blobs") for _ in durable.files_below(folder / part))
         if not holds and not folder.is_symlink():
-            shutil.rmtree(folder, ignore_errors=True)
+            with self._root.inside(self._cache) as cache:
+                shutil.rmtree(cache / folder.name, ignore_errors=True)
+
+
+def _may_be_link(names: Sequence[str]) -> bool:
+    """A model's folder, its blobs, the locks: people move them to larger disks, or to disks with locks."""
+    match names:
+        case [only]:
+            return only == ".locks" or only.startswith("models--")
+        case [_, "blobs"]:
+            return True
+    return False
+
+
+def _drop_blob(blobs: Path, etag: str) -> int:
+    """Remove the blob and its parts; returns bytes freed."""
+    blob, freed = blobs / etag, 0
+    if blob.exists() and not blob.is_symlink():
+        freed += blob.stat().st_size
+    blob.unlink(missing_ok=True)
+    for part in blobs.glob(f".qwen-{etag}-*.part"):
+        freed += part.stat().st_size
+        part.unlink(missing_ok=True)
+    return freed
 
 
 def _leads_to(named: Path, blob: Path, seal: Seal) -> bool:
@@ -250,5 +288,6 @@ def _leads_to(named: Path, blob: Path, seal: Seal) -> bool:
 
 def _named_in(folder: Path) -> set[str]:
     """The blobs that links below the folder lead to; other links are nobody's."""
-    names = {os.path.basename(os.readlink(link)) for link in folder.rglob("*") if link.is_symlink()}  # noqa: PTH115, PTH119
+    links = (path for path in durable.files_below(folder) if path.is_symlink())
+    names = {os.path.basename(os.readlink(link)) for link in links}  # noqa: PTH115, PTH119
     return {name for name in names if is_etag(name)}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
 from qwen_api.manifest import Manifest, WantedFile
@@ -12,13 +13,16 @@ from qwen_daemon.core.errors import MakeRoom, Trouble, TryAgain
 from qwen_daemon.core.plan import Found
 from qwen_daemon.core.spans import Span
 from qwen_daemon.shell import durable, parts
+from qwen_daemon.shell.beneath import Root, held
 from qwen_daemon.shell.digest import digest_file
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.part import PartFile
 
 
 class StoredFiles(ABC):
-    """The half of ports.Store and ports.Blobs that does not depend on the layout."""
+    """The half of ports.Store and ports.Blobs that does not depend on the layout; `_root` is where all of it lies."""
+
+    _root: Root
 
     @abstractmethod
     def current(self, repo: str, file: WantedFile, found: Found) -> Path:
@@ -28,9 +32,26 @@ class StoredFiles(ABC):
     def parts_folder(self, repo: str) -> Path:
         """The folder for what is being written, on the same file system as what is published."""
 
+    def writing(self, repo: str) -> AbstractContextManager[Path]:
+        """The folder for what is being written, made and held open (beneath.Root.inside)."""
+        return self._root.inside(self.parts_folder(repo), make=True)
+
     @abstractmethod
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         """See ports.Store.publish. Raises Troubles and OSError."""
+
+    @contextmanager
+    def _listing(self, path: Path) -> Iterator[Path]:
+        """The commit's listing, which `begin` wrote, in its folder. Raises TryAgain if somebody removed it since.
+
+        Only the Hub, or `begin`, knows the whole of it: what is published may be a part.
+        """
+        try:
+            with self._root.inside(path.parent) as trees:
+                (trees / path.name).lstat()
+                yield trees / path.name
+        except (FileNotFoundError, NotADirectoryError) as error:
+            raise TryAgain("E_DISK_CHANGING", "the listing of the commit was removed meanwhile") from error
 
     async def publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
@@ -54,13 +75,12 @@ class StoredFiles(ABC):
 
     async def open_part(self, repo: str, file: WantedFile, name: str | None) -> PartFile:
         """See ports.Store."""
-        folder = await in_thread(self.parts_folder, repo)
-        await in_thread(durable.make_folder, folder)
-        return await parts.open_part(folder, file, name)
+        async with held(self.writing(repo)) as folder:
+            return await parts.open_part(folder, file, name)
 
     async def drop_part(self, repo: str, name: str) -> None:
         """See ports.Blobs."""
-        await in_thread(lambda: (self.parts_folder(repo) / name).unlink(missing_ok=True))
+        await in_thread(self._drop_part, repo, name)
 
     async def digest(
         self, repo: str, file: WantedFile, found: Found, progress: Callable[[int], None]
@@ -76,9 +96,15 @@ class StoredFiles(ABC):
         """See ports.Blobs. None if there is no room for it, or no reading it; then the file is fetched whole."""
 
         def copy() -> str:
-            return parts.copy_to_part(self.current(repo, file, found), self.parts_folder(repo), file.etag)
+            with self.writing(repo) as folder:
+                return parts.copy_to_part(self.current(repo, file, found), folder, file.etag)
 
         try:
             return await in_thread(copy)
         except (MakeRoom, TryAgain):
             return None
+
+    def _drop_part(self, repo: str, name: str) -> None:
+        with suppress(FileNotFoundError), self._root.inside(self.parts_folder(repo)) as folder:
+            if parts.PART_NAME.fullmatch(name):  # a ledger is a hint
+                (folder / name).unlink()
