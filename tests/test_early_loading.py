@@ -432,3 +432,28 @@ def _load_early_and_die(daemon: Running, gate: Gate, folder: str) -> None:
             process.communicate()
     died = daemon.wait_event(e.LoaderChanged, state="failed", timeout=PATIENCE_S)
     assert died.detail.startswith("killed, or out of memory") and died.detail.endswith("while ready")
+
+
+@loader
+def test_a_loader_that_is_killed_while_it_loads_is_told_to_everybody(tiny: Path, tmp_path: Path) -> None:
+    """The kernel says nothing to anybody; the daemon looks, and the monitor has why."""
+    files = {path.relative_to(tiny).as_posix(): path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    with ThreadedSimHub(SimHub(SimRepo(id="org/tiny", files=files))) as hub:
+        hub.gate("transformer/*-00003-*", 0, repo="org/tiny")
+        config = "[network]\nread_timeout_s = 600\n"
+        with Running(tmp_path, endpoint=hub.endpoint, models=["org/tiny"], config=config) as daemon:
+            env = {**daemon.env, "QWEN_DAEMON_SOCKET": str(daemon.control), "OMP_NUM_THREADS": "2"}
+            command = ["qwen-loader", "org/tiny", "--name", "gpu0"]
+            with subprocess.Popen(command, env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as load:
+                try:
+                    daemon.wait_event(e.LoaderChanged, name="gpu0", state="loading", timeout=PATIENCE_S)
+                finally:
+                    load.kill()
+            died = daemon.wait_event(e.LoaderChanged, name="gpu0", state="failed", timeout=PATIENCE_S)
+            with subprocess.Popen(["qwen-monitor", "--json"], env=env, stdout=subprocess.PIPE, text=True) as watch:
+                assert watch.stdout is not None
+                shown = [watch.stdout.readline() for _ in range(2)]  # hello, and the state of all
+                watch.kill()
+    assert f"process {load.pid} ended" in died.detail
+    assert died.detail.startswith("killed, or out of memory") and died.detail.endswith("while loading")
+    assert died.detail in shown[1]

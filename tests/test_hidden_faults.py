@@ -5,6 +5,7 @@ Each fault is made in a small pipeline with real safetensors and indexes, in a r
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -134,3 +135,60 @@ def test_the_default_model_of_144_gb_is_refused_before_torch_is_imported(tmp_pat
     command = [sys.executable, "-W", "error", "-c", LATE, str(folder)]
     done = subprocess.run(command, env={"PATH": os.environ["PATH"]}, capture_output=True, text=True, check=False)
     assert (done.stdout, done.stderr) == ("E_MISSING False\n", "")
+
+
+def flipped(content: bytes) -> bytes:
+    """One byte of a weight."""
+    return content[:-1] + bytes([content[-1] ^ 1])
+
+
+def as_it_is(content: bytes) -> bytes:
+    return content
+
+
+GATE: list[tuple[str, Fault, int, str, str, str]] = [
+    (SHARD, flipped, 10, "E_CORRUPT", "hash", "qwenctl download"),
+    (SHARD, half_zeros, 10, "E_CORRUPT", "zeros", "qwenctl download"),
+    (SHARD, other_revision, 10, "E_CORRUPT", "hash", "qwenctl download"),
+    ("text_encoder/config.json", remove, 4, "E_INCOMPLETE", "builds the class's default model", "qwenctl download"),
+    ("pipeline.py", as_it_is, 1, "E_HAS_CODE", "code of its own", "--allow-code"),
+    ("unet/diffusion_pytorch_model.bin", as_it_is, 1, "E_HAS_PICKLE", "run code when they are read", "--allow-pickle"),
+]
+
+
+def run_without_torch(home: Path, *arguments: str) -> tuple[subprocess.CompletedProcess[str], bool]:
+    """The installed command, and whether it has imported torch: one that leaves a mark and is of no use."""
+    (home / "torch").mkdir()
+    (home / "torch" / "__init__.py").write_text("open(__file__ + '.mark', 'w').close(); raise ImportError('a dummy')")
+    env = {**env_of(home), "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "PYTHONPATH": str(home)}
+    command = ["qwen-loader", REPO, *arguments]
+    done = subprocess.run(command, env=env, cwd=home, capture_output=True, text=True, check=False)
+    return done, (home / "torch" / "__init__.py.mark").exists()
+
+
+@pytest.mark.parametrize(("path", "fault", "expected", "code", "cause", "cure"), GATE)
+def test_the_command_stops_at_the_gate(
+    tmp_path: Path, path: str, fault: Fault, expected: int, code: str, cause: str, cure: str
+) -> None:
+    """The cause in words, the file, the command that mends it, an exit code of its own; torch was not even imported."""
+    files = model_folder.qwen()
+    folder = model_folder.write_cache(tmp_path / "hub", {path: b"x", **files})
+    content = fault((folder / path).read_bytes())
+    (folder / path).unlink()
+    if content is not None:
+        (folder / path).write_bytes(content)
+    done, has_torch = run_without_torch(tmp_path, "--patience", "0", "--json")
+    assert (done.returncode, has_torch) == (expected, False)
+    error = json.loads(done.stdout)["error"]
+    assert (error["code"], error["missing"]) == (code, [path])
+    assert cause in error["why"] and cure in error["fix"]
+    told = done.stderr.partition(f"error[{code}]")[2]
+    assert path in told and cause in told and cure in told
+
+
+def test_behind_the_gate_torch_is_imported(tmp_path: Path) -> None:
+    """So the mark above would be left, and what is refused by name is let in by name."""
+    folder = model_folder.write_cache(tmp_path / "hub", {"pipeline.py": b"x", **model_folder.qwen()})
+    assert (folder / "pipeline.py").is_file()
+    done, has_torch = run_without_torch(tmp_path, "--patience", "0", "--allow-code")
+    assert (done.stderr.partition("error[")[2][:10], has_torch) == ("E_NO_TORCH", True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import queue
 from itertools import groupby
@@ -11,12 +12,14 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api.commands import LoaderReport
-from qwen_loader import ModelUnavailable, ReadyModel, loaded, text_of
+from qwen_loader import ModelUnavailable, ReadyModel, loaded, loaded_async, text_of
 from qwen_loader.arrival import News, Ordered
 from qwen_loader.presence import STILL, Presence
 from qwen_loader.updates import Updates
 from tests.fakes.daemon import FakeDaemon
+from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.small_model import COMMIT, REPO, SmallModel, folder_as_model
+from tests.running import Running
 
 PATIENCE_S = 60.0
 
@@ -116,3 +119,42 @@ def test_it_says_its_state_again_and_that_nothing_moves(tmp_path: Path) -> None:
         while daemon.loader_reports()[-1].loaded_bytes != 8:
             seen = len(daemon.wait_for_commands(seen + 1))
         assert daemon.loader_reports()[-1].detail == ""
+
+
+@pytest.mark.loader
+@pytest.mark.parametrize("form", ["sync", "async"])
+def test_the_branch_moves_on_the_hub_and_who_holds_the_model_is_told(
+    tiny: Path, tmp_path: Path, form: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The real daemon fetches the newer commit; it is proven when the program hears of it, and the old one stays."""
+    for name in ("HF_HUB_OFFLINE", "DIFFUSERS_DISABLE_REMOTE_CODE"):
+        monkeypatch.setenv(name, "1")  # loading sets them; here they are taken back
+    files = {path.relative_to(tiny).as_posix(): path.read_bytes() for path in tiny.rglob("*") if path.is_file()}
+    repo = SimRepo(id="org/tiny", files=files)
+    older = repo.sha
+    told: queue.SimpleQueue[ReadyModel] = queue.SimpleQueue()
+    with (
+        ThreadedSimHub(SimHub(repo)) as hub,
+        Running(tmp_path, endpoint=hub.endpoint, models=["org/tiny"]) as daemon,
+    ):
+        complete = daemon.wait_complete("org--tiny")
+        assert complete.commit == older
+
+        def move() -> ReadyModel:
+            repo.commit_files({"README.md": b"# newer\n"})
+            daemon.client.update("org--tiny")
+            return told.get(timeout=PATIENCE_S)
+
+        async def hold() -> ReadyModel:
+            async with loaded_async("org/tiny", device="cpu", env=daemon.env, on_update=told.put):
+                return await asyncio.to_thread(move)
+
+        if form == "async":
+            newer = asyncio.run(hold())
+        else:
+            with loaded("org/tiny", device="cpu", env=daemon.env, on_update=told.put):
+                newer = move()
+        assert (newer.commit, newer.source, newer.verified) == (repo.sha, "daemon", "sha256")
+        assert (Path(newer.path) / "README.md").read_bytes() == b"# newer\n"
+        assert (Path(complete.path) / "model_index.json").is_file()
+    assert told.empty()

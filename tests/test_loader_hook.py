@@ -21,6 +21,7 @@ from qwen_api import events as e
 from qwen_api.client import Follower
 from qwen_api.commands import AddModel
 from qwen_loader import ModelUnavailable, ReadyModel, ReadyTimeout, Waiting, wait_ready, wait_ready_async
+from qwen_loader.wait import Wait
 from tests import canary
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
@@ -370,6 +371,36 @@ def test_a_wrong_file_on_the_disk_is_not_loaded(place: Place) -> None:
     with pytest.raises(ReadyTimeout) as raised:
         place.wait(timeout_s=0)
     assert raised.value.missing == (WEIGHTS,)
+
+
+@pytest.mark.parametrize(("fault", "code", "expected"), [("missing", "E_INCOMPLETE", 4), ("flipped", "E_CORRUPT", 10)])
+def test_what_nobody_mends_is_not_waited_for_for_ever(place: Place, fault: str, code: str, expected: int) -> None:
+    """At once what is wrong, that nobody repairs it and what would; after --patience the same as an error."""
+    weights = place.model.write().file(WEIGHTS)
+    weights.unlink() if fault == "missing" else damage(weights)
+    done = place.command("--patience", "0.2")
+    assert done.returncode == expected
+    said, _, error = done.stderr.partition(f"error[{code}]")
+    for text in (said, error):
+        assert WEIGHTS in text
+        assert "nobody repairs it: no daemon answers" in text
+        assert f"fix: qwenctl download {REPO}\n" in text
+
+
+def test_somebody_who_writes_to_the_cache_is_waited_for(place: Place) -> None:
+    """`hf download` in another terminal: what it has so far lies beside the blobs, and then the file is there."""
+    weights = place.model.write().file(WEIGHTS)
+    part = weights.with_name(f"{weights.name}.incomplete")
+    weights.rename(place.model.cache / "elsewhere")
+
+    def hear(_: Waiting) -> None:
+        if part.exists():
+            part.rename(weights)
+        elif not weights.exists():
+            (place.model.cache / "elsewhere").rename(part)
+
+    wait = Wait(place.model.ref, env=place.env, on_event=hear, patience_s=0.01)
+    assert wait.run().source == "disk"
 
 
 def test_nothing_anywhere_is_its_own_exit_code(place: Place) -> None:

@@ -41,7 +41,7 @@ def test_the_last_thing_told_is_printed_in_the_end(story: list[tuple[float, str,
 
 
 def test_a_new_reason_is_printed_at_once_with_its_fix() -> None:
-    """Three seconds are long when something breaks; the way out is told once."""
+    """Three seconds are long when something breaks; numbers that move do not repeat the way out."""
     world = World()
     world.ticker.tell("1 % downloads", about="downloads")
     world.ticker.tell("1 % paused", about="paused", fix="resume it")
@@ -52,8 +52,8 @@ def test_a_new_reason_is_printed_at_once_with_its_fix() -> None:
 
 
 def test_silence_is_broken_now_and_then() -> None:
-    """The same line again: still alive."""
+    """The same line again, with the way out: still alive, and still in need of somebody."""
     world = World()
-    world.ticker.tell("waits", about="waits")
+    world.ticker.tell("waits", about="waits", fix="mend it")
     world.pass_s(UNCHANGED_EVERY_S * 2)
-    assert [line for _, line in world.lines] == ["waits"] * 3
+    assert [line for _, line in world.lines] == ["waits\n  fix: mend it"] * 3

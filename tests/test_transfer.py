@@ -171,6 +171,35 @@ def test_a_tensor_and_its_transpose_stay_two(tiny: Path) -> None:
 
 
 @loader
+def test_a_caller_in_inference_mode_has_its_model_too(tiny: Path) -> None:
+    """The mode is one thread's, and what is made in it cannot be written to outside of it."""
+    import torch
+
+    from qwen_loader.transfer import Transfer
+
+    with torch.inference_mode():
+        model, files = mapped(tiny, "transformer")
+        expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+        with Transfer("cpu") as transfer:
+            transfer.begin(model, files, lambda _: None).wait()
+        assert all(torch.equal(expected[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@loader
+def test_a_device_that_cannot_be_had_is_told_by_its_own_error(tiny: Path) -> None:
+    """And not as a pool of threads that is broken."""
+    import torch
+
+    from qwen_loader.transfer import Transfer
+
+    if torch.cuda.is_available():
+        pytest.skip("it can be had here")
+    model, files = mapped(tiny, "transformer")
+    with Transfer("cuda") as transfer, pytest.raises((AssertionError, RuntimeError), match="CUDA"):
+        transfer.begin(model, files, lambda _: None)
+
+
+@loader
 def test_where_no_memory_can_be_pinned_ordinary_memory_serves() -> None:
     """As on a machine without a GPU, where torch refuses to pin any."""
     import torch

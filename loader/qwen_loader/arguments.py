@@ -19,6 +19,7 @@ from qwen_loader.libraries import Device, Dtype, version_of
 from qwen_loader.placement import AskedPlacement
 
 SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
+PATIENCE_S = 300.0  # containers start in any order: longer than a daemon takes to come
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
 _EXAMPLES = N_("""\
@@ -62,6 +63,7 @@ class Asked:
     placement: AskedPlacement
     early: bool
     timeout_s: float | None
+    patience_s: float
     fallback: Literal["hub", "none"]
     edit: Edit | None
     policy: Policy
@@ -115,6 +117,7 @@ def read_arguments(argv: Sequence[str]) -> Asked:
         placement=given.placement,
         early=given.early,
         timeout_s=given.timeout,
+        patience_s=given.patience,
         fallback=given.fallback,
         edit=_read_edit(given),
         policy=Policy(allow_code=given.allow_code, allow_pickle=given.allow_pickle),
@@ -157,6 +160,13 @@ def _parser() -> argparse.ArgumentParser:
     waiting.add_argument("--revision", metavar="REVISION", help=_("a branch, a tag or a commit (default: main)"))
     waiting.add_argument(
         "--timeout", metavar="TIME", type=_seconds, help=_("give up after 90, 30m or 2h; 0: look once")
+    )
+    waiting.add_argument(
+        "--patience",
+        metavar="TIME",
+        type=_seconds,
+        default=PATIENCE_S,
+        help=_("without a daemon, on files that nobody mends: give up after (default: 5m)"),
     )
     waiting.add_argument("--socket", metavar="PATH", type=Path, help=_("the daemon's control socket"))
     waiting.add_argument("--cache-dir", metavar="DIR", type=Path, help=_("the Hub cache looked at without a daemon"))

@@ -94,6 +94,7 @@ class Arrival:
         early: bool = True,
         bars: bool = False,
         timeout_s: float | None = None,
+        patience_s: float | None = None,
         socket: Path | None = None,
         env: Mapping[str, str] | None = None,
         policy: Policy | None = None,
@@ -112,6 +113,7 @@ class Arrival:
         self._wait = Wait(
             ref,
             timeout_s=timeout_s,
+            patience_s=patience_s,
             on_event=tell,
             socket=socket,
             env=environment,

@@ -83,9 +83,14 @@ class _Held:
 
 
 class Assembly:
-    """Components of one model. Not for two threads at once. `bars`: let the libraries draw their own progress."""
+    """Components of one model. Not for two threads at once. `bars`: let the libraries draw their own progress.
 
-    def __init__(self, wishes: Wishes, tell: Callable[[Step], None], *, bars: bool = False) -> None:
+    `machine` is what memory there is; None: it is looked at before the first component is loaded.
+    """
+
+    def __init__(
+        self, wishes: Wishes, tell: Callable[[Step], None], *, bars: bool = False, machine: Machine | None = None
+    ) -> None:
         self._wishes = wishes
         self._tell = tell
         self._bars = bars
@@ -94,7 +99,7 @@ class Assembly:
         self._arrived: dict[str, int] = {}  # bytes, by component
         self._telling = threading.Lock()
         self._transfer: Transfer | None = None
-        self._machine: Machine | None = None
+        self._machine = machine
         self._plan: Plan | None = None
 
     @property
@@ -295,9 +300,9 @@ class Assembly:
             )
             match self._plan.placement:
                 case "model-offload":
-                    pipeline.enable_model_cpu_offload()
+                    pipeline.enable_model_cpu_offload(device=self._plan.gpu)
                 case "sequential-offload":
-                    pipeline.enable_sequential_cpu_offload()
+                    pipeline.enable_sequential_cpu_offload(device=self._plan.gpu)
                 case _:
                     others = [part for name, part in pipeline.components.items() if name not in components]
                     if any(isinstance(part, torch.nn.Module) for part in others):  # ours are there, and it looks long

@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import msgspec
 
@@ -29,7 +29,7 @@ class Terms(msgspec.Struct, frozen=True, kw_only=True):
     """How every component is loaded; one that was loaded in other terms is loaded again."""
 
     dtype: str
-    device: Literal["cuda:0", "cpu"]
+    device: str
     variant: str | None = None
 
 

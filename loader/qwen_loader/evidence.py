@@ -8,6 +8,7 @@ What the findings mean is for `gate`; when to look is for `hook`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -89,6 +90,20 @@ def look_at_disk(cache: Path, ref: ModelRef) -> Disk:
         missing=tuple(f.path for f in missing),
         cause=explain(found.folder, found.manifest, [f.path for f in missing], {}) if missing else "",
     )
+
+
+def last_change_ns(cache: Path, ref: ModelRef) -> int:
+    """When somebody last wrote to the model's folder in the cache, finished or not; 0 if there is none.
+
+    Downloads write beside the blobs (`*.incomplete` and the daemon's own), and rename.
+    """
+    newest_ns = 0
+    folder = places.repo_dir(cache, ref.repo) / "blobs"
+    with suppress(OSError):
+        for path in (folder, *folder.iterdir()):
+            with suppress(OSError):  # renamed meanwhile
+                newest_ns = max(newest_ns, path.stat().st_mtime_ns)
+    return newest_ns
 
 
 def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) -> Examined:

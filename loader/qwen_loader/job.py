@@ -85,6 +85,7 @@ class Job:
             tell=tell,
             early=not asked.command and asked.early,
             timeout_s=asked.timeout_s,
+            patience_s=asked.patience_s,
             socket=asked.socket,
             policy=asked.policy,
             cache_dir=asked.cache_dir,

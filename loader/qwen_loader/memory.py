@@ -24,11 +24,13 @@ def read_machine(torch: Any) -> Machine:
 
 
 def give_back() -> None:
-    """Free what nothing refers to any more, on the GPU too; imports nothing."""
+    """Free what nothing refers to any more, on the GPU and in pinned memory too; imports nothing."""
     gc.collect()
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
+    if torch is not None and torch.cuda.is_available() and torch.cuda.is_initialized():
         torch.cuda.empty_cache()
+        if hasattr(torch.accelerator, "empty_host_cache"):  # torch before 2.12 keeps its pinned memory to itself
+            torch.accelerator.empty_host_cache()
 
 
 def free_ram_bytes(

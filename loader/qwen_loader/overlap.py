@@ -90,9 +90,9 @@ class Overlap:
         try:
             if not self._load(model, name):
                 self._left.add(name)
-        except LoadFailed as error:
+        except (LoadFailed, OSError) as error:  # OSError: its folder was taken away while it was looked at
             self._left.add(name)
-            self._on_trouble(name, error.why)
+            self._on_trouble(name, error.why if isinstance(error, LoadFailed) else str(error))
         with self._changed:  # there may be another one, without any news of the daemon's
             self._model = self._model or model
 

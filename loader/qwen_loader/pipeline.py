@@ -59,9 +59,13 @@ def load_from_hub(ref: ModelRef, *, device: Device = "auto", dtype: Dtype = "aut
 
 
 def describe(pipeline: Any) -> tuple[str, str, int]:
-    """Where a loaded pipeline is: device, dtype, and the bytes of the first GPU's memory that this process holds."""
+    """Where a loaded pipeline computes: device, dtype, and the bytes of the first GPU's memory that this process holds.
+
+    Its `device` would be where its weights are: "cpu" or "meta" for one that is offloaded and computes on the GPU.
+    """
     import torch
 
     dtype = str(getattr(pipeline, "dtype", "")).removeprefix("torch.")
     vram_bytes = torch.cuda.memory_allocated(0) if torch.cuda.is_available() else 0
-    return str(getattr(pipeline, "device", "")), dtype, vram_bytes
+    device = getattr(pipeline, "_execution_device", None) or getattr(pipeline, "device", "")
+    return str(device), dtype, vram_bytes

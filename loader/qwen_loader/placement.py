@@ -24,25 +24,27 @@ WORK_SHARE = 0.10  # of the largest component, for activations
 
 
 class Machine(msgspec.Struct, frozen=True, kw_only=True):
-    """What is free now. `vram_bytes` is None where there is no GPU, `ram_bytes` where it could not be read."""
+    """What is free now. `vram_bytes` is None where there is no GPU, `ram_bytes` where it could not be read.
+
+    `gpu` is the first one, whichever a thread has made its current one: CUDA_VISIBLE_DEVICES says which that is.
+    """
 
     ram_bytes: int | None
     vram_bytes: int | None
+    gpu: str = "cuda:0"
 
 
 class Plan(msgspec.Struct, frozen=True, kw_only=True):
-    """Where the weights go, and why in one sentence."""
+    """Where the weights go, and why in one sentence. `gpu` computes, unless all is on the CPU."""
 
     placement: Placement
     why: str
+    gpu: str = "cuda:0"
 
     @property
-    def load_on(self) -> Literal["cuda:0", "cpu"]:
-        """The device that weights are read to: offloading begins in RAM.
-
-        The first GPU, whichever one a thread has made its current one: CUDA_VISIBLE_DEVICES says which that is.
-        """
-        return "cuda:0" if self.placement == "full" else "cpu"
+    def load_on(self) -> str:
+        """The device that weights are read to: offloading begins in RAM."""
+        return self.gpu if self.placement == "full" else "cpu"
 
 
 class NoRoom(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,11 +68,13 @@ def plan_placement(components: Mapping[str, int], machine: Machine, asked: Asked
     short = {placement: _shortage(placement, components, machine) for placement in (*order, "cpu")}
     if asked != "auto":
         doubt = _(", although {why}", why=short[asked]) if short.get(asked) else ""
-        return Plan(placement=asked, why=_("{placement}, as asked{doubt}", placement=asked, doubt=doubt))
+        why = _("{placement}, as asked{doubt}", placement=asked, doubt=doubt)
+        return Plan(placement=asked, why=why, gpu=machine.gpu)
     for placement in order:
         if not short[placement]:
             reasons = [short[other] for other in order[: order.index(placement)]]
-            return Plan(placement=placement, why="; ".join([f"{placement}: {_what(components)}", *reasons]))
+            why = "; ".join([f"{placement}: {_what(components)}", *reasons])
+            return Plan(placement=placement, why=why, gpu=machine.gpu)
     return NoRoom(
         code="E_NO_ROOM",
         why=_("{what} fit nowhere: {why}", what=_what(components), why="; ".join(short[one] for one in order)),

@@ -43,6 +43,6 @@ class Ticker:
         """Print the newest line if it is time."""
         if self.due_in_s() != 0.0:
             return
-        news = self._about != self._printed_about
-        self._write(self._line + (f"\n  {_('fix:')} {printable(self._fix)}" if self._fix and news else ""))
+        is_moving = self._about == self._printed_about and self._line != self._printed
+        self._write(self._line + (f"\n  {_('fix:')} {printable(self._fix)}" if self._fix and not is_moving else ""))
         self._printed, self._printed_about, self._printed_at_s = self._line, self._about, self._clock()

@@ -44,7 +44,7 @@ class Transfer:
             self._device = torch.device("cuda:0")
         self._tell_every_s = tell_every_s
         self._own = threading.local()
-        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane)
+        self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane_early)
         for _ in range(readers):
             self._pool.submit(int)  # a thread is begun for each: none is idle before it has its buffers
 
@@ -57,7 +57,7 @@ class Transfer:
     def close(self) -> None:
         """Forget what was not begun and wait for what was: nothing is written to memory that is given back."""
         self._pool.shutdown(cancel_futures=True)
-        if self._device.type == "cuda":
+        if self._device.type == "cuda" and self._torch.cuda.is_initialized():
             self._torch.cuda.synchronize(self._device)
 
     def begin(self, model: Any, files: Iterable[Path], tell: Callable[[int], None]) -> Moving:
@@ -77,12 +77,14 @@ class Transfer:
             same = (tensor.data_ptr(), tensor.dtype, tensor.shape, tensor.stride())  # W.T is not W
             size_bytes = tensor.numel() * tensor.element_size()
             extent = extent_at(mappings, tensor.data_ptr(), size_bytes) if tensor.is_contiguous() else None
-            target = known.get(same)
-            if target is None and extent is not None and size_bytes:
-                target = known[same] = self._torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
-                extents.append(extent)
-                targets.append(target.view(-1).view(self._torch.uint8))
-            moving.add(tensor, tensor.data.to(self._device) if target is None else target)
+            if same not in known:
+                if extent is None or not size_bytes:
+                    known[same] = tensor.data.to(self._device)
+                else:
+                    known[same] = self._torch.empty(tensor.shape, dtype=tensor.dtype, device=self._device)
+                    extents.append(extent)
+                    targets.append(known[same].view(-1).view(self._torch.uint8))
+            moving.add(tensor, known[same])
         moving.read_bytes = sum(extent.size_bytes for extent in extents)
         allocated = self._allocated()
         for piece in cut(extents, PIECE_BYTES):
@@ -91,9 +93,12 @@ class Transfer:
 
     def _reserve(self, held: list[Any]) -> None:
         """Have torch ask the driver for all of it at once: it keeps what is given back and hands it out in parts."""
-        if self._device.type == "cuda":
-            sizes = (tensor.numel() * tensor.element_size() for tensor in held)
-            needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
+        if self._device.type != "cuda":
+            return
+        sizes = (tensor.numel() * tensor.element_size() for tensor in held)
+        needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
+        # PYTORCH_ALLOC_CONF=max_split_size_mb:N (-1 where it is not set): what is larger is never handed out in parts.
+        if not 0 <= self._torch.cuda.memory_stats(self._device).get("max_split_size", -1) < needed:
             self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
 
     def _allocated(self) -> Any:
@@ -104,11 +109,18 @@ class Transfer:
         event.record(self._torch.cuda.current_stream(self._device))
         return event
 
-    def _make_lane(self) -> None:
-        self._own.lane = _Lane(self._device)
+    def _make_lane_early(self) -> None:
+        with suppress(Exception):  # the first piece tries again, and its error is one that people are told
+            self._lane()
+
+    def _lane(self) -> _Lane:
+        lane: _Lane | None = getattr(self._own, "lane", None)
+        if lane is None:
+            lane = self._own.lane = _Lane(self._device)
+        return lane
 
     def _move(self, piece: Piece, targets: list[Any], allocated: Any, moving: Moving) -> Any:
-        arrived = self._own.lane.move(piece, targets, allocated)
+        arrived = self._lane().move(piece, targets, allocated)
         moving.count(sum(copy.size_bytes for copy in piece.copies))
         return arrived
 
@@ -183,7 +195,7 @@ class _Lane:
         with self._cuda.stream(self._stream):
             self._stream.wait_event(allocated)
             _scatter(piece, buffer, targets)
-            fetched.record()
+            fetched.record(self._stream)
         return fetched
 
 
@@ -192,8 +204,8 @@ def _buffer(is_pinned: bool) -> Any:
     import torch
 
     with suppress(RuntimeError):
-        return torch.empty(PIECE_BYTES, dtype=torch.uint8, pin_memory=is_pinned)
-    return torch.empty(PIECE_BYTES, dtype=torch.uint8)
+        return torch.empty(PIECE_BYTES, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
+    return torch.empty(PIECE_BYTES, dtype=torch.uint8, device="cpu")
 
 
 def _smaps() -> str:
@@ -204,8 +216,12 @@ def _smaps() -> str:
 
 
 def _scatter(piece: Piece, buffer: Any, targets: list[Any]) -> None:
-    for number, source, target, size_bytes in piece.copies:
-        targets[number][target : target + size_bytes].copy_(buffer[source : source + size_bytes], non_blocking=True)
+    import torch
+
+    # What a caller in inference mode has made may be written to in that mode only, and a mode is one thread's.
+    with torch.inference_mode():
+        for number, source, target, size_bytes in piece.copies:
+            targets[number][target : target + size_bytes].copy_(buffer[source : source + size_bytes], non_blocking=True)
 
 
 def _read(piece: Piece, buffer: memoryview) -> None:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Self
 
-from qwen_api.client import Follower, find_socket
+from qwen_api.client import Disconnected, Follower, find_socket
 from qwen_api.models import ModelRef
+from qwen_api.status import ModelStatus
 from qwen_loader import gate
 from qwen_loader.gate import Policy
 from qwen_loader.ready import NotReady, ReadyModel
@@ -46,6 +47,7 @@ class Updates:
         self._lock = threading.Lock()
         self._closed = False
         self._proving: Wait | None = None
+        self._looked_at: ModelStatus | None = None  # what was refused is looked at again once it has changed
         self._follower = Follower(lambda: find_socket(self._env, self._socket))
         self._thread = threading.Thread(target=self._follow, name="updates", daemon=True)
 
@@ -62,9 +64,15 @@ class Updates:
         self._thread.join()
 
     def _follow(self) -> None:
-        for _ in self._follower:
+        for line in self._follower:
+            if isinstance(line, Disconnected):
+                self._looked_at = None  # it may be that the daemon was gone in the middle of a proof
+                continue
             model = gate.pick_model(self._follower.status, self._ref)
-            if model is not None and model.state == "complete" and model.commit != self._commit:
+            if model is None or model == self._looked_at:
+                continue
+            self._looked_at = model
+            if model.state == "complete" and model.commit != self._commit:
                 self._prove()
 
     def _prove(self) -> None:

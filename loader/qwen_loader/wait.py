@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -40,6 +41,8 @@ from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeo
 VERIFY_TRIES_MAX = 2  # asked to verify the same damage more often than this, the daemon and we do not see one disk
 VERIFIED = "sha256"  # git-sha1 for the small files that the Hub keeps in git; sha256 for every weight
 _TIMEOUT = "E_WAIT_TIMEOUT"
+# What somebody must mend: without a daemon, whoever is patient waits for nobody.
+_TO_MEND = ("E_INCOMPLETE", "E_CORRUPT")
 # Without a daemon these are what is wrong, and not that too little time was given.
 _TIME_IS_NO_CURE = ("E_DAEMON_DOWN", "E_SOCKET_DENIED", "E_CORRUPT", "E_NO_LISTING")
 
@@ -61,13 +64,22 @@ class Wait:
         policy: Policy | None = None,
         cache_dir: Path | None = None,
         on_model: OnModel | None = None,
+        patience_s: float | None = None,
     ) -> None:
-        """`on_model` is given the daemon's whole word on a model that is not complete yet, with each line."""
+        """`on_model` is given the daemon's whole word on a model that is not complete yet, with each line.
+
+        `patience_s`: end with what is wrong after so long without any daemon in which nobody wrote to the cache,
+        although files of the model there are missing or damaged; None: never.
+        """
         self._ref = ref
         self._env = os.environ if env is None else env
         self._socket = socket
         self._policy = policy or Policy()
         self._timeout_s = timeout_s
+        self._patience_s = patience_s
+        self._still: tuple[Waiting, int] | None = None  # what is wrong, and the newest change of the cache
+        self._still_since_s = 0.0
+        self._lost: Disconnected | None = None  # while no daemon answers
         self._on_event = on_event
         self._on_model = on_model
         self._cache = cache_dir or places.hub_cache(self._env)
@@ -139,6 +151,7 @@ class Wait:
                 return self._alone(line)
             case Hello():
                 self._met, self._greeted, self._asked_to_add, self._verify_since = True, False, False, None
+                self._lost = None
                 return None
             case Gap() | Unknown():
                 return None
@@ -209,9 +222,25 @@ class Wait:
     def _alone(self, lost: Disconnected) -> ReadyModel | None:
         # A daemon that was here a moment ago is restarting: it need not be overtaken with hashing of our own.
         patient = not self._met or lost.retry_in_s >= RETRY_MAX_S
-        return self._look(patient=patient, lost=lost)
+        self._lost = lost
+        ready = self._look(patient=patient)
+        if ready is None and self._patience_s is not None and not self._met:
+            self._lose_patience(self._patience_s)
+        return ready
 
-    def _look(self, *, patient: bool, lost: Disconnected | None = None) -> ReadyModel | None:
+    def _lose_patience(self, patience_s: float) -> None:
+        """Raise ModelUnavailable when a person must act and nobody is at work, as far as can be seen from here."""
+        last, now_s = self._last, time.monotonic()
+        if last is None or last.code not in _TO_MEND:
+            self._still = None
+            return
+        still = (last, evidence.last_change_ns(self._cache, self._ref))
+        if still != self._still:
+            self._still, self._still_since_s = still, now_s
+        if now_s - self._still_since_s >= patience_s:
+            raise ModelUnavailable(last.code, last.why, last.fix, last.missing)
+
+    def _look(self, *, patient: bool) -> ReadyModel | None:
         """Without a daemon: each ready file that fits, then the disk."""
         readies = [
             r
@@ -225,13 +254,12 @@ class Wait:
         found = gate.find_candidate(self._ref, None, None, evidence.look_at_disk(self._cache, self._ref))
         match found:
             case Waiting():
-                self._tell(_alone_text(found, lost))
+                self._tell(_alone_text(found, self._lost))
             case Candidate() if patient:
                 return self._prove(found, readies)
             case Candidate():
-                self._tell(
-                    _alone_text(Waiting(code="E_DAEMON_DOWN", why=_("the daemon was here"), phase="alone"), lost)
-                )
+                waiting = Waiting(code="E_DAEMON_DOWN", why=_("the daemon was here"), phase="alone")
+                self._tell(_alone_text(waiting, self._lost))
         return None
 
     # A candidate, and what proves it.
@@ -276,7 +304,8 @@ class Wait:
         why = words.damaged_text(len(paths)) + (f": {cause}" if cause else "")
         damage = Waiting(code="E_CORRUPT", why=why, missing=paths, fix=f"qwenctl verify {self._ref}")
         if candidate.source != "daemon":
-            self._tell(msgspec.structs.replace(damage, phase="alone", fix=f"qwenctl download {self._ref}"))
+            alone = msgspec.structs.replace(damage, phase="alone", fix=f"qwenctl download {self._ref}")
+            self._tell(_alone_text(alone, self._lost))
             return
         self._verify_tries += 1
         broken = Broken(code="E_CORRUPT", why=why, fix=damage.fix, findings=paths)
@@ -310,6 +339,9 @@ class Wait:
 def _alone_text(waiting: Waiting, lost: Disconnected | None) -> Waiting:
     if lost is None:
         return waiting
+    if waiting.code in _TO_MEND:
+        why = _("{why}; nobody repairs it: {lost}", why=waiting.why, lost=lost.why)
+        return msgspec.structs.replace(waiting, why=why)
     code = lost.code if waiting.code == "E_DAEMON_DOWN" else waiting.code
     return msgspec.structs.replace(waiting, code=code, why=f"{lost.why}; {waiting.why}", fix=waiting.fix or lost.fix)
 

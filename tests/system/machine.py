@@ -181,7 +181,12 @@ def _put_program(venv: Path) -> None:
     (site / "dependencies.pth").write_text("/opt/dependencies\n")
     for package in PACKAGES:
         shutil.copytree(ROOT / package, site / Path(package).name, ignore=shutil.ignore_patterns("__pycache__"))
-    for name, module in (("qwen-daemon", "qwen_daemon.__main__"), ("qwenctl", "qwen_monitor.control")):
+    scripts = {
+        "qwen-daemon": "qwen_daemon.__main__",
+        "qwenctl": "qwen_monitor.control",
+        "qwen-loader": "qwen_loader.__main__",
+    }
+    for name, module in scripts.items():
         script = venv / "bin" / name
         script.write_text(f"#!/opt/qwen-daemon/bin/python3\nimport sys\nfrom {module} import main\nsys.exit(main())\n")
         script.chmod(0o755)

@@ -6,6 +6,7 @@ it needs is forbidden by the unit.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -213,6 +214,58 @@ def test_a_model_goes_through_the_hardened_service_to_a_reader(machine: Machine)
     # What seccomp or a read-only path would have refused
     assert "Operation not permitted" not in journal
     assert "Read-only file system" not in journal
+
+
+HOLDER = "holder.service"
+HOLDER_UNIT = """
+[Unit]
+Requires=qwen-ready@qwen-image-edit.service
+After=qwen-ready@qwen-image-edit.service
+[Service]
+User=reader
+Environment=QWEN_DAEMON_SOCKET=/run/qwen-daemon/events.sock
+ExecStart=/opt/qwen-daemon/bin/qwen-loader qwen-image-edit --device cpu --until-update
+Restart=always
+RestartSec=100ms
+"""
+
+
+def serve(machine: Machine, unit: str) -> None:
+    command = ["/opt/qwen-daemon/bin/qwen-daemon", "mirror", "/srv/models", "--listen", "127.0.0.1:8090"]
+    machine.run("systemd-run", f"--unit={unit}", *command)
+    machine.wait_for_journal(f"{unit}.service", lambda line: "127.0.0.1:8090" in line)
+
+
+@pytest.mark.loader
+def test_a_service_that_needs_the_model_starts_when_it_is_ready_and_again_when_a_newer_one_is(
+    machine: Machine, tiny: Path
+) -> None:
+    """Requires= and After= the ready unit, which outlives a refusal; --until-update ends when a newer one is complete,
+    and Restart= takes it.
+    """
+    model = machine.tree / "srv/models/Qwen/Qwen-Image-Edit-2511"
+    shutil.copytree(tiny, model)
+    write(machine, f"/etc/systemd/system/{HOLDER}", HOLDER_UNIT)
+    drop_in(machine, "Environment=HF_ENDPOINT=http://127.0.0.1:8090")
+    serve(machine, "mirror")
+    machine.run("systemctl", "start", "--no-block", HOLDER)
+    ready = "qwen-ready@qwen-image-edit.service"
+    machine.wait_for_journal(ready, lambda line: "E_UNKNOWN_MODEL" in line)
+    assert machine.show(ready, "ActiveState") == {"ActiveState": "activating"}
+    assert machine.show(HOLDER, "ActiveState", "ExecMainPID") == {"ActiveState": "inactive", "ExecMainPID": "0"}
+    machine.run("/opt/qwen-daemon/bin/qwenctl", "add", "qwen-image-edit")
+    machine.wait_for_journal(HOLDER, lambda line: line.startswith("ready: holding"))
+    begun = int(machine.show(HOLDER, "ExecMainStartTimestampMonotonic")["ExecMainStartTimestampMonotonic"])
+    assert begun >= int(machine.show(ready, "ActiveEnterTimestampMonotonic")["ActiveEnterTimestampMonotonic"]) > 0
+
+    machine.run("systemctl", "stop", "mirror.service")
+    (model / "README.md").write_text("# newer\n")
+    serve(machine, "mirror-again")
+    machine.run("/opt/qwen-daemon/bin/qwenctl", "update", "qwen-image-edit")
+    starts = iter(range(2))
+    machine.wait_for_journal(HOLDER, lambda line: line.startswith("ready: holding") and next(starts) == 1)
+    assert machine.show(HOLDER, "NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
+    assert "update: commit " in machine.journal(HOLDER)
 
 
 def test_a_loader_of_another_user_is_not_taken_for_dead(machine: Machine) -> None:
