@@ -98,6 +98,6 @@ class Progress:
             return
         self._drawn_s = now_s
         size = shutil.get_terminal_size()
-        width = size.columns - 1  # a full line would wrap and could not be rewritten
+        width = size.columns - 2  # beside the last line Ctrl-C shows as `^C`; a line that wraps cannot be rewritten
         now, glyphs = datetime.now(UTC).astimezone(), self._console.err_glyphs
         self._console.block(foreground_lines(model, self._pace, width, size.lines, now, glyphs))
