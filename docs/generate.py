@@ -68,17 +68,44 @@ With `--json` the same is on standard output as `{"error": {"code": ..., "what":
 English. Events carry the code in `code` and the facts in `detail`; the API's refusals are `application/problem+json`
 with `code` and `fix`. What stands here is the general meaning; an error often knows more and says it instead.
 
-The exit code is `qwenctl`'s, and behind the stroke `qwen-loader`'s where that is another one.
+The exit code is `qwenctl`'s, and behind the stroke `qwen-loader`'s where that is another one; all of them are
+[below](#exit-codes).
 
 | code | what it means | what to do | exit |
 |---|---|---|---|
 """
 
 
+# Meanings of aria2 and sysexits.h where those have one; 8 is aria2's "cannot resume", which cannot happen here.
+EXIT_CODES = {
+    exits.OK: "done; `check`, `status`, `wait` and `--once`: complete",
+    exits.OTHER: "an error of no other kind",
+    exits.USAGE: "the command cannot be understood",
+    exits.NOT_FOUND: "no such model, revision or file, or the daemon was not asked for it",
+    exits.INCOMPLETE: "not complete: files are missing, damaged, or not verified yet",
+    exits.AUTH: "the token is refused, or the licence was not accepted",
+    exits.NETWORK: "the network, a proxy or the Hub",
+    exits.UNFINISHED: "paused or stopped before it was complete",
+    exits.DISK_FULL: "the disk is full or read-only",
+    exits.CORRUPT: "the content is not the Hub's",
+    exits.DAEMON_DOWN: "no daemon answers, or its socket may not be opened",
+    exits.TIMED_OUT: "the time that was given is over",
+    exits.CONFIG: "the configuration has an error",
+    126: "`qwen-loader`: your command cannot be run",
+    127: "`qwen-loader`: your command was not found",
+    129: "SIGHUP: the terminal was closed",
+    exits.INTERRUPTED: "Ctrl-C",
+    143: "SIGTERM",
+}
+
+
 def errors_markdown() -> str:
     """docs/errors.md."""
     rows = ((code, _cell(why), _cell(fix), _exit_text(code)) for code, (why, fix) in sorted(ERRORS.items()))
-    return ERRORS_INTRODUCTION + "".join(f"| `{code}` | {why} | {fix} | {ends} |\n" for code, why, fix, ends in rows)
+    errors = "".join(f"| `{code}` | {why} | {fix} | {ends} |\n" for code, why, fix, ends in rows)
+    codes = "".join(f"| {number} | {meaning} |\n" for number, meaning in EXIT_CODES.items())
+    heading = "\n## Exit codes\n\nThere is no 8.\n\n| exit | what it means |\n|---|---|\n"
+    return ERRORS_INTRODUCTION + errors + heading + codes
 
 
 def _cell(text: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 
 from qwen_api.commands import Version
 from qwen_api.probe import EndpointProbe, ThroughputProbe
-from qwen_monitor import doctor
+from qwen_monitor import doctor, examine
 from qwen_monitor.doctor import Group, Room
 from qwen_monitor.host import Host
 from tests import canary
@@ -80,12 +80,19 @@ def test_a_cache_that_is_not_the_daemons_is_told_with_the_variable_to_set() -> N
         (Room(place="/c", free_bytes=9 * GB, needed_bytes=GB, may_write=True), "ok", ""),
         (Room(place="/c", free_bytes=9 * GB, needed_bytes=None, may_write=True), "ok", ""),
         (Room(place="/c", free_bytes=GB, needed_bytes=9 * GB, may_write=True), "fail", "E_DISK_FULL"),
+        (Room(place="/c", free_bytes=9 * GB, needed_bytes=8 * GB, may_write=True, reserve_bytes=GB), "ok", ""),
+        (
+            Room(place="/c", free_bytes=9 * GB, needed_bytes=8 * GB, may_write=True, reserve_bytes=GB + 1),
+            "fail",
+            "E_DISK_FULL",
+        ),
+        (Room(place="/c", free_bytes=GB, needed_bytes=0, may_write=True, reserve_bytes=9 * GB), "ok", ""),
         (Room(place="/c", free_bytes=9 * GB, needed_bytes=GB, may_write=False), "warn", "E_PERMISSION"),
         (Room(place="/c", free_bytes=None, needed_bytes=GB, may_write=True), "fail", "E_IO"),
     ],
 )
 def test_the_disk_must_hold_what_is_still_to_come(room: Room, state: str, code: str) -> None:
-    """Room and permission, in this order."""
+    """Room, with the reserve that a fetch may not touch, and permission, in this order."""
     found = doctor.of_disk(room)
     assert (found.state, found.code) == (state, code)
 
@@ -135,6 +142,31 @@ def test_a_model_that_the_gpu_cannot_hold_is_told_before_it_is_fetched() -> None
     found = doctor.of_gpu("org/one", 58 * GB, small)
     assert found.state == "warn" and "24.0 GB" in found.why
     assert doctor.of_gpu("org/one", None, small).what == "a GPU of 24.0 GB"
+
+
+def test_each_disk_is_told_once_with_all_that_comes_to_it(tmp_path: Path) -> None:
+    """A model's own folder may be on another disk than the cache, or on the same."""
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:  # another file system, if there is one
+        places = {"cache": tmp_path / "hub", "beside": tmp_path / "own", "elsewhere": Path(elsewhere) / "own"}
+        needs = [(places["cache"], None), (places["cache"], GB), (places["beside"], GB), (places["elsewhere"], 3 * GB)]
+        rooms = list(examine.rooms_in(needs, reserve_bytes=7, is_ours_to_write=True))
+
+        assert [(room.place, room.needed_bytes, room.reserve_bytes) for room in rooms] == [
+            (str(places["cache"]), 2 * GB, 7),
+            (str(places["elsewhere"]), 3 * GB, 7),
+        ]
+
+
+@pytest.mark.parametrize(("has_links", "lacking"), [(True, 0), (False, 2)])
+def test_what_is_lacking_is_what_a_download_would_write(tmp_path: Path, has_links: bool, lacking: int) -> None:
+    """With links a blob is enough; without, each name is a file of its own in the snapshot."""
+    files = {"a.txt": b"x", "b.txt": b"x"}
+    snapshot = model_folder.write_cache(tmp_path, files)
+    manifest = model_folder.listing(files)
+    assert examine.lacking_bytes(tmp_path, manifest, has_links=has_links) == 0
+    for name in files:
+        (snapshot / name).unlink()
+    assert examine.lacking_bytes(tmp_path, manifest, has_links=has_links) == lacking
 
 
 # The real command
@@ -256,6 +288,25 @@ def test_a_listing_comes_from_the_endpoints_of_the_configuration(env: Env, hub: 
     assert done.returncode == 4, done.stderr
     report = json.loads(done.stdout)
     assert (report["source"], report["totals"]["missing"]) == ("listing", len(FILES))
+
+
+def test_the_reserve_of_the_configuration_counts(env: Env, hub: SimHub, tmp_path: Path) -> None:
+    """Also with no daemon: the one that a download starts keeps it free too."""
+    (tmp_path / "config.toml").write_text("[disk]\nreserve_bytes = 4_000_000_000_000_000\n")
+    config = {"QWEN_DAEMON_CONFIG": str(tmp_path / "config.toml"), "HF_ENDPOINT": hub.endpoint}
+    code, found = checks(env | config, "--quick")
+
+    assert (code, found["disk"]["state"], found["disk"]["code"]) == (9, "fail", "E_DISK_FULL")
+    assert "4.0 PB kept in reserve" in found["disk"]["what"]
+
+
+def test_a_fix_names_the_model_that_was_asked_about(env: Env) -> None:
+    """A command to copy, not one to fill in."""
+    gated = SimHub(SimRepo(id=REPO, files=FILES, gated="manual", readers=["hf_other"]), tokens=[TOKEN, "hf_other"])
+    with ThreadedSimHub(gated) as simulator:
+        _code, found = checks(env | {"HF_ENDPOINT": simulator.endpoint, "HF_TOKEN": TOKEN})
+
+    assert (found["speed"]["code"], f"qwenctl retry {REPO}" in found["speed"]["fix"]) == ("E_GATED", True)
 
 
 def test_a_daemon_that_runs_for_real_is_in_order(env: Env, hub: SimHub, tmp_path: Path) -> None:

@@ -113,6 +113,25 @@ def is_sentence(node: ast.expr) -> bool:
     return bool(re.search(r"[a-z]{2,} |[a-z] [a-z]{2,}", text)) and not text.startswith("qwenctl ")
 
 
+# One word for one thing: the one that is used, and those that mean the same.
+CHOSEN = {"снапшот": ("снимок", "снимк"), "GPU": ("видеокарт",), "RAM": ("ОЗУ", "оперативн")} | {
+    "конфигурация": ("настройк", "настроек"),
+    "кеш": ("кэш",),
+    "хеш": ("хэш",),
+    "папка": ("директори", "каталог"),
+    "код возврата": ("код выхода", "коды выхода", "кодом выхода"),
+}
+
+
+def test_one_thing_has_one_russian_word() -> None:
+    """In the catalogue and in README.ru.md alike; a reader would look for a second thing behind a second word."""
+    texts = [text for entry in KNOWN.values() for text in entry.texts]
+    told = "\n".join([*texts, (ROOT / "README.ru.md").read_text(encoding="utf-8")])
+    assert [word for word in CHOSEN if word[:5].lower() not in told.lower()] == []
+    rejected = [word for words in CHOSEN.values() for word in words]
+    assert [word for word in rejected if re.search(rf"\b{word}", told, re.IGNORECASE)] == []
+
+
 def test_the_compiled_catalogue_is_current() -> None:
     """The .mo in the repository is what the .po gives: a clone needs no build step."""
     assert catalogue["compile_mo"](KNOWN.values()) == catalogue["MO"].read_bytes()

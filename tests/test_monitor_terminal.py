@@ -2,35 +2,22 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import pty
 import re
-import selectors
-import shlex
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import TracebackType
-from typing import Self
 
 import pytest
 
 from qwen_api.events import DiskChanged, FileProgress, LoaderChanged
 from tests.fakes import download
 from tests.fakes.daemon import FakeDaemon
+from tests.terminal import ENTER_SCREEN, LEAVE_SCREEN, PATIENCE_S, SHOW_CURSOR, Terminal, Tmux, environment
 
 pytest.importorskip("textual", reason="the monitor's screen is the extra [monitor]")
-
-ENTER_SCREEN = b"\x1b[?1049h"  # xterm's alternate screen
-LEAVE_SCREEN = b"\x1b[?1049l"
-SHOW_CURSOR = b"\x1b[?25h"
-PATIENCE_S = 30.0  # only a test that fails waits this long
 
 
 @pytest.fixture
@@ -39,67 +26,12 @@ def daemon(tmp_path: Path) -> Iterator[FakeDaemon]:
         yield fake
 
 
-class Terminal:
-    """A process on a pty; `output` is everything it has written."""
-
-    def __init__(self, *arguments: str, size: tuple[int, int] = (80, 24), **env: str) -> None:
-        self.output = b""
-        self._seen = 0
-        self._master, slave = pty.openpty()
-        fcntl.ioctl(slave, termios.TIOCSWINSZ, struct.pack("HHHH", size[1], size[0], 0, 0))
-        self.modes_before = termios.tcgetattr(self._master)
-        self.process = subprocess.Popen(
-            command(*arguments), env=environment(**env), stdin=slave, stdout=slave, stderr=slave, start_new_session=True
-        )
-        os.close(slave)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.process.kill()
-        self.process.wait(PATIENCE_S)
-        os.close(self._master)
-
-    def read_until(self, text: bytes) -> None:
-        """Read until `text` has come after what was last waited for."""
-        while (found := self.output.find(text, self._seen)) < 0:
-            assert self._read_some(), f"{text!r} did not come: {self.output[-2000:]!r}"
-        self._seen = found + len(text)
-
-    def type(self, text: bytes) -> None:
-        os.write(self._master, text)
-
-    def end(self) -> int:
-        """Read to the end; the exit code."""
-        while self._read_some():
-            pass
-        return self.process.wait(PATIENCE_S)
-
-    def modes_now(self) -> list[object]:
-        return termios.tcgetattr(self._master)
-
-    def _read_some(self) -> bool:
-        with selectors.DefaultSelector() as selector:
-            selector.register(self._master, selectors.EVENT_READ)
-            assert selector.select(PATIENCE_S), f"silent: {self.output[-2000:]!r}"
-        try:
-            part = os.read(self._master, 65536)
-        except OSError:  # EIO: the last process has closed its side
-            return False
-        self.output += part
-        return bool(part)
-
-
 def command(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "qwen_monitor", *arguments]
 
 
-def environment(**env: str) -> dict[str, str]:
-    kept = {k: v for k, v in os.environ.items() if k in ("PATH", "PYTHONPATH", "HOME")}
-    return {**kept, "TERM": "xterm-256color", "PYTHONUTF8": "1", **env}
+def monitor(*arguments: str, size: tuple[int, int] = (80, 24), **env: str) -> Terminal:
+    return Terminal(command(*arguments), size=size, **env)
 
 
 def assert_restored(terminal: Terminal) -> None:
@@ -112,7 +44,7 @@ def assert_restored(terminal: Terminal) -> None:
 
 def test_q_leaves_the_terminal_as_it_was_and_a_summary(daemon: FakeDaemon) -> None:
     """The screen is drawn, q ends with 0, modes and cursor are restored, three lines stay in the scrollback."""
-    with Terminal("--socket", str(daemon.control)) as terminal:
+    with monitor("--socket", str(daemon.control)) as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.type(b"q")
         assert terminal.end() == 0
@@ -125,7 +57,7 @@ def test_q_leaves_the_terminal_as_it_was_and_a_summary(daemon: FakeDaemon) -> No
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT], ids=lambda s: s.name)
 def test_a_signal_restores_the_terminal(daemon: FakeDaemon, number: signal.Signals) -> None:
     """SIGTERM, SIGHUP and SIGINT end in order, with the exit code that shells expect."""
-    with Terminal("--socket", str(daemon.control)) as terminal:
+    with monitor("--socket", str(daemon.control)) as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.process.send_signal(number)
         assert terminal.end() == 128 + number
@@ -134,7 +66,7 @@ def test_a_signal_restores_the_terminal(daemon: FakeDaemon, number: signal.Signa
 
 def test_a_signal_while_starting_restores_the_terminal(daemon: FakeDaemon) -> None:
     """Also right after the alternate screen was entered and before anything is drawn."""
-    with Terminal("--socket", str(daemon.control)) as terminal:
+    with monitor("--socket", str(daemon.control)) as terminal:
         terminal.read_until(ENTER_SCREEN)
         terminal.process.send_signal(signal.SIGTERM)
         assert terminal.end() == 143
@@ -143,7 +75,7 @@ def test_a_signal_while_starting_restores_the_terminal(daemon: FakeDaemon) -> No
 
 def test_ctrl_c_quits(daemon: FakeDaemon) -> None:
     """The key that everybody tries first works."""
-    with Terminal("--socket", str(daemon.control), NO_COLOR="1") as terminal:
+    with monitor("--socket", str(daemon.control), NO_COLOR="1") as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.type(b"\x03")
         assert terminal.end() == 130
@@ -152,7 +84,7 @@ def test_ctrl_c_quits(daemon: FakeDaemon) -> None:
 
 def test_an_event_repaints_its_rows_only(daemon: FakeDaemon) -> None:
     """The key line is not sent again, and with --ascii nothing but ASCII is sent at all."""
-    with Terminal("--socket", str(daemon.control), "--ascii") as terminal:
+    with monitor("--socket", str(daemon.control), "--ascii") as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.read_until(b"Help")
         daemon.say(download.progress(7_000_000_000))
@@ -170,7 +102,7 @@ def test_an_event_repaints_its_rows_only(daemon: FakeDaemon) -> None:
 @pytest.mark.parametrize("env", [{"TERM": "linux"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])
 def test_a_terminal_without_the_signs_gets_ascii(daemon: FakeDaemon, env: dict[str, str]) -> None:
     """The Linux console's font lacks them, and an encoding that is not UTF-8 has none."""
-    with Terminal("--socket", str(daemon.control), **env) as terminal:
+    with monitor("--socket", str(daemon.control), **env) as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.read_until(b"Help")
         terminal.type(b"q")
@@ -183,7 +115,7 @@ def test_no_color_is_obeyed(daemon: FakeDaemon) -> None:
     coloured = re.compile(rb"\x1b\[(?:\d+;)*(?:3[0-8]|4[0-8]|9[0-7]|10[0-7])[;m]")
     found = []
     for env in ({"NO_COLOR": "1"}, {}):
-        with Terminal("--socket", str(daemon.control), **env) as terminal:
+        with monitor("--socket", str(daemon.control), **env) as terminal:
             terminal.read_until(b"DOWNLOADING")
             terminal.read_until(b"Help")
             terminal.type(b"q")
@@ -196,7 +128,7 @@ def test_four_files_at_once_cost_few_bytes_on_the_line(daemon: FakeDaemon) -> No
     """At 120x40 a picture of new numbers takes at most 3500 bytes: 7 kB/s at the two pictures a second over SSH."""
     paths = [path for path in download.SIZES if path not in download.VERIFIED][:4]
     rounds = 10
-    with Terminal("--socket", str(daemon.control), size=(120, 40)) as terminal:
+    with monitor("--socket", str(daemon.control), size=(120, 40)) as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.read_until(b"Help")
         for number in range(rounds + 1):
@@ -208,6 +140,22 @@ def test_four_files_at_once_cost_few_bytes_on_the_line(daemon: FakeDaemon) -> No
         terminal.end()
         later = terminal.output[drawn : terminal.output.rindex(LEAVE_SCREEN)]
     assert len(later) <= 3500 * rounds
+
+
+@pytest.mark.parametrize(("env", "refresh_s"), [({"SSH_CONNECTION": "192.0.2.1 50000 192.0.2.2 22"}, 1.0), ({}, 0.5)])
+def test_it_draws_twice_a_second_and_once_over_ssh(daemon: FakeDaemon, env: dict[str, str], refresh_s: float) -> None:
+    """Each answer to news takes a picture of its own, so the pictures take their time; sshd sets SSH_CONNECTION."""
+    pictures = 6
+    with monitor("--socket", str(daemon.control), **env) as terminal:
+        terminal.read_until(b"Help")
+        for number in range(pictures):
+            if number == 1:
+                begun_s = time.monotonic()
+            daemon.say(marker(number))
+            terminal.read_until(b"pid %d" % (70_000 + number))
+        assert time.monotonic() - begun_s >= (pictures - 2) * refresh_s  # the first may have been late
+        terminal.type(b"q")
+        assert terminal.end() == 0
 
 
 def arriving(path: str, number: int) -> FileProgress:
@@ -247,49 +195,11 @@ def is_whole(rows: list[str], height: int) -> bool:
     return len(rows) == height and "DOWNLOADING" in rows[0] and "? Help" in rows[-1]
 
 
-class Tmux:
-    """A command in a tmux of its own, whose window stays when it ends."""
-
-    def __init__(self, folder: Path, command: list[str]) -> None:
-        self._folder = folder
-        self._command = shlex.join(["env", "-i", *(f"{k}={v}" for k, v in environment().items()), *command])
-
-    def __enter__(self) -> Self:
-        self._tmux("new-session", "-d", "-x", "80", "-y", "24", f"{self._command}; exec cat")
-        self._tmux("set-option", "status", "off")
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self._tmux("kill-server")
-
-    def resize(self, width: int, height: int) -> None:
-        self._tmux("resize-window", "-x", str(width), "-y", str(height))
-
-    def press(self, *keys: str) -> None:
-        self._tmux("send-keys", *keys)
-
-    def wait_for(self, condition: Callable[[list[str]], bool]) -> list[str]:
-        """The lines on the screen, once they are as wanted."""
-        deadline = time.monotonic() + PATIENCE_S
-        while not condition(rows := self._tmux("capture-pane", "-p").splitlines()):
-            assert time.monotonic() < deadline, rows
-        return rows
-
-    def _tmux(self, *words: str) -> str:
-        # Its TERM inside is screen's; the server must not read a configuration nor meet another server.
-        call = ["tmux", "-f", "/dev/null", "-S", str(self._folder / "tmux.sock"), *words]
-        env = {"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", "TERM": "xterm-256color"}
-        return subprocess.run(call, env=env, capture_output=True, text=True, timeout=PATIENCE_S, check=True).stdout
-
-
 def test_a_dumb_terminal_gets_plain_lines(daemon: FakeDaemon) -> None:
     """TERM=dumb cannot draw, so lines come, and Ctrl-C ends them with a last summary."""
-    with Terminal("--socket", str(daemon.control), TERM="dumb") as terminal:
+    with monitor("--socket", str(daemon.control), TERM="dumb") as terminal:
         terminal.read_until(b" summary ")
         terminal.type(b"\x03")
-        terminal.process.send_signal(signal.SIGINT)
         assert terminal.end() == 130
     assert ENTER_SCREEN not in terminal.output
 

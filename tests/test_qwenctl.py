@@ -488,6 +488,17 @@ def test_add_warns_of_a_model_that_the_machine_cannot_hold(run: Run, daemon: Fak
     assert "warning: the weights (4.4 TB) are larger than" in done.stderr
 
 
+def test_what_a_daemon_answers_costs_few_imports(env: Env, daemon: FakeDaemon) -> None:
+    """Looking at the disk, the Hub and the screen are other commands' business: `status` is asked all day."""
+    command = [sys.executable, "-X", "importtime", *COMMAND[COMMAND.index("-m") :], "status"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=RUN_S)
+
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines()}
+    assert {"qwen_api.client", "qwen_monitor.status_text"} <= imported
+    unwanted = {"asyncio", "aiohttp", "textual", "rich", "huggingface_hub", "qwen_api.report", "qwen_monitor.check"}
+    assert unwanted & imported == set()
+
+
 def test_wait_ends_with_the_path_when_the_model_is_complete(env: Env, daemon: FakeDaemon) -> None:
     """It follows the stream; completion is a state as well, so a second wait returns at once."""
     process = start(env, "wait", MODEL)
@@ -512,8 +523,38 @@ def test_wait_does_not_wait_for_what_needs_a_person(run: Run, daemon: FakeDaemon
     """Gated is 5; a model that nobody asked for is 3."""
     daemon.say(e.ModelStateChanged(model=cast.MODEL, state="failed", code="E_GATED"))
 
-    assert run("wait", MODEL).returncode == 5
+    refused = run("wait", MODEL)
+    assert refused.returncode == 5
+    assert "MODEL" not in refused.stderr and f"qwenctl retry {MODEL}" in refused.stderr
     assert run("wait", "other/model").returncode == 3
+    failed = run("wait", MODEL, "--for", "failed")
+    assert (failed.returncode, failed.stdout) == (0, "E_GATED\n")
+
+
+def test_wait_for_verified_waits_while_files_are_hashed_again(run: Run, daemon: FakeDaemon) -> None:
+    """A complete model stays complete meanwhile, so `complete` would not tell."""
+    daemon.say(complete(), e.ModelVerifying(model=cast.MODEL, files=8, size_bytes=9, done_files=1, done_bytes=1))
+    assert run("wait", MODEL).returncode == 0
+    assert run("wait", MODEL, "--for", "verified", "--timeout", "0.3s").returncode == 75
+    daemon.say(e.ModelVerified(model=cast.MODEL, files=8, size_bytes=9))
+    assert run("wait", MODEL, "--for", "verified").returncode == 0
+
+
+def test_a_mistyped_model_is_answered_with_the_whole_command(run: Run, daemon: FakeDaemon) -> None:
+    """With everything else that was typed."""
+    typo = cast.REPO.replace("Edit", "Edti")
+    limited = run("limit", typo, "5MB/s")
+    assert (limited.returncode, f"did you mean: qwenctl limit {cast.REPO} 5MB/s" in limited.stderr) == (3, True)
+    assert f"did you mean: qwenctl prio {cast.REPO} 3" in run("prio", typo, "3").stderr
+
+
+def test_events_of_a_model_that_nobody_has_say_so(run: Run, daemon: FakeDaemon) -> None:
+    """It may be added later, so they are waited for; but not in silence."""
+    typo = cast.REPO.replace("Edit", "Edti")
+    done = run("events", typo, "--no-follow")
+    assert (done.returncode, cast.MODEL in done.stdout) == (0, False)
+    assert f"was not asked for {typo}" in done.stderr and f"did you mean: {cast.REPO}" in done.stderr
+    assert "qwenctl add org/other" in run("events", "org/other", "--no-follow").stderr
 
 
 def test_events_are_filtered_and_end_when_told_not_to_follow(run: Run, daemon: FakeDaemon) -> None:

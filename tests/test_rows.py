@@ -505,4 +505,5 @@ def test_leaving_leaves_three_lines() -> None:
     lines = farewell(list(status.models.values()), status, {}, NOW)
     assert len(lines) == 3
     assert "goes on without the monitor" in lines[2]
-    assert len(farewell([], Status(), {}, NOW)) == 3
+    assert len(farewell([], Status(version="1"), {}, NOW)) == 3
+    assert farewell([], Status(), {}, NOW)[0] == "qwen-daemon was not reached"  # nobody knows whether a model is wanted

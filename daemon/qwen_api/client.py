@@ -11,6 +11,7 @@ import errno
 import http.client
 import os
 import socket
+import stat
 import struct
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -375,14 +376,31 @@ def _unreachable(path: Path, error: Exception) -> DaemonUnreachable:
 
 
 def _denied(path: Path) -> DaemonUnreachable:
-    if path.parent != places.SYSTEM_RUNTIME_DIR:
-        return DaemonUnreachable(
-            "E_SOCKET_DENIED",
-            _("you may not open {path}", path=path),
-            _("it is another user's daemon: be that user, or start your own"),
+    """Three cases: the group is ours but not this session's, it can be joined, or the socket is one user's alone."""
+    group, is_listed = _group_of(path)
+    if is_listed:
+        fix = _(
+            "you are in its group {group}, but this session is older: log in again, or: newgrp {group}", group=group
         )
-    return DaemonUnreachable(
-        "E_SOCKET_DENIED",
-        _("you may not open {path}", path=path),
-        _("join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again"),
-    )
+    elif path.parent == places.SYSTEM_RUNTIME_DIR:
+        fix = _("join its group: sudo usermod -aG qwen-admin $USER (or qwen, only to watch), then log in again")
+    elif group:
+        fix = _("join its group: sudo usermod -aG {group} $USER, then log in again", group=group)
+    else:
+        fix = _("it is another user's daemon: be that user, or start your own")
+    return DaemonUnreachable("E_SOCKET_DENIED", _("you may not open {path}", path=path), fix)
+
+
+def _group_of(path: Path) -> tuple[str, bool]:
+    """The group that may open the socket, and whether we are listed in it; "" if there is none, or only its owner's."""
+    import grp
+    import pwd
+
+    try:
+        facts = path.stat()
+        group, owner = grp.getgrgid(facts.st_gid), pwd.getpwuid(facts.st_uid)
+        user = pwd.getpwuid(os.geteuid()).pw_name
+    except (OSError, KeyError):  # a folder that may not be looked into; a number without a name
+        return "", False
+    is_shared = bool(facts.st_mode & stat.S_IWGRP) and group.gr_name != owner.pw_name
+    return (group.gr_name, user in group.gr_mem) if is_shared else ("", False)

@@ -172,7 +172,7 @@ class FileDetails(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Version(msgspec.Struct, frozen=True, kw_only=True):
-    """GET /v1/version."""
+    """GET /v1/version. `reserve_bytes` are left free on every disk."""
 
     version: str
     wire: int
@@ -181,6 +181,7 @@ class Version(msgspec.Struct, frozen=True, kw_only=True):
     cache_dir: str
     state_dir: str
     endpoint: str
+    reserve_bytes: int = 0
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):

@@ -112,7 +112,7 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("nothing to do if it passes: the daemon tries again"),
     ),
     "E_RATE_LIMITED": (
-        N_("the Hub asked to wait: too many requests from this account or address"),
+        N_("the Hub asked to wait: too many requests from this account or address, or it is busy"),
         N_("nothing to do: the daemon waits as long as it was told; a token raises the limit"),
     ),
     "E_CORRUPT": (

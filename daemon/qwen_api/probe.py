@@ -41,9 +41,13 @@ class ThroughputProbe(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Probe(msgspec.Struct, frozen=True, kw_only=True):
-    """The whole answer. `listing` is the model's, as `qwen-daemon listing` prints it, null if there is none."""
+    """The whole answer. `listing` is the model's, as `qwen-daemon listing` prints it, null if there is none.
+
+    `reserve_bytes` are what a daemon started here would leave free on every disk.
+    """
 
     endpoints: tuple[EndpointProbe, ...] = ()
     listing: msgspec.Raw = msgspec.Raw(b"null")
     throughput: ThroughputProbe | None = None
     is_offline: bool = False
+    reserve_bytes: int = 0

@@ -14,6 +14,7 @@ import msgspec
 
 from qwen_api import events as e
 from qwen_api.manifest import component_of
+from qwen_api.models import ModelRef
 
 ENDED_LOADERS_MAX = 32  # those that came last; anybody who may read the events may report as a loader
 
@@ -117,6 +118,11 @@ class ModelStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True)
     has_pickle: bool = False
     verifying: Verifying | None = None
     files: dict[str, FileStatus] = {}
+
+    @property
+    def ref(self) -> ModelRef:
+        """The model as it was asked for."""
+        return ModelRef(repo=self.repo, revision=self.revision)
 
     @property
     def size_bytes(self) -> int:

@@ -171,6 +171,7 @@ def _about(settings: Settings, version: str, bus: Bus) -> commands.Version:
         cache_dir=str(settings.cache_dir),
         state_dir=str(settings.state_dir),
         endpoint=settings.endpoint,
+        reserve_bytes=settings.config.disk.reserve_bytes,
     )
 
 

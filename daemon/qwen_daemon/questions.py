@@ -100,8 +100,10 @@ def _probe(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
     hub.quiet()
     found, _ = configuration.load(env, None)
     if found.offline or places.is_offline(env):
-        return msgspec.json.encode(Probe(is_offline=True))
-    return msgspec.json.encode(asyncio.run(asking.probe(found, env, ref, with_bytes=not options.no_bytes)))
+        answer = Probe(is_offline=True)
+    else:
+        answer = asyncio.run(asking.probe(found, env, ref, with_bytes=not options.no_bytes))
+    return msgspec.json.encode(msgspec.structs.replace(answer, reserve_bytes=found.disk.reserve_bytes))
 
 
 def _config(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:

@@ -38,7 +38,7 @@ examples:
 exit codes: 0 ok, 2 usage, 3 not found, 4 incomplete, 5 token or licence,
             6 network, 9 disk full, 10 wrong content, 69 no daemon and nothing
             on the disk, 75 timeout, 126/127 COMMAND cannot run/not found,
-            130/143 signals, 1 other""")
+            129/130/143 SIGHUP, Ctrl-C, SIGTERM, 1 other""")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,7 +44,7 @@ examples:
   qwen-monitor --json | jq 'select(.type == "file.retry")'
 
 exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found,
-            4 incomplete, 69 no daemon, 130 Ctrl-C
+            4 incomplete, 69 no daemon, 129 hang-up, 130 Ctrl-C, 143 SIGTERM
 keys: q quit, p pause or resume, r retry now, v verify, Enter a file's details,
       / filter, s sort, a all files, + - speed limit, x remove, Tab next model,
       ? help with the command behind each key
@@ -145,7 +145,7 @@ def _once(find: partial[Path], wanted: ModelRef | None, arguments: argparse.Name
         print(error_text(refusal.code, refusal.what, refusal.why, refusal.fix), file=sys.stderr)
         return exits.DAEMON_DOWN
     what = _("{ref} is not wanted by this daemon", ref=wanted) if wanted else _("no model is wanted by this daemon")
-    fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "MODEL")
+    fix = _("ask for it with: qwenctl add {ref}", ref=wanted or "qwen-image-edit")
     print(error_text("E_UNKNOWN_MODEL", what, fix=fix), file=sys.stderr)
     return exits.NOT_FOUND if wanted else exits.INCOMPLETE
 

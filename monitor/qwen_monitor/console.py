@@ -62,7 +62,8 @@ class Console:
         """A remark beside the data."""
         if not self.quiet:
             self.end_progress()
-            self.err.write(f"{text}\n")
+            echo = _CLEAR_LINE if self.is_terminal else ""  # the `^C` that the terminal wrote, if it was Ctrl-C
+            self.err.write(f"{echo}{text}\n")
             self.err.flush()
 
     def progress(self, text: str) -> None:

@@ -34,6 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         try:
             arguments = parse(words)
+            arguments.typed = words
         except UsageError as error:
             return _usage(error, as_json="--json" in words)
         return _run(arguments)
@@ -89,19 +90,39 @@ def _run(arguments: argparse.Namespace) -> int:
     except (KeyboardInterrupt, Ended) as ended:
         console.end_progress()
         return ended.exit_code if isinstance(ended, Ended) else EXIT_INTERRUPTED
-    console.refuse(refusal)
+    console.refuse(_about_model(refusal, arguments))
     return exit_code_of(refusal.code)
+
+
+def _about_model(refusal: Refusal, arguments: argparse.Namespace) -> Refusal:
+    """With the name that was typed where the fix says `MODEL`."""
+    from qwen_monitor.exits import Refusal as Other
+    from qwen_monitor.sentences import about, reason
+
+    name = _asked_about(arguments)
+    if not name or refusal.code == "E_USAGE":  # which says how the command is written, whatever the model
+        return refusal
+    return Other(refusal.code, refusal.what, refusal.why, about(name, refusal.fix or reason(refusal.code)[1]))
+
+
+def _asked_about(arguments: argparse.Namespace) -> str:
+    """The model as it was typed; "" if none was."""
+    names = (getattr(arguments, name, None) for name in ("model", "subject"))
+    return next(filter(None, (*names, *getattr(arguments, "words", ()))), "")
 
 
 def _with_nearest(refusal: Refusal, arguments: argparse.Namespace, console: Console) -> Refusal:
     """For a model that the daemon does not know: the one that was probably meant."""
     if refusal.code != "E_UNKNOWN_MODEL":
         return refusal
+    import shlex
+
     from qwen_monitor.exits import Refusal as Other
     from qwen_monitor.meant import nearest_model
 
-    near = nearest_model(arguments.model, console.env, arguments.socket)
-    command = f"qwenctl {arguments.command} {near}"
+    name = _asked_about(arguments)
+    near = nearest_model(name, console.env, arguments.socket)
+    command = shlex.join(["qwenctl", *(near if word == name else word for word in arguments.typed)])
     return Other(refusal.code, refusal.what, refusal.why, _("did you mean: {near}", near=command)) if near else refusal
 
 

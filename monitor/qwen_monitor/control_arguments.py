@@ -28,7 +28,7 @@ EXITS = N_("""\
 exit codes: 0 ok, 1 other error, 2 usage, 3 not found, 4 incomplete,
             5 token or licence, 6 network, 7 stopped unfinished, 9 disk full,
             10 wrong content, 69 no daemon, 75 timeout, 78 bad configuration,
-            130 Ctrl-C
+            129 hang-up, 130 Ctrl-C, 143 SIGTERM
 """)
 
 

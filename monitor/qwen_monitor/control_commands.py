@@ -13,6 +13,7 @@ from qwen_api.language import N_, _
 from qwen_monitor.argument_values import between, duration_s, globs, rate_bps, since
 
 SHELLS = ("bash", "zsh", "fish")
+GOALS = ("complete", "verified", "failed")
 
 Build = Callable[[argparse.ArgumentParser], None]
 
@@ -137,7 +138,13 @@ def _wait(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--timeout", type=duration_s, metavar="TIME", help=_("give up after 90, 45s, 30m or 2h (exit 75)")
     )
-    parser.add_argument("--for", dest="goal", choices=("complete",), default="complete", help=_("what to wait for"))
+    parser.add_argument(
+        "--for",
+        dest="goal",
+        choices=GOALS,
+        default="complete",
+        help=_("complete (default); verified: and no file is being hashed again; failed: it needs a person"),
+    )
     parser.add_argument("--no-wait", action="store_true", help=_("exit 69 at once when there is no daemon"))
     parser.add_argument("-q", "--quiet", action="store_true", help=_("no progress"))
 
@@ -251,7 +258,8 @@ COMMANDS: dict[str, tuple[str, str, Build]] = {
     ),
     "wait": (
         N_("block until a model is complete and verified; prints its path"),
-        "  qwenctl wait qwen-image-edit --timeout 2h && exec start-my-app",
+        "  qwenctl wait qwen-image-edit --timeout 2h && exec start-my-app\n"
+        "  qwenctl wait qwen-image-edit --for failed && mail -s 'a model needs you' me",
         _wait,
     ),
     "events": (

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import argparse
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -27,10 +27,11 @@ from qwen_monitor.doctor import Finding
 from qwen_monitor.exits import Refusal, exit_code_of
 from qwen_monitor.host import read_host, weights_bytes
 from qwen_monitor.listing import cached_listing, read_listing
-from qwen_monitor.sentences import reason
+from qwen_monitor.sentences import about, reason
 from qwen_monitor.summary import left_bytes
 
 DEFAULT_MODEL = "qwen-image-edit"
+_Need = tuple[Path, int | None]  # a place, and the bytes still to come to it; None if nobody knows
 _WIDTH = 80
 _CHECK_WIDTH = 14
 _CHECKS = {
@@ -53,6 +54,7 @@ class _Daemon(msgspec.Struct, frozen=True, kw_only=True):
     socket: str = ""
     version: Version | None = None
     status: Status = Status()
+    folders: dict[str, Path] = {}  # of the models that are not all here, where the daemon names them
     lost: tuple[str, str, str] = ("", "", "")
 
 
@@ -61,7 +63,8 @@ def examined(arguments: argparse.Namespace, ref: ModelRef | None, console: Conso
     daemon = _ask_daemon(arguments.socket, console)
     ref = ref or _first_model(daemon.status)
     findings = []
-    for finding in map(_explained, _findings(daemon, ref, console, with_bytes=not arguments.quick)):
+    for found in _findings(daemon, ref, console, with_bytes=not arguments.quick):
+        finding = _explained(found, ref)
         findings.append(finding)
         if not console.as_json:
             console.data(_lines(finding, console))
@@ -86,10 +89,21 @@ def _findings(daemon: _Daemon, ref: ModelRef, console: Console, *, with_bytes: b
     found: Probe | Finding = _probe(ref, console, with_bytes=with_bytes)
     if isinstance(found, Probe) and manifest is None and bytes(found.listing) != b"null":
         manifest = read_listing(bytes(found.listing), ref)
-    needed = _needed_bytes(daemon, ref, cache, manifest)
-    yield doctor.of_disk(examine.room_in(cache, needed, is_ours_to_write=daemon.version is None))
-    yield from _of_network(found, needed) if isinstance(found, Probe) else (found,)
+    needs = _needs(daemon, ref, cache, manifest, env)
+    yield from _of_disks(needs, daemon, found)
+    known = [needed_bytes for _place, needed_bytes in needs if needed_bytes is not None]
+    yield from _of_network(found, sum(known) if known else None) if isinstance(found, Probe) else (found,)
     yield doctor.of_gpu(str(ref), weights_bytes(manifest) if manifest else None, read_host())
+
+
+def _of_disks(needs: Sequence[_Need], daemon: _Daemon, found: Probe | Finding) -> Iterator[Finding]:
+    """The cache's first; a model's own folder may be on another one."""
+    if daemon.version is not None:
+        reserve_bytes = daemon.version.reserve_bytes
+    else:
+        reserve_bytes = found.reserve_bytes if isinstance(found, Probe) else 0
+    rooms = examine.rooms_in(needs, reserve_bytes=reserve_bytes, is_ours_to_write=daemon.version is None)
+    yield from map(doctor.of_disk, rooms)
 
 
 def _of_network(found: Probe, needed_bytes: int | None) -> Iterator[Finding]:
@@ -122,7 +136,10 @@ def _ask_daemon(given: Path | None, console: Console) -> _Daemon:
     try:
         socket = find_socket(console.env, given)
         client = Client(socket)
-        return _Daemon(socket=str(socket), version=client.version(), status=client.state())
+        status = client.state()
+        wanting = [key for key, model in status.models.items() if left_bytes(model)]
+        folders = {key: Path(folder) for key in wanting if (folder := client.files(key).folder)}
+        return _Daemon(socket=str(socket), version=client.version(), status=status, folders=folders)
     except DaemonUnreachable as error:
         return _Daemon(lost=(error.code, error.why, error.fix))
     except DaemonRefused as error:  # too busy, say: the rest can be looked at all the same
@@ -131,25 +148,26 @@ def _ask_daemon(given: Path | None, console: Console) -> _Daemon:
 
 def _first_model(status: Status) -> ModelRef:
     first = next(iter(status.models.values()), None)
-    return ModelRef(repo=first.repo, revision=first.revision) if first else parse_model(DEFAULT_MODEL)
+    return first.ref if first else parse_model(DEFAULT_MODEL)
 
 
-def _needed_bytes(daemon: _Daemon, ref: ModelRef, cache: Path, manifest: Manifest | None) -> int | None:
+def _needs(
+    daemon: _Daemon, ref: ModelRef, cache: Path, manifest: Manifest | None, env: Mapping[str, str]
+) -> list[_Need]:
     """What the daemon has still to fetch, and the model that was asked about if that is none of its own."""
-    wanted = [left_bytes(model) for model in daemon.status.models.values()]
-    if ref.key in daemon.status.models:
-        return sum(wanted)
-    if manifest is None:
-        return sum(wanted) if wanted else None
-    return sum(wanted) + examine.lacking_bytes(cache, manifest)
+    needs: list[_Need] = [(cache, None)]
+    needs += [(daemon.folders.get(key, cache), left_bytes(model)) for key, model in daemon.status.models.items()]
+    if ref.key not in daemon.status.models and manifest is not None:
+        needs.append((cache, examine.lacking_bytes(cache, manifest, has_links=places.has_links(env))))
+    return needs
 
 
-def _explained(finding: Finding) -> Finding:
+def _explained(finding: Finding, ref: ModelRef) -> Finding:
     """With the general words of its code where it has none of its own."""
     if finding.state == "ok":
         return finding
     why, fix = reason(finding.code)
-    return msgspec.structs.replace(finding, why=finding.why or why, fix=finding.fix or fix)
+    return msgspec.structs.replace(finding, why=finding.why or why, fix=about(str(ref), finding.fix or fix))
 
 
 def _lines(finding: Finding, console: Console) -> list[str]:

@@ -23,6 +23,7 @@ from qwen_monitor.console import Console
 from qwen_monitor.event_text import event_text, parse_time
 from qwen_monitor.exits import Refusal
 from qwen_monitor.plain import Plain, waiting_text
+from qwen_monitor.view import matches
 
 _TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
 
@@ -45,7 +46,10 @@ class _Peek(msgspec.Struct, frozen=True):
 def events(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
     """Print the stream until Ctrl-C, or with --no-follow up to now."""
     find = partial(find_socket, console.env, arguments.socket)
-    epoch = Client(find()).version().epoch
+    client = Client(find())
+    epoch = client.version().epoch
+    if ref is not None and not any(matches(model, ref) for model in client.state().models.values()):
+        _say_unknown(ref, arguments, console)
     is_ago = isinstance(arguments.since, float)
     choice = Choice(
         types=arguments.types,
@@ -112,6 +116,15 @@ def _unknown_type(pattern: str) -> str:
     if near:
         return _("no event is called {word!r}; did you mean: {near}", word=pattern, near=near[0])
     return _("no event is called {word!r}", word=pattern)
+
+
+def _say_unknown(ref: ModelRef, arguments: argparse.Namespace, console: Console) -> None:
+    """Of a model that was removed there are events still, and one may be added later: a remark, and no refusal."""
+    from qwen_monitor.meant import nearest_model
+
+    console.hint(_("the daemon was not asked for {ref}: nothing new will come until it is", ref=ref))
+    near = nearest_model(arguments.model, console.env, arguments.socket)
+    console.hint(_("did you mean: {near}", near=near) if near else _("ask for it with: qwenctl add {ref}", ref=ref))
 
 
 def _print_event(line: Line, plain: Plain, follower: Follower, console: Console) -> None:

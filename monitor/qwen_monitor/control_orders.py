@@ -100,13 +100,16 @@ def remove(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> in
 
 
 def wait(arguments: argparse.Namespace, ref: ModelRef, console: Console) -> int:
-    """Block until the model is complete; 75 after the time given, with what is missing. Raises Refusal."""
+    """Block until it has come to what is waited for; 75 after the time given, with what is missing. Raises Refusal."""
     find = partial(find_socket, console.env, arguments.socket)
     if arguments.no_wait:
         find()
-    ended, model = follow_model(find, ref, console, partial(_waited, ref), timeout_s=arguments.timeout)
+    decide = _failed if arguments.goal == "failed" else partial(_waited, verified=arguments.goal == "verified")
+    ended, model = follow_model(find, ref, console, partial(decide, ref), timeout_s=arguments.timeout)
     if ended is None:
         return _timed_out(ref, model, console)
+    if arguments.goal == "failed":
+        return _tell_failed(ref, ended, console)
     if console.as_json:
         console.json({"complete": True, "model": ref.repo, "commit": ended.commit, "path": ended.path})
     else:
@@ -125,14 +128,34 @@ def _agreed(question: str, deletes: bool, console: Console) -> bool:
         return False
 
 
-def _waited(ref: ModelRef, model: ModelStatus | None, _has_news: bool) -> ModelStatus | None:
-    """The model once it is complete, None to go on; Refusal when waiting is of no use."""
-    if model is None:
-        raise Refusal("E_UNKNOWN_MODEL", _("the daemon was not asked for {ref}", ref=ref), fix=f"qwenctl add {ref}")
+def _waited(ref: ModelRef, model: ModelStatus | None, _has_news: bool, *, verified: bool) -> ModelStatus | None:
+    """The model once it is complete (and, if asked, rests), None to go on; Refusal when waiting is of no use."""
+    model = _known(ref, model)
     if model.state == "failed":
         code = model.code or "E_INCOMPLETE"
         raise Refusal(code, _("{ref} needs a person", ref=ref), *of_daemon(code, model.detail, ""))
-    return model if model.state == "complete" else None
+    return model if model.state == "complete" and not (verified and model.verifying) else None
+
+
+def _failed(ref: ModelRef, model: ModelStatus | None, _has_news: bool) -> ModelStatus | None:
+    """The model once it needs a person, None to go on."""
+    model = _known(ref, model)
+    return model if model.state == "failed" else None
+
+
+def _known(ref: ModelRef, model: ModelStatus | None) -> ModelStatus:
+    if model is None:
+        raise Refusal("E_UNKNOWN_MODEL", _("the daemon was not asked for {ref}", ref=ref), fix=f"qwenctl add {ref}")
+    return model
+
+
+def _tell_failed(ref: ModelRef, model: ModelStatus, console: Console) -> int:
+    if console.as_json:
+        facts = {"code": model.code, "detail": model.detail}
+        console.json({"complete": False, "model": ref.repo, "state": model.state, **facts})
+    else:
+        console.data([f"{safe(model.code, glyphs=console.glyphs)} {safe(model.detail, glyphs=console.glyphs)}".strip()])
+    return exits.OK
 
 
 def _timed_out(ref: ModelRef, model: ModelStatus | None, console: Console) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import shlex
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,14 +12,11 @@ from qwen_api.language import _, ngettext
 from qwen_api.models import ModelRef, is_repo
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
-from qwen_monitor.check import Wish, check, print_check
 from qwen_monitor.console import Console
-from qwen_monitor.details import details_rows
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.limits import limits_words
 from qwen_monitor.report_text import EMOJI, WORDS
-from qwen_monitor.scene import Scene
 from qwen_monitor.status_text import (
     BriefList,
     brief_of_report,
@@ -61,6 +57,9 @@ def file_status(arguments: argparse.Namespace, ref: ModelRef | None, console: Co
             _("--file needs the model, too"),
             fix=f"qwenctl status MODEL --file {shlex.quote(arguments.file)}",
         )
+    from qwen_monitor.details import details_rows
+    from qwen_monitor.scene import Scene
+
     client = Client(find_socket(console.env, arguments.socket))
     state, found = client.state(), client.file(ref.key, arguments.file)
     if console.as_json:
@@ -87,6 +86,8 @@ def ls(arguments: argparse.Namespace, console: Console) -> int:
 
 def version(arguments: argparse.Namespace, console: Console) -> int:
     """This program's version, and the daemon's with the places it uses."""
+    import importlib.metadata
+
     own = importlib.metadata.version("qwen-daemon")
     socket = ""
     try:
@@ -130,6 +131,8 @@ def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> in
 
 
 def _of_disk(ref: ModelRef | None, console: Console) -> int:
+    from qwen_monitor.check import Wish, check, print_check  # half of all imports, and a daemon's answer needs none
+
     cache = console.cache(None)
     refs = [ref] if ref is not None else cached_models(cache)
     # What is here is asked, not what could be: the Hub is left alone unless one model was named.

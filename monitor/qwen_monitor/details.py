@@ -96,7 +96,7 @@ def _facts(
     if known is not None:
         yield "", _transport(known), "plain"
     yield _("tries"), _tries(file), "plain"
-    yield from _error(file, now, glyphs)
+    yield from _error(model, file, now, glyphs)
     connections = sorted(known.connections, key=lambda each: each.start) if known else []
     for number, each in enumerate(connections[:CONNECTIONS_SHOWN]):
         yield "" if number else _("connections"), _connection(each), "dim"
@@ -196,13 +196,13 @@ def _tries(file: FileStatus) -> str:
     return _("try {count} of {most} in a row without progress", count=file.attempt, most=file.attempts_max)
 
 
-def _error(file: FileStatus, now: datetime, glyphs: Glyphs) -> Iterator[_Fact]:
+def _error(model: ModelStatus, file: FileStatus, now: datetime, glyphs: Glyphs) -> Iterator[_Fact]:
     """The last one, its cause, and what a person can do about it: also while the next try is under way."""
     last = file.last_trouble
     if last is None:
         yield _("last error"), _("none"), "plain"
         return
-    why, fix = reason(last.code)
+    why, fix = reason(last.code, str(model.ref))
     tone: Tone = "plain" if file.is_verified else file_tone(file)
     yield _("last error"), f"{_clock(last.at, now)} {safe(last.code, glyphs=glyphs)}: {why}", tone
     if last.detail and last.detail != why:

@@ -48,12 +48,16 @@ class Group(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Room(msgspec.Struct, frozen=True, kw_only=True):
-    """The disk of the cache. `needed_bytes` is None if nobody knows what is still to come; `writer`: who must write."""
+    """One disk: of the cache, or of a model's own folder. `needed_bytes` is None if nobody knows what is still to come.
+
+    `reserve_bytes` of it are left free for everything else; `may_write`: by whoever is going to.
+    """
 
     place: str
     free_bytes: int | None
     needed_bytes: int | None
     may_write: bool
+    reserve_bytes: int = 0
 
 
 def of_socket(socket: str, version: Version | None, lost: tuple[str, str, str]) -> Finding:
@@ -134,8 +138,11 @@ def of_disk(room: Room) -> Finding:
         what = free
     else:
         what = _("{free}, {size} still to come", free=free, size=bytes_text(room.needed_bytes))
-    if room.needed_bytes is not None and room.needed_bytes > room.free_bytes:
-        lacking = bytes_text(room.needed_bytes - room.free_bytes)
+    lacking_bytes = (room.needed_bytes or 0) + room.reserve_bytes - room.free_bytes
+    if room.needed_bytes and room.reserve_bytes:
+        what = _("{what}, {size} kept in reserve", what=what, size=bytes_text(room.reserve_bytes))
+    if room.needed_bytes and lacking_bytes > 0:
+        lacking = bytes_text(lacking_bytes)
         fix = _("free {size}, or set HF_HOME to another disk", size=lacking)
         return Finding(
             check="disk",

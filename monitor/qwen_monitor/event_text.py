@@ -20,6 +20,8 @@ WORD_WIDTH = 9  # the longest word: "throttled"
 
 STOP_REASONS = {"asked to": N_("asked to")}  # events.DaemonStopping
 
+CORRUPT_WHERE = {"disk": N_("on the disk"), "network": N_("from the network")}  # events.FileCorrupt
+
 # Why a model was compared with the listing (events.ModelChecked).
 CHECK_REASONS = {
     "start": N_("start"),
@@ -141,7 +143,7 @@ def _judged(event: e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed
                 hashes = _("expected {hash}, found {other}", hash=event.expected[:12], other=event.found[:12])
             else:
                 hashes = _("expected {hash}, it cannot be read", hash=event.expected[:12])
-            return _("corrupt"), event.path, _("on {where}: {hashes}", where=event.where, hashes=hashes) + kept, True
+            return _("corrupt"), event.path, f"{_(CORRUPT_WHERE.get(event.where, event.where))}: {hashes}" + kept, True
         case _:
             again = _("; again{soon}", soon=_soon(event)) if event.retry_at else _("; tried again later")
             then = _("; a person must act") if event.needs_human else again
@@ -302,7 +304,7 @@ def _daemon(event: e.Event, glyphs: Glyphs) -> _Words:
             return (
                 _("throttled"),
                 event.origin,
-                _("asked us to wait{soon} (HTTP {status})", soon=_soon(event), status=event.status),
+                _("the next request{soon}", soon=_soon(event)),
                 True,
             )
         case e.HubRenamed():

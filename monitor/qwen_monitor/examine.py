@@ -8,7 +8,7 @@ from __future__ import annotations
 import grp
 import os
 import pwd
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -35,30 +35,53 @@ def user_name() -> str:
 
 
 def groups_of(user: str) -> tuple[Group, ...]:
-    """The groups of the system service that exist here."""
+    """The groups of the system service that exist here; none for root, who needs none."""
+    if os.geteuid() == 0:
+        return ()
     found = []
     for name in GROUPS:
         try:
             group = grp.getgrnam(name)
         except KeyError:
             continue
-        is_ours = os.geteuid() == 0 or group.gr_gid in (os.getegid(), *os.getgroups())
+        is_ours = group.gr_gid in (os.getegid(), *os.getgroups())
         found.append(Group(name=name, is_ours=is_ours, is_listed=user in group.gr_mem))
     return tuple(found)
 
 
-def room_in(place: Path, needed_bytes: int | None, *, is_ours_to_write: bool) -> Room:
-    """The disk that `place` is on, or will be on. `is_ours_to_write`: no daemon of another user does."""
-    here = next((folder for folder in (place, *place.parents) if folder.exists()), Path("/"))
-    may_write = not is_ours_to_write or os.access(here, os.W_OK | os.X_OK)
-    return Room(place=str(place), free_bytes=free_bytes(place), needed_bytes=needed_bytes, may_write=may_write)
+def rooms_in(needs: Sequence[tuple[Path, int | None]], *, reserve_bytes: int, is_ours_to_write: bool) -> Iterator[Room]:
+    """The disks of these places, each once, with all that is still to come to it; None: nobody knows.
+
+    `is_ours_to_write`: no daemon of another user does.
+    """
+    disks: dict[int, list[tuple[Path, int | None]]] = {}
+    for place, needed_bytes in needs:
+        disks.setdefault(_standing(place).stat().st_dev, []).append((place, needed_bytes))
+    for on_it in disks.values():
+        place, known = on_it[0][0], [needed_bytes for _, needed_bytes in on_it if needed_bytes is not None]
+        yield Room(
+            place=str(place),
+            free_bytes=free_bytes(place),
+            needed_bytes=sum(known) if known else None,
+            may_write=not is_ours_to_write or os.access(_standing(place), os.W_OK | os.X_OK),
+            reserve_bytes=reserve_bytes,
+        )
 
 
-def lacking_bytes(cache: Path, manifest: Manifest) -> int:
-    """Bytes of the model whose blobs are not in the cache, by name and size."""
+def lacking_bytes(cache: Path, manifest: Manifest, *, has_links: bool) -> int:
+    """Bytes of the model that are not in the cache, by name and size.
+
+    Without links a content that has several names takes its room for each of them, and a blob is copied.
+    """
     blobs = places.repo_dir(cache, manifest.repo) / "blobs"
-    sizes = {file.etag: file.size_bytes for file in manifest.files}
-    return sum(size for etag, size in sizes.items() if _size_of(blobs / etag) != size)
+    snapshot = places.snapshot_dir(cache, manifest.repo, manifest.commit)
+    sizes = {
+        file.etag if has_links else file.path: file.size_bytes
+        for file in manifest.files
+        if file.size_bytes != _size_of(snapshot / file.path)
+        and not (has_links and file.size_bytes == _size_of(blobs / file.etag))
+    }
+    return sum(sizes.values())
 
 
 def probe(ref: ModelRef, env: Mapping[str, str], *, with_bytes: bool, on_wait: Callable[[], None]) -> Probe:
@@ -73,6 +96,11 @@ def probe(ref: ModelRef, env: Mapping[str, str], *, with_bytes: bool, on_wait: C
         on_wait=on_wait,
     )
     return msgspec.json.decode(told, type=Probe)
+
+
+def _standing(place: Path) -> Path:
+    """The folder that `place` is in, or will be: the deepest that can be seen."""
+    return next((folder for folder in (place, *place.parents) if os.access(folder, os.F_OK)), Path("/"))
 
 
 def _size_of(path: Path) -> int | None:

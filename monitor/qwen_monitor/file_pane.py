@@ -203,5 +203,5 @@ def _file_reason(file: FileStatus, width: int, now: datetime, glyphs: Glyphs) ->
     goes_on = file.done_bytes and file.state == "retrying"
     edge = _("goes on at {size}", size=bytes_text(file.done_bytes)) if goes_on else ""
     why = f"{file.code} {file.detail}" if file.detail else file.code
-    room = width - len(edge) - len(tries) - 6  # shortened by itself: in the middle of it, not of the tries
+    room = width - len(edge) - len(tries) - 7  # shortened by itself: in the middle of it, not of the tries
     return [Row(text=line(f"     {tries}{safe(why, max(0, room), glyphs)}", edge, width, glyphs), tone=file_tone(file))]

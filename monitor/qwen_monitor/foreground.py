@@ -54,6 +54,6 @@ def _in_hand(model: ModelStatus) -> list[FileStatus]:
 def _bar_line(model: ModelStatus, width: int, glyphs: Glyphs) -> str:
     done, size = model.done_bytes, model.size_bytes
     edge = f"{percent_text(done, size)}  {pair_text(done, size)}  {verified_text(model)}"
-    if len(edge) > width // 2:
+    if cell_width(edge) > width * 3 // 5:
         edge = f"{percent_text(done, size)}  {pair_text(done, size)}"
     return line(f" {bar(done, size, max(0, width - cell_width(edge) - 2), glyphs)}", edge, width, glyphs)

@@ -146,7 +146,7 @@ def trouble_rows(status: Status, model: ModelStatus, width: int, now: datetime, 
 def _model_trouble(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
     if not model.code:
         return []
-    why, fix = reason(model.code)
+    why, fix = reason(model.code, str(model.ref))
     wait = until_text(model.retry_at, now)
     again = _("again in {time}", time=wait) + " " if wait else ""
     detail = f" ({model.detail})" if model.detail else ""

@@ -13,7 +13,6 @@ import msgspec
 
 from qwen_api.client import Client
 from qwen_api.language import _
-from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor import exits
 from qwen_monitor.check import Wish, check
@@ -43,7 +42,7 @@ def _wish(model: ModelStatus, cache: Path, client: Client) -> Wish:
     is_local_dir = folder.is_absolute() and not folder.is_relative_to(cache)
     return Wish(
         cache=cache,
-        ref=ModelRef(repo=model.repo, revision=model.revision),
+        ref=model.ref,
         folder=folder if is_local_dir else None,
         is_local_dir=is_local_dir,
         include=model.include,

@@ -104,7 +104,7 @@ def _event_row(event: EventText, width: int, now: datetime, glyphs: Glyphs) -> R
     tone: Tone = "warn" if event.is_bad else "plain"
     if not event.subject or event.subject == event.model:
         return Row(text=safe(start + safe(event.detail, room, glyphs), width, glyphs), tone=tone)
-    subject = safe(event.subject, max(room * 2 // 5, room - 2 - cell_width(event.detail)), glyphs)
+    subject = safe(event.subject, max(room // 3, room - 2 - cell_width(event.detail)), glyphs)
     detail = safe(event.detail, max(0, room - 2 - cell_width(subject)), glyphs)
     return Row(text=safe(f"{start}{subject}  {detail}", width, glyphs), tone=tone)
 

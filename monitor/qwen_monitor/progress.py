@@ -8,9 +8,22 @@ from __future__ import annotations
 import shutil
 import time
 from datetime import UTC, datetime
+from textwrap import wrap
 
 from qwen_api.client import Line
-from qwen_api.events import Bookmark, FileStarted, FileVerified, Gap, Hello, Live, Snapshot, Unknown
+from qwen_api.events import (
+    Bookmark,
+    FileStalled,
+    FileStarted,
+    FileVerified,
+    Gap,
+    Hello,
+    HubThrottled,
+    Live,
+    ModelChecked,
+    Snapshot,
+    Unknown,
+)
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor.console import Console
@@ -22,6 +35,9 @@ from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain
 
 REDRAW_S, REDRAW_SSH_S = 0.5, 1.0  # a line over SSH costs somebody's bytes
+# All files are missing at first; a silence and a server's wait are rows with a countdown, or a file's retry.
+_IN_ROWS = ModelChecked | FileStalled | HubThrottled
+_FRAMES = Snapshot | Gap | Live | Bookmark | Unknown | Hello
 SMALL_BYTES = 1_000_000  # configs and tokenizers: their component's line says that they are there
 
 
@@ -33,6 +49,7 @@ class Progress:
         self._console = console
         self._plain = Plain(glyphs=console.err_glyphs, wanted=ref)
         self._pace = Pace()
+        self._told: set[str] = set()
         self._drawn_s = float("-inf")
         self._redraw_s = REDRAW_SSH_S if console.env.get("SSH_CONNECTION") else REDRAW_S
 
@@ -63,11 +80,17 @@ class Progress:
             self._console.hint(text)
 
     def _say_trouble(self, line: Line) -> None:
-        if isinstance(line, Snapshot | Gap | Live | Bookmark | Unknown | Hello):
+        """What went wrong stands above the rows, each once; what the rows say as long as it lasts does not."""
+        if isinstance(line, _FRAMES | _IN_ROWS):
             return
         text = event_text(line, self._console.err_glyphs)
-        if text is not None and text.is_bad and text.model in ("", self._key):
-            self._console.hint(f"{text.word}: {safe(text.subject, glyphs=self._console.err_glyphs)}: {text.detail}")
+        if text is None or not text.is_bad or text.model not in ("", self._key):
+            return
+        remark = f"{text.word}: {safe(text.subject, glyphs=self._console.err_glyphs)}: {text.detail}"
+        if remark not in self._told:
+            self._told.add(remark)
+            width = shutil.get_terminal_size().columns - 1
+            self._console.hint("\n".join(wrap(remark, max(20, width), subsequent_indent="  ", break_on_hyphens=False)))
 
     def _redraw(self, model: ModelStatus) -> None:
         now_s = time.monotonic()
@@ -75,6 +98,6 @@ class Progress:
             return
         self._drawn_s = now_s
         size = shutil.get_terminal_size()
-        width = size.columns - 1  # a full line would wrap and could not be rewritten
+        width = size.columns - 2  # beside the last line Ctrl-C shows as `^C`; a line that wraps cannot be rewritten
         now, glyphs = datetime.now(UTC).astimezone(), self._console.err_glyphs
         self._console.block(foreground_lines(model, self._pace, width, size.lines, now, glyphs))

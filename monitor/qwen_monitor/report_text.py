@@ -9,13 +9,13 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterable
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from qwen_api.causes import CAUSES
 from qwen_api.events import Finding
 from qwen_api.language import N_, _, whole
-from qwen_api.report import ComponentReport, FileReport, Problem, Report
 from qwen_monitor.display import (
     UNICODE,
     Glyphs,
@@ -28,6 +28,9 @@ from qwen_monitor.display import (
     rate_text,
     safe,
 )
+
+if TYPE_CHECKING:  # what a report is made of costs more imports than all the rest
+    from qwen_api.report import ComponentReport, FileReport, Problem, Report
 
 WIDTH = 80
 _NAME_MAX = 28  # cells of a component's name; longer ones are shortened

@@ -16,7 +16,7 @@ import msgspec
 from qwen_monitor.display import Glyphs, cell_width, duration_text, padded, safe
 from qwen_monitor.event_text import parse_time
 
-WIDTH_FULL = 80  # from here on every column is shown; the usual terminal
+WIDTH_FULL = 78  # from here on every column is shown; the usual terminal, but for two cells (progress)
 WIDTH_WIDE = 110  # from here on files have a bar of their own
 WIDTH_NARROW = 45  # below this only sign, name and percentage are left
 

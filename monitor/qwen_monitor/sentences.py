@@ -6,6 +6,8 @@ unknown code of a newer daemon gets an honest general one. Facts (paths, sizes) 
 
 from __future__ import annotations
 
+import re
+
 from qwen_api.errors import ERRORS
 from qwen_api.events import DiskState, FileState, LoaderState, ModelState
 from qwen_api.language import N_, _, spoken
@@ -77,13 +79,18 @@ def state_word(state: str) -> str:
     return _(STATE_WORDS[state]) if state in STATE_WORDS else safe(state)
 
 
-def reason(code: str) -> tuple[str, str]:
-    """(why, fix) of an error code; a general pair for one this version does not know."""
+def reason(code: str, model: str = "") -> tuple[str, str]:
+    """(why, fix) of an error code, `model` as in `about`; a general pair for one this version does not know."""
     if code in ERRORS:
         why, fix = ERRORS[code]
-        return _(why), _(fix)
+        return _(why), about(model, _(fix))
     why = _("the daemon gave the code {code}", code=safe(code))
     return why, _("look at `journalctl -u qwen-daemon`, or try a newer qwen-monitor")
+
+
+def about(model: str, fix: str) -> str:
+    """The commands in `fix` for this model, ready to be copied; for `MODEL`, as they stand, if there is none."""
+    return re.sub(r"\bMODEL\b", lambda _match: model, fix) if model else fix
 
 
 def of_daemon(code: str, detail: str, fix: str) -> tuple[str, str]:

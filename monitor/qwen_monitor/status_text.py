@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from datetime import tzinfo
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import msgspec
 
 from qwen_api.language import N_, _
 from qwen_api.models import ModelRef
-from qwen_api.report import Report
 from qwen_api.status import ComponentStatus, EndpointStatus, LimitsStatus, ModelStatus
 from qwen_monitor.display import UNICODE, Glyphs, bytes_text, cell_width, padded, pair_text, percent_text, safe
 from qwen_monitor.event_text import clock_text
@@ -22,6 +21,9 @@ from qwen_monitor.pace import Pace
 from qwen_monitor.report_text import Signs
 from qwen_monitor.sentences import FILE_WORDS, reason, state_word
 from qwen_monitor.summary import model_line
+
+if TYPE_CHECKING:  # what a report is made of costs more imports than all the rest
+    from qwen_api.report import Report
 
 WIDTH = 80
 _NAME_MAX = 28
@@ -178,6 +180,6 @@ def _troubles(model: ModelStatus, glyphs: Glyphs) -> Iterable[str]:
     if len(bad) > _MISSING_MAX:
         yield "   " + _("and {count} more (--json has all)", count=len(bad) - _MISSING_MAX)
     if model.code:
-        why, fix = reason(model.code)
+        why, fix = reason(model.code, str(model.ref))
         yield _("Why: {why} ({code})", why=why, code=safe(model.code))
         yield _("Fix: {fix}", fix=fix)

@@ -87,7 +87,9 @@ def troubles(model: ModelStatus) -> list[str]:
 
 
 def farewell(models: Sequence[ModelStatus], status: Status, paces: dict[str, Pace], now: datetime) -> tuple[str, ...]:
-    """Three lines: the model, what is behind and ahead, and that the daemon goes on."""
+    """Three lines: the model, what is behind and ahead, and that the daemon goes on; fewer if it was never reached."""
+    if not models and not status.version:
+        return (daemon_line(status, now), _("what holds it up: qwenctl doctor"))
     if not models:
         return (
             _("qwen-monitor: no model is wanted"),
