@@ -20,7 +20,7 @@ MODEL, KEY = "org/name", "org--name"
 MIB = 1 << 20
 WEIGHTS = "model.safetensors"
 LARGE = safetensors("w", floats=3 * MIB)  # 12 MiB
-FILES = {**transformers_model("Qwen2ForCausalLM"), WEIGHTS: LARGE, "a folder/b?c.dat": b"b" * (2 * MIB)}
+FILES = {**transformers_model("Qwen2ForCausalLM"), WEIGHTS: LARGE, "a folder/b#c.dat": b"b" * (2 * MIB)}
 GATE_AT = 9 * MIB + 12345
 
 
@@ -65,7 +65,7 @@ def test_a_file_that_rests_says_what_is_on_record(hub: SimHub, tmp_path: Path) -
         daemon.wait_state(KEY, "incomplete")
         where = details(daemon).whereabouts
         assert (where.present, where.durable_bytes, where.connections) == (((0, GATE_AT),), GATE_AT, ())
-        assert details(daemon, "a folder/b?c.dat").file.is_verified
+        assert details(daemon, "a folder/b#c.dat").file.is_verified
 
 
 def test_what_is_not_wanted_is_refused_with_the_path_of_that_name(hub: SimHub, tmp_path: Path) -> None:
@@ -73,12 +73,12 @@ def test_what_is_not_wanted_is_refused_with_the_path_of_that_name(hub: SimHub, t
     with Running(tmp_path, endpoint=hub.endpoint, models=[MODEL]) as daemon:
         daemon.wait_complete(KEY)
         fixes = []
-        for word in ("b?c.dat", "modle.safetensors", "x" * 4000):
+        for word in ("b#c.dat", "modle.safetensors", "x" * 4000):
             with pytest.raises(DaemonRefused) as refused:
                 details(daemon, word)
             assert refused.value.problem.code == "E_UNKNOWN_FILE"
             fixes.append(refused.value.problem.fix)
-        assert fixes[0] == "did you mean: a folder/b?c.dat"
+        assert fixes[0] == "did you mean: a folder/b#c.dat"
         assert not any("did you mean" in fix for fix in fixes[1:])
 
 

@@ -112,7 +112,9 @@ def test_passwords_of_netrc_stay_here(hub: SimHub, tmp_path: Path) -> None:
     netrc.chmod(0o600)
     with daemon:
         daemon.wait_complete(KEY)
-    assert not any(request.had_authorization for request in hub.log.requests(path=WEIGHTS))
+    said = [request.header("authorization") for request in hub.log.requests(path=WEIGHTS)]
+    assert said and not any(each.startswith("Basic") for each in said if each)
+    assert not any(request.had_authorization for request in hub.log.requests(server="cdn", path=WEIGHTS))
 
 
 def dead_port() -> int:
