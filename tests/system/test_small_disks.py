@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import canary
 from tests.fakes.hub import SimHub, ThreadedSimHub
 from tests.running import Running
 from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS
@@ -92,7 +93,7 @@ def read_only(folder: Path) -> Iterator[Disk]:
     """Mounted without leave to write; the kernel does that only while nobody has a file open for writing."""
     path = folder / "disk"
     with mounted(path, "-t", "tmpfs", "-o", "size=32m", "tmpfs"):
-        (path / "hf").mkdir()
+        canary.plant({"HF_HOME": str(path / "hf")})  # as a user's token that was there before
         yield Disk(
             path,
             lambda: run("mount", "-o", "remount,ro", path),
