@@ -141,6 +141,8 @@ def test_rounds_come_after_30_seconds_doubling_to_15_minutes() -> None:
     """The pause between rounds."""
     assert [backoff.round_delay_s(n) for n in range(1, 8)] == [30, 60, 120, 240, 480, 900, 900]
     assert backoff.round_delay_s(10**9) == 900
+    assert [backoff.disk_delay_s(n) for n in range(7)] == [10, 10, 10, 10, 20, 40, 80]
+    assert backoff.disk_delay_s(10**9) == 900
 
 
 @pytest.mark.fault("H14", "H15", "H16", "H42")

@@ -63,8 +63,12 @@ async def test_a_disk_that_refuses_a_write_is_told_with_numbers() -> None:
     full = await room.ran_out("a", MakeRoom("E_DISK_FULL", "Disk quota exceeded (EDQUOT)"))
     assert (full.needed_bytes, full.free_bytes, told[-1].state, told[-1].free_bytes) == (400, 17, "full", 17)
     assert full.detail == "Disk quota exceeded (EDQUOT): 400 B are still to come on /cache, where 17 B are free"
-    for other in (MakeRoom("E_READ_ONLY", "Read-only file system (EROFS)"), full):
-        assert await room.ran_out("a", other) is other
+    other = MakeRoom("E_READ_ONLY", "Read-only file system (EROFS)")
+    assert await room.ran_out("a", other) is other
+    with pytest.raises(MakeRoom) as foreseen:
+        await room.claim("b", 18, lambda: 0)
+    assert (foreseen.value.is_foreseen, full.is_foreseen) == (True, False)
+    assert await room.ran_out("a", foreseen.value) is foreseen.value
     room.release("a")
     nameless = MakeRoom("E_DISK_FULL", "No space left on device (ENOSPC)")
     assert await room.ran_out("a", nameless) is nameless, "nothing was claimed: there are no numbers"

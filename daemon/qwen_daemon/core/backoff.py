@@ -17,6 +17,7 @@ ATTEMPTS_MAX = 1 + len(RETRY_DELAYS_S)
 JITTER_SHARE = 0.1  # so that eight files cut by one reset do not come back in one instant
 WAIT_MAX_S = 3600.0  # no server may put a file to sleep for longer
 ROUND_FIRST_S, ROUND_MAX_S = 30.0, 900.0
+DISK_FIRST_S, DISK_EVEN = 10.0, 3  # a full disk is looked at so soon, and so often before the pauses grow
 
 # `RateLimit: "resolvers";r=0;t=87` (draft-ietf-httpapi-ratelimit-headers; the Hub sends no Retry-After with it)
 _RATE_LIMIT = re.compile(r'"(?P<bucket>[^"]{1,64})"\s*;\s*r=(?P<left>\d{1,9})\s*;\s*t=(?P<reset_s>\d{1,9})')
@@ -44,6 +45,15 @@ def retry_delay_s(failed_attempts: int, dice: float) -> float | None:
 def round_delay_s(failed_rounds: int) -> float:
     """The pause before a model with failed files is looked at again: 30 s, doubling to 15 minutes."""
     return min(ROUND_MAX_S, ROUND_FIRST_S * 2.0 ** min(10, max(0, failed_rounds - 1)))
+
+
+def disk_delay_s(refusals: int) -> float:
+    """The pause after a disk has refused a write for the n-th time: 10 s three times, then doubling to 15 minutes.
+
+    A full disk is known by its numbers at the next look, and costs no byte; one that claims to have room (a quota, a
+    device smaller than it says) takes bytes in vain each time.
+    """
+    return min(ROUND_MAX_S, DISK_FIRST_S * 2.0 ** min(10, max(0, refusals - DISK_EVEN)))
 
 
 def asked_wait_s(headers: Mapping[str, str], *, default_s: float) -> float:

@@ -44,11 +44,16 @@ class AskHuman(Trouble):
 
 
 class MakeRoom(Trouble):
-    """The disk cannot take it: keep everything, go on by itself when there is room."""
+    """The disk cannot take it: keep everything, go on by itself when there is room.
 
-    def __init__(self, code: str, detail: str = "", *, needed_bytes: int = 0, free_bytes: int = 0) -> None:
+    `is_foreseen`: nothing was fetched in vain, it is known from the numbers.
+    """
+
+    def __init__(
+        self, code: str, detail: str = "", *, needed_bytes: int = 0, free_bytes: int = 0, is_foreseen: bool = False
+    ) -> None:
         super().__init__(code, detail)
-        self.needed_bytes, self.free_bytes = needed_bytes, free_bytes
+        self.needed_bytes, self.free_bytes, self.is_foreseen = needed_bytes, free_bytes, is_foreseen
 
 
 class UnknownModel(LookupError):

@@ -18,7 +18,7 @@ from qwen_api import events as e
 from qwen_api.commands import AddModel
 from qwen_api.manifest import Manifest
 from qwen_api.models import ModelRef
-from qwen_daemon.core.backoff import round_delay_s
+from qwen_daemon.core.backoff import disk_delay_s, round_delay_s
 from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
 from qwen_daemon.engine.disk import Disk
@@ -28,7 +28,6 @@ from qwen_daemon.engine.supply import Supply
 from qwen_daemon.engine.transfers import Transfer
 from qwen_daemon.engine.world import Place, World
 
-DISK_RETRY_S = 10.0  # how often a full disk is looked at again
 FAR_S = 365 * 24 * 3600.0  # "until something happens"
 
 
@@ -74,6 +73,7 @@ class Keeper:
         self._is_asked = False  # by somebody who waits to hear that it is complete
         self._reason = "start"
         self._failed_rounds = 0
+        self._refusals = 0  # of the disk, since it was last complete
         self._woken = asyncio.Event()
         self._hurry = asyncio.Event()
         self._scope: asyncio.Timeout | None = None
@@ -140,7 +140,7 @@ class Keeper:
         """Cut every wait short."""
         self._hurry.set()
         self._world.controls.of(self.ref.key).files.call()
-        self._failed_rounds = 0
+        self._failed_rounds = self._refusals = 0
         self.wake("command")
 
     def pause(self) -> None:
@@ -156,7 +156,7 @@ class Keeper:
     def nudge(self, *, also_after_round: bool) -> None:
         """What may be fetched has changed: an incomplete model is looked at again, unless a round does so already."""
         if not self.complete and (also_after_round or self._this is None):
-            self._failed_rounds = 0
+            self._failed_rounds = self._refusals = 0
             self.wake("command")
 
     def change(self, wanted: AddModel) -> None:
@@ -214,13 +214,16 @@ class Keeper:
     def _told_full(self, full: MakeRoom) -> float:
         self.complete = False
         self.outcome = Outcome(complete=False, manifest=self.manifest, code=full.code, detail=full.detail)
-        self._say("waiting", full.code, full.detail, DISK_RETRY_S)
-        return DISK_RETRY_S
+        if not full.is_foreseen:
+            self._refusals += 1
+        delay_s = disk_delay_s(0 if full.is_foreseen else self._refusals)
+        self._say("waiting", full.code, full.detail, delay_s)
+        return delay_s
 
     def _told(self, outcome: Outcome, *, is_asked: bool = False) -> float:
         self.outcome = outcome
         if outcome.complete:
-            self._failed_rounds = 0
+            self._failed_rounds = self._refusals = 0
             self._tell_complete(outcome, is_asked=is_asked)
             return self._rhythm.check_s
         self.complete = False

@@ -63,6 +63,7 @@ class Room:
                 f"models: {size_text(short_bytes)} too little",
                 needed_bytes=needed_bytes,
                 free_bytes=free_bytes,
+                is_foreseen=True,
             )
         if needed_bytes:
             self._claims[model] = Claim(needed_bytes=needed_bytes, moved_bytes=moved_bytes)
@@ -74,15 +75,15 @@ class Room:
         There may be room by its own count all the same: a quota, or no names left.
         """
         claim = self._claims.get(model)
-        if refused.code != "E_DISK_FULL" or refused.needed_bytes or claim is None:
+        if refused.code != "E_DISK_FULL" or refused.is_foreseen or claim is None:
             return refused
         needed_bytes = max(0, claim.needed_bytes - claim.moved_bytes())
         free_bytes = await self._volume.free_bytes()
         self._tell("full", free_bytes, needed_bytes)
+        missing = f"{size_text(needed_bytes)} are still to come" if needed_bytes else "what came could not be kept"
         return MakeRoom(
             refused.code,
-            f"{refused.detail}: {size_text(needed_bytes)} are still to come on {self._path}, where "
-            f"{size_text(free_bytes)} are free",
+            f"{refused.detail}: {missing} on {self._path}, where {size_text(free_bytes)} are free",
             needed_bytes=needed_bytes,
             free_bytes=free_bytes,
         )
