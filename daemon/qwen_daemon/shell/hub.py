@@ -44,6 +44,7 @@ from qwen_daemon.shell.hub_listing import every_file, info_at
 from qwen_daemon.shell.proxy import named, proxy_for
 
 ANSWER_TIMEOUT_S = 120.0  # a listing of many pages, with huggingface_hub's own retries of each
+REQUESTS_MAX = 2000  # for one question: a listing without an end would be followed by its thread for ever
 
 _PORTS = {"http": 80, "https": 443}
 _CHAIN_MAX = 16  # httpx2 wraps httpcore's, which wraps the system's; a longer chain is not followed
@@ -93,7 +94,7 @@ class HubApi:
         api = HfApi(endpoint=self._endpoint, token=self._token() or False)
         try:
             async with asyncio.timeout(ANSWER_TIMEOUT_S):
-                return await _apart(lambda: ask(api))
+                return await _apart(lambda: _counted(ask, api))
         except BadManifest as error:
             raise AskHuman("E_LISTING", str(error)) from error
         except Exception as error:
@@ -250,7 +251,7 @@ def _client() -> httpx2.Client:
     Otherwise its listing call sleeps through a rate limit (six tries, minutes) without anybody seeing it.
     """
     client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal, _raise_other_origin]}
+    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal, _raise_other_origin, _raise_endless]}
     return client
 
 
@@ -258,6 +259,21 @@ def _raise_refusal(response: httpx2.Response) -> None:
     if response.status_code >= 400:
         response.read()
         hf_raise_for_status(response)
+
+
+_question = threading.local()  # each is asked in a thread of its own
+
+
+def _counted(ask: Callable[[HfApi], T], api: HfApi) -> T:
+    _question.requests = 0
+    return ask(api)
+
+
+def _raise_endless(_response: httpx2.Response) -> None:
+    """Pages of no files, each naming a next one, are read inside huggingface_hub, where nobody else counts them."""
+    _question.requests = getattr(_question, "requests", 0) + 1
+    if _question.requests > REQUESTS_MAX:
+        raise BadManifest(f"the listing goes on after {REQUESTS_MAX} requests")
 
 
 def _raise_other_origin(response: httpx2.Response) -> None:

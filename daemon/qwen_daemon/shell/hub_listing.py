@@ -54,6 +54,8 @@ def _walk(api: HfApi, repo: str, commit: str) -> Iterator[WantedFile]:
         for entry in api.list_repo_tree(repo, folder or None, revision=commit, recursive=True):
             if isinstance(entry, RepoFolder):
                 named.append(entry.path)
+                if len(named) > FILES_MAX:
+                    raise BadManifest(f"the listing has more than {FILES_MAX} folders")
                 continue
             filled.update(parent for parent in _parents(entry.path))
             yield _wanted(entry)
