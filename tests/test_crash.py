@@ -113,7 +113,7 @@ def test_a_call_that_fails_once_costs_no_truth(tmp_path: Path) -> None:
 @pytest.mark.fault("D11", "D15", "D20", "D24")
 def test_each_call_that_fails_once_costs_no_truth() -> None:
     """ENOSPC, EIO and EINTR at many calls of every kind."""
-    long_run.run("failed-calls", "jobs in which a system call was set to fail", fail_in_a_folder, range(len(ERRORS_LONG)))
+    long_run.run("failed-calls", "jobs with a system call set to fail", fail_in_a_folder, range(len(ERRORS_LONG)))
 
 
 @pytest.mark.fault("D24", "D20")
