@@ -156,7 +156,17 @@ def _parser() -> argparse.ArgumentParser:
     version = f"%(prog)s {version_of('qwen-daemon')}"
     parser.add_argument("--version", action="version", version=version, help=_("show the version and exit"))
     parser.add_argument("model", metavar="MODEL", help=_("an alias (qwen-image-edit), org/name or org/name@revision"))
-    waiting = parser.add_argument_group(_("waiting"))
+    _add_waiting(parser.add_argument_group(_("waiting")))
+    _add_loading(parser.add_argument_group(_("loading")))
+    _add_editing(parser.add_argument_group(_("editing one picture")))
+    output = parser.add_argument_group(_("output"))
+    output.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
+    output.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
+    output.add_argument("--debug", action="store_true", help=_("show tracebacks"))
+    return parser
+
+
+def _add_waiting(waiting: argparse._ArgumentGroup) -> None:
     waiting.add_argument("--revision", metavar="REVISION", help=_("a branch, a tag or a commit (default: main)"))
     waiting.add_argument(
         "--timeout", metavar="TIME", type=_seconds, help=_("give up after 90, 30m or 2h; 0: look once")
@@ -175,7 +185,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     waiting.add_argument("--allow-code", action="store_true", help=_("let in repositories that bring code"))
     waiting.add_argument("--allow-pickle", action="store_true", help=_("let in pickled weights (they are never read)"))
-    loading = parser.add_argument_group(_("loading"))
+
+
+def _add_loading(loading: argparse._ArgumentGroup) -> None:
     loading.add_argument(
         "--device",
         choices=get_args(Device),
@@ -205,7 +217,9 @@ def _parser() -> argparse.ArgumentParser:
     loading.add_argument(
         "--until-update", action="store_true", help=_("hold it until a newer commit is complete too, then exit with 0")
     )
-    editing = parser.add_argument_group(_("editing one picture"))
+
+
+def _add_editing(editing: argparse._ArgumentGroup) -> None:
     editing.add_argument(
         "--edit", metavar="IN.png", type=Path, action="append", help=_("the picture; again for each further one")
     )
@@ -216,11 +230,6 @@ def _parser() -> argparse.ArgumentParser:
     )
     editing.add_argument("--size", metavar="N", type=int, help=_("side in pixels (default: the pipeline's)"))
     editing.add_argument("--seed", metavar="N", type=int, default=0, help=_("of the noise (default: %(default)s)"))
-    output = parser.add_argument_group(_("output"))
-    output.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
-    output.add_argument("--json", action="store_true", help=_("one JSON object on standard output"))
-    output.add_argument("--debug", action="store_true", help=_("show tracebacks"))
-    return parser
 
 
 def _seconds(text: str) -> float:

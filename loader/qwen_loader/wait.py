@@ -36,13 +36,12 @@ from qwen_api.status import ModelStatus
 from qwen_api.undecodable import UNDECODABLE
 from qwen_loader import evidence, gate, words
 from qwen_loader.gate import Broken, Candidate, Policy, Waiting
+from qwen_loader.patience import TO_MEND, Patience
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel, ReadyTimeout, WaitClosed
 
 VERIFY_TRIES_MAX = 2  # asked to verify the same damage more often than this, the daemon and we do not see one disk
 VERIFIED = "sha256"  # git-sha1 for the small files that the Hub keeps in git; sha256 for every weight
 _TIMEOUT = "E_WAIT_TIMEOUT"
-# What somebody must mend: without a daemon, whoever is patient waits for nobody.
-_TO_MEND = ("E_INCOMPLETE", "E_CORRUPT")
 # Without a daemon these are what is wrong, and not that too little time was given.
 _TIME_IS_NO_CURE = ("E_DAEMON_DOWN", "E_SOCKET_DENIED", "E_CORRUPT", "E_NO_LISTING")
 
@@ -76,9 +75,7 @@ class Wait:
         self._socket = socket
         self._policy = policy or Policy()
         self._timeout_s = timeout_s
-        self._patience_s = patience_s
-        self._still: tuple[Waiting, int] | None = None  # what is wrong, and the newest change of the cache
-        self._still_since_s = 0.0
+        self._patience = Patience(patience_s)
         self._lost: Disconnected | None = None  # while no daemon answers
         self._on_event = on_event
         self._on_model = on_model
@@ -224,21 +221,12 @@ class Wait:
         patient = not self._met or lost.retry_in_s >= RETRY_MAX_S
         self._lost = lost
         ready = self._look(patient=patient)
-        if ready is None and self._patience_s is not None and not self._met:
-            self._lose_patience(self._patience_s)
+        last = self._last
+        if ready is None and last is not None and not self._met:
+            changed_ns = evidence.last_change_ns(self._cache, self._ref)
+            if self._patience.is_over(last, changed_ns, time.monotonic()):
+                raise ModelUnavailable(last.code, last.why, last.fix, last.missing)
         return ready
-
-    def _lose_patience(self, patience_s: float) -> None:
-        """Raise ModelUnavailable when a person must act and nobody is at work, as far as can be seen from here."""
-        last, now_s = self._last, time.monotonic()
-        if last is None or last.code not in _TO_MEND:
-            self._still = None
-            return
-        still = (last, evidence.last_change_ns(self._cache, self._ref))
-        if still != self._still:
-            self._still, self._still_since_s = still, now_s
-        if now_s - self._still_since_s >= patience_s:
-            raise ModelUnavailable(last.code, last.why, last.fix, last.missing)
 
     def _look(self, *, patient: bool) -> ReadyModel | None:
         """Without a daemon: each ready file that fits, then the disk."""
@@ -339,7 +327,7 @@ class Wait:
 def _alone_text(waiting: Waiting, lost: Disconnected | None) -> Waiting:
     if lost is None:
         return waiting
-    if waiting.code in _TO_MEND:
+    if waiting.code in TO_MEND:
         why = _("{why}; nobody repairs it: {lost}", why=waiting.why, lost=lost.why)
         return msgspec.structs.replace(waiting, why=why)
     code = lost.code if waiting.code == "E_DAEMON_DOWN" else waiting.code
