@@ -8,13 +8,17 @@ A failure names its seed. To see it again:
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import os
 import random
+import subprocess
 import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from multiprocessing import get_context
 
+import msgspec
 import pytest
 
 from qwen_api import events as e
@@ -109,12 +113,15 @@ class Life:
         raise AssertionError("it does not end")
 
 
-def begin(platter: Platter, chaos: Chaos, clock: SimClock, *, liar: bool, mirror: bool, ranges: bool) -> Life:
+def begin(
+    platter: Platter, chaos: Chaos, clock: SimClock, told: list[e.Event], *, liar: bool, mirror: bool, ranges: bool
+) -> Life:
     process = Process(platter, chaos)
     store, ledger = SimStore(process), SimLedger(process)
 
-    def publish(_event: e.Event) -> int:
-        return 0
+    def publish(event: e.Event) -> int:
+        told.append(event)
+        return len(told)
 
     async def structure(_ref: ModelRef, _manifest: Manifest) -> Structure:
         return Structure(problem="", has_code=False, has_pickle=False)
@@ -168,8 +175,9 @@ def begin(platter: Platter, chaos: Chaos, clock: SimClock, *, liar: bool, mirror
     return Life(world=world, process=process)
 
 
-async def story(clock: SimClock) -> None:
-    """Some lives that end by force, and a last one that may end by itself."""
+async def story(clock: SimClock) -> list[e.Event]:
+    """Some lives that end by force, and a last one that may end by itself: all that they told."""
+    told: list[e.Event] = []
     dice = clock.random
     many = dice.choice((0.0, 0.01, 0.05, 0.3))
     rates = {event: many * dice.random() for event in EVENTS}
@@ -179,7 +187,7 @@ async def story(clock: SimClock) -> None:
     platter = Platter(manifest, CONTENTS, room_bytes=dice.choice((size_bytes, 4 * size_bytes, MIB)))
     mirror, liar, ranges = dice.random() < 0.5, dice.random() < 0.3, dice.random() < 0.7
     for _ in range(dice.choice((0, 1, 1, 2, 5))):
-        life = begin(platter, chaos, clock, liar=liar, mirror=mirror, ranges=ranges)
+        life = begin(platter, chaos, clock, told, liar=liar, mirror=mirror, ranges=ranges)
         task = asyncio.create_task(life.run())
         await asyncio.wait([task], timeout=dice.choice((0.5, 3, 30)) * dice.random())
         how = dice.choice(("stop", "kill", "kill", "power"))
@@ -193,13 +201,14 @@ async def story(clock: SimClock) -> None:
         if how == "power":
             platter.cut_power(dice)
         platter.rot(dice)
-    last = begin(platter, chaos, clock, liar=liar, mirror=mirror, ranges=ranges)
+    last = begin(platter, chaos, clock, told, liar=liar, mirror=mirror, ranges=ranges)
     await last.run()
     assert {path: platter.blobs[etag] for path, etag in platter.links.items()} == {
         file.path: FILES[file.path] for file in manifest.files
     }
     assert (platter.ref, platter.parts) == (COMMIT, {}) and platter.ready is not None
     assert asyncio.all_tasks() == {asyncio.current_task()}, "something is left running"
+    return told
 
 
 def check(seed: int) -> int:
@@ -227,16 +236,33 @@ def test_whatever_goes_wrong_in_a_hundred_thousand_worlds() -> None:
     long_run.run("worlds", "simulated worlds", check, range(SEEDS_LONG), at_once=50)
 
 
+def replay(seed: int) -> str:
+    """One world in a line: two lines are the same if all was the same that was told in it, and when."""
+
+    async def once(clock: SimClock) -> str:
+        told = await story(clock)
+        digest = hashlib.sha256(msgspec.json.encode(told)).hexdigest()
+        return f"{len(told)} events {digest}, {clock.monotonic_s()} s, next dice {clock.dice()}"
+
+    return f"seed {seed}: {run_simulated(once, seed)}"
+
+
 def test_the_same_seed_is_the_same_world() -> None:
-    """Else no failure could be seen again."""
-
-    async def once(clock: SimClock) -> tuple[float, float]:
-        await story(clock)
-        return clock.monotonic_s(), clock.dice()
-
-    for seed in range(5):
-        assert run_simulated(once, seed) == run_simulated(once, seed)
+    """In another process with other hashes of strings too: else no failure could be seen again."""
+    seeds = [str(seed) for seed in range(12)]
+    seen = [
+        subprocess.run(
+            [sys.executable, "-m", "tests.test_simulation", *seeds],
+            env={**os.environ, "PYTHONHASHSEED": hashes},
+            stdout=subprocess.PIPE,
+            check=True,
+            text=True,
+        ).stdout
+        for hashes in ("1", "2")
+    ]
+    assert seen[0] == seen[1] and seen[0].splitlines() == [replay(int(seed)) for seed in seeds]
 
 
 if __name__ == "__main__":
-    check(int(sys.argv[1]))
+    for asked in sys.argv[1:]:
+        print(replay(int(asked)))

@@ -7,6 +7,7 @@ for code without sockets, threads and subprocesses.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import selectors
 from collections.abc import Coroutine
 from typing import Any, TypeVar
@@ -20,6 +21,8 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def __init__(self) -> None:
         self._now_s = 0.0
         super().__init__(_Jumping(self))
+        numbers = itertools.count()
+        self.set_task_factory(lambda loop, work, **more: _NumberedTask(next(numbers), work, loop=loop, **more))
 
     def time(self) -> float:
         """Virtual seconds."""
@@ -32,6 +35,17 @@ class VirtualLoop(asyncio.SelectorEventLoop):
     def jump(self, seconds: float) -> None:
         """Let so much time pass at once."""
         self._now_s += seconds
+
+
+class _NumberedTask(asyncio.Task[Any]):
+    """asyncio keeps tasks in sets and cancels them in the sets' order: of numbers, it is always the same one."""
+
+    def __init__(self, number: int, work: Any, **more: Any) -> None:
+        self._number = number
+        super().__init__(work, **more)
+
+    def __hash__(self) -> int:
+        return self._number
 
 
 class _Jumping(selectors.DefaultSelector):
