@@ -40,6 +40,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 T = TypeVar("T")
+Wanted = tuple[str, str, WantedFile]  # repository, commit, file
 
 
 def run(loop: str, work: Coroutine[Any, Any, T]) -> T:
@@ -53,22 +54,25 @@ async def origin_of(hub: SimHub) -> AsyncIterator[HttpOrigin]:
         yield HttpOrigin(session, hub.endpoint, Token(lambda: TOKEN), on_throttled=lambda _origin, _after_s: None)
 
 
-async def fetch(origin: HttpOrigin, start: int, end: int, tries: int = 8) -> tuple[bytearray, list[str]]:
+async def fetch(
+    origin: HttpOrigin, start: int, end: int, tries: int = 8, of: Wanted = (REPO.id, REPO.sha, FILE)
+) -> tuple[bytearray, list[str]]:
     """The range, asked for again from where it broke off; and the codes of what went wrong. Every byte is checked."""
     came, codes = bytearray(), []
     while len(came) < end - start:
         assert len(codes) < tries, codes
         try:
-            await _read(origin, start, end, came)
+            await read_on(origin, start, end, came, of)
         except Trouble as trouble:
             codes.append(trouble.code)
             assert TOKEN not in str(trouble) and "Signature" not in str(trouble)
     return came, codes
 
 
-async def _read(origin: HttpOrigin, start: int, end: int, came: bytearray) -> None:
+async def read_on(origin: HttpOrigin, start: int, end: int, came: bytearray, of: Wanted) -> None:
+    """One try: what comes is put behind what came. Raises Troubles."""
     room = memoryview(bytearray(MIB))
-    async with origin.read(REPO.id, REPO.sha, FILE, start + len(came), end) as body:
+    async with origin.read(*of, start + len(came), end) as body:
         try:
             while count := await body.read_into(room):
                 came += room[:count]
