@@ -187,6 +187,25 @@ def test_a_thousand_resets_cost_no_byte(loop: str) -> None:
     run(loop, work())
 
 
+@pytest.mark.fault("H5", "H6", "H8")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", [kinds.CloseEarly(), kinds.NoContentLength(), kinds.ChunkedTruncated()], ids=type)
+@pytest.mark.parametrize(("size", "step"), [(200, 1), (len(CONTENT), 61_001)])
+def test_an_answer_may_end_at_every_kth_byte(size: int, step: int, kind: kinds.Kind, loop: str) -> None:
+    """With an honest length, with none, inside a chunk: what came is kept, however little, the rest is asked for."""
+    cuts = range(step, size, step)
+
+    async def work() -> None:
+        async with SimHub(REPO, tokens=[TOKEN]) as hub, origin_of(hub) as origin:
+            for cut_at in cuts:
+                hub.faults.add(Fault(kind, path=WEIGHTS, on="cdn", at_byte=cut_at, times=1))
+            came, codes = await fetch(origin, 0, size, tries=len(cuts) + 1)
+            assert came == CONTENT[:size] and codes == ["E_CUT_SHORT"] * len(cuts)
+            assert hub.log.bytes_twice() == 0
+
+    run(loop, work())
+
+
 @pytest.mark.fault("H19")
 def test_an_address_may_expire_twenty_times_in_one_file() -> None:
     """Each time it is asked for anew at the byte where it was refused: no failed try, no byte twice, 21 questions."""
