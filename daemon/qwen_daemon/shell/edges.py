@@ -52,7 +52,7 @@ class Edges(aiohttp.TCPConnector):
         while True:
             try:
                 connection = await super().connect(req, traces, timeout)
-            except aiohttp.ClientConnectorError:
+            except (aiohttp.ClientConnectorError, TimeoutError):
                 self._forgive(name)
                 raise
             address = _peer(connection)
