@@ -201,6 +201,7 @@ def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
                     daemon.client.retry(key_of(name))
             for name in always:
                 failed = daemon.wait_event(e.FileFailed, model=key_of(name))
+                daemon.wait_event(e.FileVerified, model=key_of(name), path="config.json")
                 daemon.client.pause(key_of(name))
                 daemon.wait_state(key_of(name), "paused")
                 assert (failed.code, failed.path) == ("E_CORRUPT", WEIGHTS)
