@@ -5,16 +5,18 @@ A listing cut short must never pass for the whole: a model of three files would 
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 
 from qwen_api.models import ModelRef
-from qwen_daemon.core.errors import AskHuman, TryAgain
+from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.shell.hub import HubApi
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
-from tests.fakes.hub import Fault, SimHub, SimRepo
+from tests.fakes.hub import BytesContent, Entry, Fault, SimHub, SimRepo
 
 FILES = {**model_folder.qwen(shards=2), "docs/a/b/note.md": b"note"}
 REPO = SimRepo(id="org/one", files=FILES)
@@ -102,3 +104,91 @@ async def test_a_listing_that_cannot_be_made_whole_is_refused() -> None:
         hub.faults.add(FIRST_FILES_ONLY)
         with pytest.raises(AskHuman, match="E_LISTING: the server's tree is not the whole repository"):
             await HubApi(hub.endpoint, lambda: None).list_files(REPO.id, REPO.sha)
+
+
+# One page of three that lies, breaks or has no end.
+PAGED = SimRepo(id="org/paged", files={f"{letter}.txt": letter.encode() for letter in "abcdefghi"})
+PAGE, PAGES = 3, (0, 1, 2)
+
+
+def lie(**facts: object) -> Callable[[int], kinds.ForgeListing]:
+    """The second file of a page is another one than it is."""
+
+    def of(page: int) -> kinds.ForgeListing:
+        def edit(entries: Sequence[Entry]) -> list[Entry]:
+            at = page * PAGE + 1
+            content = BytesContent(b"")
+            known = {"path": entries[at].path, "size": entries[at].size, "oid": entries[at].oid, "content": content}
+            return [*entries[:at], Entry(**{**known, **facts}), *entries[at + 1 :]]  # type: ignore[arg-type]
+
+        return kinds.ForgeListing(edit=edit)
+
+    return of
+
+
+LIES: dict[str, Callable[[int], kinds.Kind]] = {
+    "the same page again": lambda _page: kinds.CursorLoop(),
+    "a cursor never seen before": lambda _page: kinds.CursorLoop(fresh=True),
+    "less than nothing": lie(size=-1),
+    "more than there can be": lie(size=1 << 63),
+    "a path of another page": lambda page: lie(path="cfi"[(page + 1) % 3] + ".txt")(page),
+    "a path out of the folder": lie(path="../up"),
+    "a hash that is none": lie(oid="../../up"),
+}
+ENDS: dict[str, tuple[kinds.Kind, str]] = {
+    "a login page": (kinds.CaptivePortal(), "E_LISTING"),
+    "half an answer": (kinds.Status(code=200, body=b'[{"type":"file","path":'), "E_LISTING"),
+    "500": (kinds.Status(code=500), "E_HTTP"),
+    "429": (kinds.RateLimited(reset_s=9), "E_RATE_LIMITED"),
+}
+
+
+def after_pages(hub: SimHub, page: int, fault: Fault) -> None:
+    """The pages before this one come as they are."""
+    if page:
+        hub.faults.add(Fault(kinds.SlowFirstByte(delay_s=0.001), on="api", path="tree/*", times=page))
+    hub.faults.add(fault)
+
+
+@pytest.mark.fault("H45", "H46", "H49", "H50")
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("lied", LIES)
+async def test_a_listing_that_lies_or_goes_in_circles_on_any_page_is_refused(lied: str, page: int) -> None:
+    """The first, a middle or the last page: a person is told, after a handful of questions."""
+    async with SimHub(PAGED, page_entries=PAGE) as hub:
+        kind = LIES[lied](page)
+        if isinstance(kind, kinds.ForgeListing):
+            hub.faults.add(Fault(kind))
+        else:
+            after_pages(hub, page, Fault(kind, path="tree/*"))
+        with pytest.raises(AskHuman, match="E_LISTING"):
+            await HubApi(hub.endpoint, lambda: None).list_files(PAGED.id, PAGED.sha)
+        assert len(hub.log.requests(path="tree/*")) <= len(PAGES) + 1
+
+
+@pytest.mark.fault("H5")
+async def test_a_page_that_breaks_off_is_asked_for_again() -> None:
+    """huggingface_hub does so by itself, page by page: each breaks off once, and the listing is whole."""
+    async with SimHub(PAGED, page_entries=PAGE) as hub:
+        for page in PAGES:
+            fault = Fault(kinds.CloseEarly(), on="api", path="tree/*", times=1, after_bytes=40)
+            after_pages(hub, int(page > 0), fault)
+        files = (await HubApi(hub.endpoint, lambda: None).list_files(PAGED.id, PAGED.sha)).files
+        assert len(files) == 9 and len(hub.log.requests(path="tree/*")) == 2 * len(PAGES)
+
+
+@pytest.mark.fault("H16", "H18", "H34", "H51")
+@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("end", ENDS)
+async def test_a_page_that_cannot_be_read_is_no_end_of_the_listing(end: str, page: int) -> None:
+    """What came of the pages before is not taken for the whole; asked again, all of it is there."""
+    kind, code = ENDS[end]
+    async with SimHub(PAGED, page_entries=PAGE) as hub:
+        after_pages(hub, page, Fault(kind, on="api", path="tree/*", times=1))
+        api = HubApi(hub.endpoint, lambda: None)
+        with pytest.raises(Trouble) as told:
+            await api.list_files(PAGED.id, PAGED.sha)
+        assert told.value.code == code and not isinstance(told.value, AskHuman)
+        assert {file.path for file in (await api.list_files(PAGED.id, PAGED.sha)).files} == set(
+            PAGED.find("main").files
+        )

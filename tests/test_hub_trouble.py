@@ -37,17 +37,25 @@ def small(name: str, **more: bytes) -> SimRepo:
     return SimRepo(id=name, files={**CONFIG, WEIGHTS: weights_of(name), **more})
 
 
-def weights_of(repo: str) -> bytes:
+def large(name: str, floats: int) -> SimRepo:
+    return SimRepo(id=name, files={**CONFIG, WEIGHTS: weights_of(name, floats)})
+
+
+def weights_of(repo: str, floats: int = 100) -> bytes:
     """Of its own: what another model of the cache has would not be asked for."""
-    return model_folder.safetensors("w", floats=100, seed=int.from_bytes(repo.encode()))
+    return model_folder.safetensors("w", floats=floats, seed=int.from_bytes(repo.encode()))
+
+
+def key_of(repo: str) -> str:
+    return repo.replace("/", "--")
 
 
 def has_news(daemon: Running, tries: int) -> bool:
     return len(daemon.seen(e.FileRetry)) > tries or bool(daemon.seen(e.ModelComplete))
 
 
-def has_tried(daemon: Running, tries: int) -> bool:
-    return len(daemon.seen(e.FileRetry)) == tries
+def has_tried(daemon: Running, tries: int, repo: str) -> bool:
+    return len(daemon.seen(e.FileRetry, model=key_of(repo))) == tries
 
 
 @pytest.mark.fault("H21", "H22", "H23", "H45", "H46", "H49", "X5")
@@ -172,30 +180,46 @@ def test_the_servers_word_about_waiting_is_kept(hub: SimHub, tmp_path: Path) -> 
 
 @pytest.mark.fault("H36", "H37")
 def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
-    """Corrupt once: fetched again. Corrupt always: failed after four tries, however large, and no part is left."""
-    large = SimRepo(id=REPO, files={**CONFIG, WEIGHTS: BIG[: 2 * MIB]})
-    with ThreadedSimHub(SimHub(large, small("org/once"))) as hub:
-        hub.faults.add(Fault(kinds.Corrupt(), repo="org/once", path=WEIGHTS, times=1))
-        hub.faults.add(Fault(kinds.Corrupt(), repo=REPO, path=WEIGHTS))
-        with Running(tmp_path, endpoint=hub.endpoint) as daemon:
-            daemon.client.add(AddModel(model=REPO))
+    """One wrong byte, the first, a middle or the last: once, and the file is fetched a second time; always, and it has
+    failed after four times, however large, and no part is left. A small file is no other matter.
+    """
+    size = len(weights_of("org/any", MIB // 2))
+    places = {"first": 0, "middle": size // 2 + 1, "last": size - 1}
+    once, always = ([f"org/{how}-{where}" for where in places] for how in ("once", "always"))
+    repos = {name: large(name, MIB // 2) for name in (*once, *always)} | {"org/small": small("org/small")}
+    with ThreadedSimHub(SimHub(*repos.values())) as hub:
+        for where, at in places.items():
+            hub.faults.add(Fault(kinds.Corrupt(), repo=f"org/once-{where}", path=WEIGHTS, at_byte=at, times=1))
+            hub.faults.add(Fault(kinds.Corrupt(), repo=f"org/always-{where}", path=WEIGHTS, at_byte=at))
+        hub.faults.add(Fault(kinds.Corrupt(), repo="org/small", path=WEIGHTS, times=1))
+        with Running(tmp_path, endpoint=hub.endpoint, models=[*once, "org/small"]) as daemon:
+            for name in always:
+                daemon.client.add(AddModel(model=name))
             for tries in range(1, 4):
-                daemon.wait_for(partial(has_tried, daemon, tries), f"retry {tries}")
-                daemon.client.retry(KEY)
-            failed = daemon.wait_event(e.FileFailed)
-            daemon.client.pause(KEY)
-            daemon.wait_state(KEY, "paused")
-            assert (failed.code, failed.path) == ("E_CORRUPT", WEIGHTS)
-            assert [event.attempt for event in daemon.seen(e.FileRetry)][:3] == [2, 3, 4]
-            assert not list((daemon.cache / "models--org--one" / "snapshots").rglob(WEIGHTS))
-            assert list((daemon.state_dir / "ready").glob("*")) == []
-            blobs = daemon.cache / "models--org--one" / "blobs"
-            assert [path.name for path in blobs.iterdir()] == [large.entry("config.json").oid]
-            daemon.client.add(AddModel(model="org/once"))
-            daemon.wait_event(e.FileRetry, model="org--once")
-            daemon.client.retry("org--once")
-            daemon.wait_complete("org--once")
-            assert [event.where for event in daemon.seen(e.FileCorrupt, model="org--once")] == ["network"]
+                for name in always:
+                    daemon.wait_for(partial(has_tried, daemon, tries, name), f"retry {tries}")
+                    daemon.client.retry(key_of(name))
+            for name in always:
+                failed = daemon.wait_event(e.FileFailed, model=key_of(name))
+                daemon.wait_event(e.FileVerified, model=key_of(name), path="config.json")
+                daemon.client.pause(key_of(name))
+                daemon.wait_state(key_of(name), "paused")
+                assert (failed.code, failed.path) == ("E_CORRUPT", WEIGHTS)
+                assert [event.attempt for event in daemon.seen(e.FileRetry, model=key_of(name))] == [2, 3, 4]
+                folder = daemon.cache / f"models--{key_of(name)}"
+                assert not list((folder / "snapshots").rglob(WEIGHTS))
+                assert [path.name for path in (folder / "blobs").iterdir()] == [repos[name].entry("config.json").oid]
+                hub.log.settle()
+                assert hub.log.bytes_served(WEIGHTS, repo=name) == 4 * size
+            for name in (*once, "org/small"):
+                daemon.wait_event(e.FileRetry, model=key_of(name))
+                daemon.client.retry(key_of(name))
+                path = Path(daemon.wait_complete(key_of(name)).path) / WEIGHTS
+                assert path.read_bytes() == repos[name].entry(WEIGHTS).content.read(0, size)
+                assert [event.where for event in daemon.seen(e.FileCorrupt, model=key_of(name))] == ["network"]
+                # Which byte is wrong cannot be told from one hash of the whole: all of them come again, and only once.
+                assert hub.log.bytes_served(WEIGHTS, repo=name) == 2 * path.stat().st_size
+            assert {path.stem for path in (daemon.state_dir / "ready").glob("*")} == {*map(key_of, once), "org--small"}
 
 
 @pytest.mark.fault(

@@ -24,7 +24,7 @@ from qwen_daemon.shell.fetch import HttpOrigin
 from qwen_daemon.shell.tokens import Token
 from tests.fakes.bodies import read_out
 from tests.fakes.hub import SparseContent
-from tests.test_range_faults import CONFIG, CONTENT, FILE, LOOPS, MIB, REPO, TOKEN, fetch, run
+from tests.test_range_faults import CONFIG, CONTENT, FILE, LOOPS, MIB, RANGES, REPO, TOKEN, fetch, run
 
 START, END = 5 * MIB, 10 * MIB
 TLS_HELD_BYTES = 2 * (256 << 10)  # its high-water mark, and one read beyond
@@ -214,25 +214,28 @@ def test_answers_before_the_answer_are_skipped(before: bytes, loop: str) -> None
 
 
 @pytest.mark.fault("H31", "T1")
-def test_https_never_becomes_http(certificates: Path) -> None:
-    """A redirect from https to http is refused before anybody there is asked."""
+@pytest.mark.parametrize(("start", "end"), RANGES)
+def test_https_never_becomes_http(certificates: Path, start: int, end: int) -> None:
+    """A redirect from https to http is refused before anybody there is asked, at whichever range."""
 
     async def work() -> None:
+        asked: list[int] = []
         async with serving(honest) as (plain, heads):
 
-            async def redirect(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, _start: int) -> None:
-                writer.write(f"HTTP/1.1 302 Found\r\nLocation: {plain}/x\r\nContent-Length: 0\r\n\r\n".encode())
+            async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, at: int) -> None:
+                asked.append(at)
+                if at == start and asked.count(at) == 1:
+                    writer.write(f"HTTP/1.1 302 Found\r\nLocation: {plain}/x\r\nContent-Length: 0\r\n\r\n".encode())
+                else:
+                    writer.write(head(at, at + 5 * MIB) + CONTENT[at : at + 5 * MIB])
                 await writer.drain()
 
             context = server_context(certificates, "good")
-            async with (
-                serving(redirect, context) as (endpoint, _),
-                origin_at(endpoint, trusting(certificates)) as origin,
-            ):
-                with pytest.raises(TryAgain, match="E_REDIRECT"):
-                    async with origin.read(REPO.id, REPO.sha, FILE, START, END):
-                        pass
-            assert heads == []
+            async with serving(answer, context) as (endpoint, _), origin_at(endpoint, trusting(certificates)) as origin:
+                for one in RANGES:
+                    expected = ["E_REDIRECT"] if one == (start, end) else []
+                    assert await fetch(origin, *one) == (CONTENT[slice(*one)], expected)
+            assert heads == [] and len(asked) == len(RANGES) + 1
 
     run("asyncio", work())
 

@@ -40,6 +40,7 @@ LOOPS: dict[str, Callable[[], asyncio.AbstractEventLoop]] = {
     "uvloop": uvloop.new_event_loop,
 }
 T = TypeVar("T")
+Wanted = tuple[str, str, WantedFile]  # repository, commit, file
 
 
 def run(loop: str, work: Coroutine[Any, Any, T]) -> T:
@@ -53,22 +54,25 @@ async def origin_of(hub: SimHub) -> AsyncIterator[HttpOrigin]:
         yield HttpOrigin(session, hub.endpoint, Token(lambda: TOKEN), on_throttled=lambda _origin, _after_s: None)
 
 
-async def fetch(origin: HttpOrigin, start: int, end: int, tries: int = 8) -> tuple[bytearray, list[str]]:
+async def fetch(
+    origin: HttpOrigin, start: int, end: int, tries: int = 8, of: Wanted = (REPO.id, REPO.sha, FILE)
+) -> tuple[bytearray, list[str]]:
     """The range, asked for again from where it broke off; and the codes of what went wrong. Every byte is checked."""
     came, codes = bytearray(), []
     while len(came) < end - start:
         assert len(codes) < tries, codes
         try:
-            await _read(origin, start, end, came)
+            await read_on(origin, start, end, came, of)
         except Trouble as trouble:
             codes.append(trouble.code)
             assert TOKEN not in str(trouble) and "Signature" not in str(trouble)
     return came, codes
 
 
-async def _read(origin: HttpOrigin, start: int, end: int, came: bytearray) -> None:
+async def read_on(origin: HttpOrigin, start: int, end: int, came: bytearray, of: Wanted) -> None:
+    """One try: what comes is put behind what came. Raises Troubles."""
     room = memoryview(bytearray(MIB))
-    async with origin.read(REPO.id, REPO.sha, FILE, start + len(came), end) as body:
+    async with origin.read(*of, start + len(came), end) as body:
         try:
             while count := await body.read_into(room):
                 came += room[:count]
@@ -178,6 +182,25 @@ def test_a_thousand_resets_cost_no_byte(loop: str) -> None:
                 hub.faults.add(Fault(kinds.Reset(), path=WEIGHTS, on="cdn", at_byte=cut_at, times=1))
             came, codes = await fetch(origin, 0, len(CONTENT), tries=1001)
             assert came == CONTENT and codes == ["E_CUT_SHORT"] * 1000
+            assert hub.log.bytes_twice() == 0
+
+    run(loop, work())
+
+
+@pytest.mark.fault("H5", "H6", "H8")
+@pytest.mark.parametrize("loop", LOOPS)
+@pytest.mark.parametrize("kind", [kinds.CloseEarly(), kinds.NoContentLength(), kinds.ChunkedTruncated()], ids=type)
+@pytest.mark.parametrize(("size", "step"), [(100, 1), (len(CONTENT), 121_001)])
+def test_an_answer_may_end_at_every_kth_byte(size: int, step: int, kind: kinds.Kind, loop: str) -> None:
+    """With an honest length, with none, inside a chunk: what came is kept, however little, the rest is asked for."""
+    cuts = range(step, size, step)
+
+    async def work() -> None:
+        async with SimHub(REPO, tokens=[TOKEN]) as hub, origin_of(hub) as origin:
+            for cut_at in cuts:
+                hub.faults.add(Fault(kind, path=WEIGHTS, on="cdn", at_byte=cut_at, times=1))
+            came, codes = await fetch(origin, 0, size, tries=len(cuts) + 1)
+            assert came == CONTENT[:size] and codes == ["E_CUT_SHORT"] * len(cuts)
             assert hub.log.bytes_twice() == 0
 
     run(loop, work())

@@ -116,12 +116,16 @@ def test_a_server_without_ranges_is_read_from_the_front(hub: SimHub, tmp_path: P
 
 
 @pytest.mark.fault("H26")
-def test_a_connection_that_dawdles_is_cut(hub: SimHub, tmp_path: Path) -> None:
-    """Twenty kilobytes a second beside others that are a thousand times faster: a fresh connection takes its rest."""
-    hub.faults.add(Fault(kinds.Drip(bytes_per_s=20_000), path=WEIGHTS, after_bytes=6 * MIB, times=1))
+@pytest.mark.parametrize("at_byte", [0, 48 * MIB, 90 * MIB])
+def test_a_connection_that_dawdles_is_cut(hub: SimHub, tmp_path: Path, at_byte: int) -> None:
+    """Twenty kilobytes a second beside others that are a thousand times faster: a fresh connection takes its rest.
+
+    In the first, a middle or the last range; that one would need five minutes for what is left.
+    """
+    slow = hub.faults.add(Fault(kinds.Drip(bytes_per_s=20_000), path=WEIGHTS, at_byte=at_byte, times=1))
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
         assert is_right(daemon.wait_complete(KEY))
-        assert daemon.seen(e.FileRetry) == []
+        assert slow.hits == 1 and daemon.seen(e.FileRetry) == []
 
 
 class One:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import replace
 from email.utils import formatdate
+from functools import partial
 from types import TracebackType
 from typing import Self
 
@@ -53,11 +54,15 @@ class SimHub(Clerk):
         wall: Callable[[], float] = time.time,
         page_entries: int = TREE_PAGE_ENTRIES,
         url_ttl_s: float = URL_TTL_S,
+        edges: int = 1,
+        cdn_name: str = "",
     ) -> None:
         super().__init__(*repos, tokens=tokens, clock=clock, wall=wall, page_entries=page_entries, url_ttl_s=url_ttl_s)
         self.throttle = Throttle()
         self.faults = FaultBook()
         self.log = Log()
+        self.edges = tuple(f"127.0.0.{1 + edge}" for edge in range(edges))
+        self._cdn_name = cdn_name
         self._gates = Gates()
         self._ports: dict[Server, int] = {}
         self._runners: list[web.ServerRunner] = []
@@ -84,7 +89,8 @@ class SimHub(Clerk):
 
     async def __aenter__(self) -> Self:
         self.endpoint = await self._listen("hub", self._hub)
-        self.cdn_endpoint = await self._listen("cdn", self._cdn)
+        cdn = [await self._listen("cdn", partial(self._cdn, edge), edge) for edge in self.edges]
+        self.cdn_endpoints = (f"http://{self._cdn_name}:{self._ports['cdn']}",) if self._cdn_name else tuple(cdn)
         return self
 
     async def __aexit__(
@@ -94,8 +100,10 @@ class SimHub(Clerk):
         for runner in runners:
             await runner.cleanup()
 
-    async def _listen(self, name: Server, handler: Callable[[web.BaseRequest], Awaitable[Sent]]) -> str:
-        listener = socket.create_server(("127.0.0.1", self._ports.get(name, 0)))
+    async def _listen(
+        self, name: Server, handler: Callable[[web.BaseRequest], Awaitable[Sent]], address: str = "127.0.0.1"
+    ) -> str:
+        listener = socket.create_server((address, self._ports.get(name, 0)))
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)  # accepted sockets inherit it
         # A client that goes away ends what is held for it.
         server = web.Server(handler, handler_cancellation=True, access_log=None)
@@ -104,7 +112,7 @@ class SimHub(Clerk):
         self._runners.append(runner)
         await web.SockSite(runner, listener).start()
         self._ports[name] = listener.getsockname()[1]
-        return f"http://127.0.0.1:{self._ports[name]}"
+        return f"http://{address}:{self._ports[name]}"
 
     # The Hub
 
@@ -129,12 +137,12 @@ class SimHub(Clerk):
 
     # The CDN
 
-    async def _cdn(self, request: web.BaseRequest) -> Sent:
+    async def _cdn(self, edge: str, request: web.BaseRequest) -> Sent:
         grant = self.grant(request.raw_path)
         if grant is None:
-            arrived = self._arrived("cdn", request, repo="", path="")
+            arrived = self._arrived("cdn", request, repo="", path="", edge=edge)
         else:
-            arrived = self._arrived("cdn", request, repo=grant.repo, path=grant.entry.path)
+            arrived = self._arrived("cdn", request, repo=grant.repo, path=grant.entry.path, edge=edge)
         visit = self._visit(arrived, "cdn")
         if grant is not None and self.is_good(grant, arrived):
             visit = _with_range(visit, arrived, grant.entry.content, etag=grant.entry.xet_hash or "")
@@ -145,7 +153,7 @@ class SimHub(Clerk):
 
     # Both
 
-    def _arrived(self, server: Server, request: web.BaseRequest, *, repo: str, path: str) -> Request:
+    def _arrived(self, server: Server, request: web.BaseRequest, *, repo: str, path: str, edge: str = "") -> Request:
         headers = tuple((name, value) for name, value in request.headers.items())
         return self.log.arrived(
             server=server,
@@ -154,6 +162,7 @@ class SimHub(Clerk):
             repo=repo,
             path=path,
             headers=headers,
+            edge=edge,
         )
 
     def _visit(self, arrived: Request, door: Door) -> Visit:
@@ -168,6 +177,7 @@ class SimHub(Clerk):
             repo=arrived.repo,
             path=arrived.path,
             wall_s=self.wall(),
+            edge=arrived.edge,
             end=0 if bodied else UNKNOWN_BYTES,
         )
 

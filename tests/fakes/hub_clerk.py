@@ -60,7 +60,7 @@ class Clerk:
         url_ttl_s: float = URL_TTL_S,
     ) -> None:
         self.endpoint = ""  # both are known once the servers listen
-        self.cdn_endpoint = ""
+        self.cdn_endpoints: tuple[str, ...] = ("",)
         self.tokens = frozenset(tokens)
         self.moved_to = ""  # the origin that a rename's redirect names; "" is relative, as the Hub's
         self.page_entries = page_entries
@@ -70,6 +70,11 @@ class Clerk:
         self._repos = {repo.id: repo for repo in repos}
         self._grants: dict[str, Grant] = {}
         self._metered: Counter[tuple[str, bool]] = Counter()
+
+    @property
+    def cdn_endpoint(self) -> str:
+        """The CDN's address, or the first of them."""
+        return self.cdn_endpoints[0]
 
     # Control
 
@@ -213,6 +218,7 @@ class Clerk:
 
     def _sign(self, repo: SimRepo, entry: Entry) -> str:
         cdn_path = f"/xet-bridge-us/{repo.oid}/{entry.xet_hash}"
+        cdn_endpoint = self.cdn_endpoints[len(self._grants) % len(self.cdn_endpoints)]
         expires = int(self.wall() + self.url_ttl_s)
         digest = hashlib.sha256(f"{cdn_path} {expires} {len(self._grants)}".encode()).hexdigest()
         signature = canary.SIGNATURE + digest  # whoever signs an address has a secret to look for
@@ -221,7 +227,7 @@ class Clerk:
         )
         said = quote(answers.disposition(entry.path), safe="")
         return (
-            f"{self.cdn_endpoint}{cdn_path}?X-Xet-Cas-Uid=public&response-content-disposition={said}"
+            f"{cdn_endpoint}{cdn_path}?X-Xet-Cas-Uid=public&response-content-disposition={said}"
             f"&user_id=public&Expires={expires}&Policy={canary.SIGNATURE}{answers.cursor_of(expires)}&Signature={signature}"
         )
 

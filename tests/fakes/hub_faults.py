@@ -74,10 +74,10 @@ class Fault:
     """A kind, and the requests it strikes.
 
     `path` and `repo` are globs; for API calls the path is what follows the repository's id (`tree/main`). `on` names
-    the doors (see _DOORS), by default the kind's own; `body` means GETs only, unless `method` says otherwise.
-    `times=None` is for ever. `min_offset` spares bodies that start earlier. The cut is `at_byte`, an offset in the
-    file (only bodies that hold it match), or `after_bytes` of this body (only longer bodies match); for API answers
-    both count from the start of the text.
+    the doors (see _DOORS), by default the kind's own; `body` means GETs only, unless `method` says otherwise; `edge` is
+    the address of the one edge of the CDN that is meant. `times=None` is for ever. `min_offset` spares bodies that
+    start earlier. The cut is `at_byte`, an offset in the file (only bodies that hold it match), or `after_bytes` of
+    this body (only longer bodies match); for API answers both count from the start of the text.
     """
 
     kind: Kind
@@ -85,6 +85,7 @@ class Fault:
     repo: str = field(default="*", kw_only=True)
     method: str | None = field(default=None, kw_only=True)
     on: Where | None = field(default=None, kw_only=True)
+    edge: str | None = field(default=None, kw_only=True)
     times: int | None = field(default=None, kw_only=True)
     at_byte: int | None = field(default=None, kw_only=True)
     after_bytes: int | None = field(default=None, kw_only=True)
@@ -99,6 +100,7 @@ class Fault:
             and method in (None, visit.method)
             and fnmatchcase(visit.path, self.path)
             and fnmatchcase(visit.repo, self.repo)
+            and self.edge in (None, visit.edge)
             and visit.start >= self.min_offset
             and self._holds_cut(visit)
         )

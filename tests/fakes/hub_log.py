@@ -70,6 +70,7 @@ class Request:
     repo: str
     path: str
     headers: tuple[tuple[str, str], ...]
+    edge: str = ""  # of the CDN: the address that was asked
 
     def header(self, name: str) -> str | None:
         """The first header of that name, whatever its case."""
@@ -192,6 +193,7 @@ class Log:
         repo: str,
         path: str,
         headers: tuple[tuple[str, str], ...],
+        edge: str = "",
     ) -> Request:
         """Note a request."""
         with self._changing():
@@ -204,6 +206,7 @@ class Log:
                 repo=repo,
                 path=path,
                 headers=headers,
+                edge=edge,
             )
             self._requests.append(request)
         return request

@@ -29,6 +29,7 @@ class Visit:
     repo: str
     path: str
     wall_s: float  # the server's clock, for dates
+    edge: str = ""  # of the CDN: the address that was asked
     start: int = 0
     end: int = UNKNOWN_BYTES
     total: int = 0

@@ -18,6 +18,7 @@ from functools import lru_cache
 from urllib.parse import quote, urljoin, urlsplit
 
 import aiohttp
+from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from qwen_api.manifest import WantedFile
@@ -27,6 +28,7 @@ from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, j
 from qwen_daemon.ports import Body, Reading
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
+from qwen_daemon.shell.edges import Edges
 from qwen_daemon.shell.newest import Newest
 from qwen_daemon.shell.proxy import place, proxy_for
 from qwen_daemon.shell.tokens import Token
@@ -49,10 +51,13 @@ class FetchConfig:
     connections_max: int
 
 
-def http_session(config: FetchConfig) -> aiohttp.ClientSession:
-    """The connections that all endpoints share; an async context manager. It carries no token and keeps no cookie."""
+def http_session(config: FetchConfig, resolver: AbstractResolver | None = None) -> aiohttp.ClientSession:
+    """The connections that all endpoints share; an async context manager. It carries no token and keeps no cookie.
+
+    Names are looked up by `resolver`, or as the system does it.
+    """
     return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=config.connections_max, ttl_dns_cache=60),
+        connector=Edges(limit=config.connections_max, resolver=resolver),
         timeout=aiohttp.ClientTimeout(
             total=None, sock_connect=config.connect_timeout_s, sock_read=config.read_timeout_s
         ),
@@ -94,6 +99,8 @@ class HttpOrigin:
         """See ports.Origin. Elsewhere is where the endpoint sends us next; and a stale answer was no word on ranges."""
         self._unranged.pop((repo, file.etag), None)
         self._addresses.forget_all()
+        if isinstance(self._session.connector, Edges):
+            self._session.connector.lied(urlsplit(f"//{self.host(repo, file)}").hostname or "")
 
     def host(self, repo: str, file: WantedFile) -> str:
         """See ports.Origin. Behind redirects, and without the address, which may be signed."""

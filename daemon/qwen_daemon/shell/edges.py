@@ -1,0 +1,105 @@
+"""Which of the addresses behind one name are connected to: none whose bytes were wrong, while there is another.
+
+A CDN is many machines under one name, and connections are spread over them. One that sends wrong bytes would spoil
+every try at a large file, for some connection always meets it. Nobody can tell which one it was, so all that were met
+are suspected, and then they are asked one by one. That bytes were wrong is the engine's word (ports.Origin.distrust).
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Collection, Mapping
+
+import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from aiohttp.tracing import Trace
+
+from qwen_daemon.shell.newest import Newest
+
+NAMES_MAX = 1000
+ADDRESSES_MAX = 1000
+DNS_TTL_S = 60
+
+
+def trusted(addresses: Collection[str], lies: Mapping[str, int]) -> frozenset[str]:
+    """Those that never lied; if all of them have, the one that did least often."""
+    fewest = min((lies.get(address, 0) for address in addresses), default=0)
+    best = sorted(address for address in addresses if lies.get(address, 0) == fewest)
+    return frozenset(best[:1] if fewest else best)
+
+
+class Edges(aiohttp.TCPConnector):
+    """Makes the connections of a session; `limit` at most."""
+
+    def __init__(self, *, limit: int, resolver: AbstractResolver | None = None) -> None:
+        self._lies = Newest[str, int](ADDRESSES_MAX)
+        self._met = Newest[str, frozenset[str]](NAMES_MAX)  # by name: who was connected to since its last lie
+        self._names = _Names(resolver or ThreadedResolver(), self._lies)
+        super().__init__(limit=limit, resolver=self._names, ttl_dns_cache=DNS_TTL_S)
+
+    def lied(self, name: str) -> None:
+        """What came from this name was wrong; it must not come from the same addresses once more."""
+        for address in self._met.pop(name, frozenset()):
+            self._lies[address] = self._lies.get(address, 0) + 1
+        self.clear_dns_cache()
+
+    async def connect(
+        self, req: aiohttp.ClientRequest, traces: list[Trace], timeout: aiohttp.ClientTimeout
+    ) -> aiohttp.connector.Connection:
+        """As aiohttp; a connection that was kept, to an address that has lied since, is closed."""
+        name = req.url.host or ""
+        while True:
+            try:
+                connection = await super().connect(req, traces, timeout)
+            except (aiohttp.ClientConnectorError, TimeoutError):
+                self._forgive(name)
+                raise
+            address = _peer(connection)
+            if self._names.trusts(name, address):
+                self._met[name] = self._met.get(name, frozenset()) | {address}
+                return connection
+            connection.close()
+            self.clear_dns_cache()  # a look-up that was under way may have put it there
+
+    def _forgive(self, name: str) -> None:
+        """Those who never lied cannot be reached: rather ask all of them again than nobody."""
+        for address in self._names.behind(name):
+            if self._lies.pop(address, 0):
+                self.clear_dns_cache()
+
+
+class _Names(AbstractResolver):
+    """Looks names up, and gives the trusted ones of their addresses."""
+
+    def __init__(self, resolver: AbstractResolver, lies: Mapping[str, int]) -> None:
+        self._resolver = resolver
+        self._lies = lies
+        self._behind = Newest[str, frozenset[str]](NAMES_MAX)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """See aiohttp."""
+        found = await self._resolver.resolve(host, port, family)
+        self._behind[host] = frozenset(one["host"] for one in found)
+        chosen = trusted(self._behind[host], self._lies)
+        return [one for one in found if one["host"] in chosen]
+
+    async def close(self) -> None:
+        """See aiohttp."""
+        await self._resolver.close()
+
+    def behind(self, name: str) -> frozenset[str]:
+        """All addresses of the name, as it was last looked up."""
+        return self._behind.get(name, frozenset())
+
+    def trusts(self, name: str, address: str) -> bool:
+        """False only for one that lied, while another has the name."""
+        return not self._lies.get(address) or address in trusted(self.behind(name) | {address}, self._lies)
+
+
+def _peer(connection: aiohttp.connector.Connection) -> str:
+    transport = connection.transport
+    peer = transport.get_extra_info("peername") if transport is not None else None
+    return peer[0] if peer else ""
