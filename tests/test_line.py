@@ -20,6 +20,7 @@ import pytest
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import AskHuman, TryAgain
+from qwen_daemon.shell.edges import Edges
 from qwen_daemon.shell.fetch import HttpOrigin
 from qwen_daemon.shell.tokens import Token
 from tests.fakes.bodies import read_out
@@ -64,7 +65,7 @@ async def serving(answer: Answer, context: ssl.SSLContext | None = None) -> Asyn
 @asynccontextmanager
 async def origin_at(endpoint: str, context: ssl.SSLContext | None = None) -> AsyncIterator[HttpOrigin]:
     """As shell.fetch makes its sessions, but with this idea of whom to trust."""
-    connector = aiohttp.TCPConnector(ssl=context or True)
+    connector = Edges(limit=100, trust=context)
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=5, sock_read=CONFIG.read_timeout_s)
     async with aiohttp.ClientSession(connector=connector, timeout=timeout, auto_decompress=False) as session:
         yield HttpOrigin(session, endpoint, Token(lambda: TOKEN), on_throttled=lambda _origin, _after_s: None)

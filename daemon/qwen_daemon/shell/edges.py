@@ -3,12 +3,19 @@
 A CDN is many machines under one name, and connections are spread over them. One that sends wrong bytes would spoil
 every try at a large file, for some connection always meets it. Nobody can tell which one it was, so all that were met
 are suspected, and then they are asked one by one. That bytes were wrong is the engine's word (ports.Origin.distrust).
+
+And nobody is asked at an address of a private network because a public Hub said so: what a name leads to is known only
+now, and may be another address each time it is looked up.
 """
 
 from __future__ import annotations
 
+import ipaddress
 import socket
-from collections.abc import Collection, Mapping
+import ssl
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
@@ -20,6 +27,33 @@ from qwen_daemon.shell.newest import Newest
 NAMES_MAX = 1000
 ADDRESSES_MAX = 1000
 DNS_TTL_S = 60
+_only_public: ContextVar[bool] = ContextVar("only_public", default=False)
+
+
+class PrivateAddress(aiohttp.ClientConnectionError):
+    """The name of a stranger leads into a private network; nothing was asked there."""
+
+
+def is_private(host: str) -> bool:
+    """Whether this name or address is of one's own machine or network, as far as it can be seen from it alone."""
+    if "." not in host and ":" not in host:  # localhost, and names that only one's own network knows
+        return True
+    if host.endswith((".localhost", ".local", ".lan", ".internal", ".home.arpa")):
+        return True
+    try:
+        return not ipaddress.ip_address(host).is_global
+    except ValueError:
+        return False
+
+
+@contextmanager
+def only_public(only: bool) -> Iterator[None]:
+    """Inside, connecting to a private address raises PrivateAddress (if `only`); a proxy is one's own choice."""
+    before = _only_public.set(only)
+    try:
+        yield
+    finally:
+        _only_public.reset(before)
 
 
 def trusted(addresses: Collection[str], lies: Mapping[str, int]) -> frozenset[str]:
@@ -30,13 +64,15 @@ def trusted(addresses: Collection[str], lies: Mapping[str, int]) -> frozenset[st
 
 
 class Edges(aiohttp.TCPConnector):
-    """Makes the connections of a session; `limit` at most."""
+    """Makes the connections of a session; `limit` at most. `trust`: whose certificates are, if not the system's."""
 
-    def __init__(self, *, limit: int, resolver: AbstractResolver | None = None) -> None:
+    def __init__(
+        self, *, limit: int, resolver: AbstractResolver | None = None, trust: ssl.SSLContext | None = None
+    ) -> None:
         self._lies = Newest[str, int](ADDRESSES_MAX)
         self._met = Newest[str, frozenset[str]](NAMES_MAX)  # by name: who was connected to since its last lie
         self._names = _Names(resolver or ThreadedResolver(), self._lies)
-        super().__init__(limit=limit, resolver=self._names, ttl_dns_cache=DNS_TTL_S)
+        super().__init__(limit=limit, ssl=trust or True, resolver=self._names, ttl_dns_cache=DNS_TTL_S)
 
     def lied(self, name: str) -> None:
         """What came from this name was wrong; it must not come from the same addresses once more."""
@@ -56,11 +92,18 @@ class Edges(aiohttp.TCPConnector):
                 self._forgive(name)
                 raise
             address = _peer(connection)
+            if _only_public.get() and req.proxy is None and is_private(address):
+                connection.close()
+                raise PrivateAddress(f"{name} is at a private address")
             if self._names.trusts(name, address):
                 self._met[name] = self._met.get(name, frozenset()) | {address}
                 return connection
             connection.close()
             self.clear_dns_cache()  # a look-up that was under way may have put it there
+
+    def is_private(self, name: str) -> bool:
+        """Whether the name itself is, or any address it led to when it was last looked up."""
+        return any(map(is_private, (name, *self._names.behind(name))))
 
     def _forgive(self, name: str) -> None:
         """Those who never lied cannot be reached: rather ask all of them again than nobody."""

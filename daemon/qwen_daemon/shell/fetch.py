@@ -8,7 +8,6 @@ Which answer is acceptable is core.verdict's decision; which endpoint is asked, 
 from __future__ import annotations
 
 import asyncio
-import ipaddress
 import os
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -28,7 +27,7 @@ from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, j
 from qwen_daemon.ports import Body, Reading
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
-from qwen_daemon.shell.edges import Edges
+from qwen_daemon.shell.edges import Edges, PrivateAddress, is_private, only_public
 from qwen_daemon.shell.newest import Newest
 from qwen_daemon.shell.proxy import place, proxy_for
 from qwen_daemon.shell.tokens import Token
@@ -38,6 +37,7 @@ HEADERS_TIMEOUT_S = 60.0  # the CDN's slowest first byte seen is under ten
 CONTENTS_MAX = 1000  # contents remembered; more files than this are never in flight
 SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
 SHORT_BODY_S = 1.0
+INTO_PRIVATE = "redirected into a private network"
 READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
 
 
@@ -80,7 +80,9 @@ class HttpOrigin:
         on_throttled: Callable[[str, float], None],
         on_renamed: Callable[[str, str], None] = lambda _repo, _name: None,
     ) -> None:
+        assert isinstance(session.connector, Edges), "a session of http_session()"
         self._session = session
+        self._edges = session.connector
         self._endpoint = endpoint
         self._token = token
         self._on_throttled = on_throttled
@@ -99,8 +101,7 @@ class HttpOrigin:
         """See ports.Origin. Elsewhere is where the endpoint sends us next; and a stale answer was no word on ranges."""
         self._unranged.pop((repo, file.etag), None)
         self._addresses.forget_all()
-        if isinstance(self._session.connector, Edges):
-            self._session.connector.lied(urlsplit(f"//{self.host(repo, file)}").hostname or "")
+        self._edges.lied(urlsplit(f"//{self.host(repo, file)}").hostname or "")
 
     def host(self, repo: str, file: WantedFile) -> str:
         """See ports.Origin. Behind redirects, and without the address, which may be signed."""
@@ -197,11 +198,12 @@ class HttpOrigin:
         headers = {"Range": f"bytes={asked.start}-{asked.end - 1}"}
         if token:
             headers["Authorization"] = f"Bearer {token}"
-        async with asyncio.timeout(HEADERS_TIMEOUT_S):
-            # encoded=True: a signed address must reach the server byte for byte.
-            response = await self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=proxy_for(url)
-            )
+        with only_public(_origin(url) != self._hub and not self._edges.is_private(self._hub[1])):
+            async with asyncio.timeout(HEADERS_TIMEOUT_S):
+                # encoded=True: a signed address must reach the server byte for byte.
+                response = await self._session.get(
+                    URL(url, encoded=True), headers=headers, allow_redirects=False, proxy=proxy_for(url)
+                )
         return response, judge(asked, self._answer(url, response))
 
     def _answer(self, url: str, response: aiohttp.ClientResponse) -> Answer:
@@ -215,8 +217,8 @@ class HttpOrigin:
             raise TryAgain("E_REDIRECT", "redirected to an address that is not plain http(s)")
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise TryAgain("E_REDIRECT", "redirected from https to http")
-        if _is_private(parts.hostname) and not _is_private(urlsplit(self._endpoint).hostname or ""):
-            raise TryAgain("E_REDIRECT", "redirected into a private network")
+        if is_private(parts.hostname) and not self._edges.is_private(self._hub[1]):
+            raise TryAgain("E_REDIRECT", INTO_PRIVATE)
         return target
 
     def _check_gate(self, origin: tuple[str, str, int]) -> None:
@@ -253,6 +255,8 @@ async def _dismiss(response: aiohttp.ClientResponse) -> None:
 def translate(error: BaseException) -> Trouble:
     """Which trouble a failed request is. The foreign message is not repeated: it may hold a signed address."""
     kind = type(error).__name__
+    if isinstance(error, PrivateAddress):
+        return TryAgain("E_REDIRECT", INTO_PRIVATE)
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         return AskHuman("E_TLS", f"the server's certificate is not trusted ({kind})")
     if isinstance(error, aiohttp.ClientHttpProxyError):
@@ -287,14 +291,3 @@ def _repo_in(url: str) -> str:
     """`org/name` of the address of a file; "" for any other."""
     before, resolve, _ = urlsplit(url).path.partition("/resolve/")
     return "/".join(before.split("/")[-2:]) if resolve else ""
-
-
-def _is_private(host: str) -> bool:
-    if "." not in host and ":" not in host:  # localhost, and names that only one's own network knows
-        return True
-    if host.endswith((".localhost", ".local", ".lan", ".internal", ".home.arpa")):
-        return True
-    try:
-        return not ipaddress.ip_address(host).is_global
-    except ValueError:
-        return False
