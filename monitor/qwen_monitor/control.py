@@ -219,6 +219,7 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
         full=arguments.verify == "full",
         names_cache=arguments.cache_dir is not None,
         is_local_dir=arguments.local_dir is not None,
+        socket=arguments.socket,
     )
     report, advice, hashed = check(wish, console)
     return print_check(report, advice, console, hashed=hashed, all_files=arguments.all)
