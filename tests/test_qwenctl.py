@@ -624,6 +624,7 @@ def test_ctrl_c_leaves_a_running_daemon_at_work(env: Env, daemon: FakeDaemon) ->
     _, err = process.communicate(timeout=RUN_S)
 
     assert process.returncode == 130
+    assert err.startswith("qwen-daemon works on Qwen/Qwen-Image-Edit-2511 already")
     assert "qwenctl pause Qwen/Qwen-Image-Edit-2511" in err
     assert [c.verb for c in daemon.commands] == ["add"]
 
