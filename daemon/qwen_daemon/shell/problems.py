@@ -62,7 +62,7 @@ def _problem(error: Exception) -> commands.Problem:
                 status=404,
                 code="E_UNKNOWN_MODEL",
                 title=N_("the daemon does not know this model"),
-                detail=f"it was not asked for {error.args[0]}",
+                detail=str(error.args[0]),
                 fix="qwenctl ls shows the models it knows, qwenctl add MODEL adds one",
             )
         case UnknownFile():
