@@ -76,7 +76,17 @@ The exit code is `qwenctl`'s, and behind the stroke `qwen-loader`'s where that i
 """
 
 
-# Meanings of aria2 and sysexits.h where those have one; 8 is aria2's "cannot resume", which cannot happen here.
+EXIT_CODES_INTRODUCTION = """
+## Exit codes
+
+3, 6, 7 and 9 mean what they mean in aria2, those from 64 to 78 what they mean in sysexits.h. There is no 8: in aria2 it
+is "the server cannot resume", which is no error here: where a server sends no part of a file, the file is fetched from
+its beginning.
+
+| exit | what it means |
+|---|---|
+"""
+
 EXIT_CODES = {
     exits.OK: "done; `check`, `status`, `wait` and `--once`: complete",
     exits.OTHER: "an error of no other kind",
@@ -104,8 +114,7 @@ def errors_markdown() -> str:
     rows = ((code, _cell(why), _cell(fix), _exit_text(code)) for code, (why, fix) in sorted(ERRORS.items()))
     errors = "".join(f"| `{code}` | {why} | {fix} | {ends} |\n" for code, why, fix, ends in rows)
     codes = "".join(f"| {number} | {meaning} |\n" for number, meaning in EXIT_CODES.items())
-    heading = "\n## Exit codes\n\nThere is no 8.\n\n| exit | what it means |\n|---|---|\n"
-    return ERRORS_INTRODUCTION + errors + heading + codes
+    return ERRORS_INTRODUCTION + errors + EXIT_CODES_INTRODUCTION + codes
 
 
 def _cell(text: str) -> str:

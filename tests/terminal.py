@@ -45,7 +45,13 @@ class Terminal:
     ) -> None:
         self.process.kill()
         self.process.wait(PATIENCE_S)
-        os.close(self._master)
+        self.close()
+
+    def close(self) -> None:
+        """As a person closes the window, or a network the session."""
+        if self._master >= 0:
+            os.close(self._master)
+            self._master = -1
 
     def read_until(self, text: bytes) -> None:
         """Read until `text` has come after what was last waited for."""

@@ -46,6 +46,7 @@ def run(home: Path, *command: str, **env: str) -> tuple[int, str]:
         ("qwen-daemon --once qwen-image-edti", 2, "did you mean 'qwen-image-edit'?"),
         ("qwen-monitor --nope", 2, "--nope"),
         ("qwen-monitor --once", 69, "start it with"),
+        ("qwen-monitor qwen-image-edti --plain", 2, "fix: did you mean: qwen-monitor qwen-image-edit --plain\n"),
         ("qwenctl stauts", 2, "did you mean: qwenctl status"),
         ("qwenctl download qwen-image-edti", 2, "did you mean 'qwen-image-edit'?"),
         ("qwenctl add qwen-image-edit", 69, "start it with"),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from qwen_api.commands import Version
 from qwen_api.probe import EndpointProbe, ThroughputProbe
@@ -142,6 +143,41 @@ def test_a_model_that_the_gpu_cannot_hold_is_told_before_it_is_fetched() -> None
     found = doctor.of_gpu("org/one", 58 * GB, small)
     assert found.state == "warn" and "24.0 GB" in found.why
     assert doctor.of_gpu("org/one", None, small).what == "a GPU of 24.0 GB"
+
+
+GROUP = Group(name="qwen", is_ours=True, is_listed=True)
+SMALL_DISK = Room(place="/c", free_bytes=GB, needed_bytes=9 * GB, may_write=True)
+OUTCOMES: dict[str, tuple[doctor.Finding | None, doctor.Finding | None]] = {
+    "socket": (doctor.of_socket("/c.sock", VERSION, ("", "", "")), doctor.of_socket("", None, ("E_DAEMON_DOWN",) * 3)),
+    "groups": (doctor.of_groups("me", [GROUP]), doctor.of_groups("me", [structs.replace(GROUP, is_ours=False)])),
+    "cache": (doctor.of_cache("/its/hub", VERSION), doctor.of_cache("/my/hub", VERSION)),
+    "disk": (doctor.of_disk(structs.replace(SMALL_DISK, needed_bytes=1)), doctor.of_disk(SMALL_DISK)),
+    "hub": (doctor.of_endpoint(endpoint(latency_s=0.03)), doctor.of_endpoint(endpoint(latency_s=3.0))),
+    "hub that fails": (None, doctor.of_endpoint(endpoint(code="E_DNS", detail="no such host"))),
+    "proxy that fails": (
+        doctor.of_proxy([endpoint(proxy="lan:3128")]),
+        doctor.of_endpoint(endpoint(code="E_PROXY", detail="lan:3128 refuses")),  # its endpoint's line says so
+    ),
+    "token": (doctor.of_token(endpoint(token="ok", user="me")), doctor.of_token(endpoint(token="refused"))),
+    "clock": (doctor.of_clock([endpoint(clock_ahead_s=1.0)]), doctor.of_clock([endpoint(clock_ahead_s=99.0)])),
+    "speed": (
+        doctor.of_throughput(ThroughputProbe(size_bytes=32_000_000, duration_s=1.0), GB),
+        doctor.of_throughput(ThroughputProbe(size_bytes=1_500_000, duration_s=9.0), GB),
+    ),
+    "gpu": (
+        doctor.of_gpu("org/one", 58 * GB, Host(ram_bytes=64 * GB, gpu_bytes=80 * GB)),
+        doctor.of_gpu("org/one", 58 * GB, Host(ram_bytes=8 * GB, gpu_bytes=24 * GB)),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OUTCOMES)
+def test_each_item_has_a_good_line_and_a_bad_one_with_a_way_out(name: str) -> None:
+    """What is well is one fact; what is not has a reason and something to do."""
+    good, bad = OUTCOMES[name]
+    assert good is None or (good.state, good.code, bool(good.what)) == ("ok", "", True)
+    assert bad is not None and bad.state in ("warn", "fail")
+    assert bad.what and bad.why and bad.fix
 
 
 def test_each_disk_is_told_once_with_all_that_comes_to_it(tmp_path: Path) -> None:
@@ -307,6 +343,14 @@ def test_a_fix_names_the_model_that_was_asked_about(env: Env) -> None:
         _code, found = checks(env | {"HF_ENDPOINT": simulator.endpoint, "HF_TOKEN": TOKEN})
 
     assert (found["speed"]["code"], f"qwenctl retry {REPO}" in found["speed"]["fix"]) == ("E_GATED", True)
+
+
+def test_a_model_larger_than_the_gpu_is_a_warning_with_both_sizes(env: Env, hub: SimHub, tmp_path: Path) -> None:
+    """Before 57 GB are fetched for it; it is no failure, for with offload it may work."""
+    (tmp_path / "bin" / "nvidia-smi").write_text("#!/bin/sh\necho 1\n")
+    code, found = checks(env | {"HF_ENDPOINT": hub.endpoint}, "--quick")
+    assert (code, found["gpu"]["state"], found["gpu"]["code"]) == (0, "warn", "E_NO_VRAM")
+    assert "a GPU of 1.0 MB; the weights of org/one are 2.4 MB" in found["gpu"]["what"]
 
 
 def test_a_daemon_that_runs_for_real_is_in_order(env: Env, hub: SimHub, tmp_path: Path) -> None:

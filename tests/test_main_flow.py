@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -368,11 +369,18 @@ def test_once_ends_with_a_code_that_says_how(hub: SimHub, tmp_path: Path) -> Non
 
 
 def test_once_shows_the_check_of_what_the_daemon_has(hub: SimHub, tmp_path: Path) -> None:
-    """The whole report: what is missing and what to do about it, then that nothing is."""
+    """The whole report: what is missing and what to do about it, then that nothing is; as JSON it is check's own."""
+
+    def run(module: str, *words: str) -> subprocess.CompletedProcess[str]:
+        return canary.run([sys.executable, "-m", module, *words, "--socket", str(daemon.control)], env=daemon.env)
 
     def once(*more: str) -> subprocess.CompletedProcess[str]:
-        words = [sys.executable, "-m", "qwen_monitor", "--once", "--socket", str(daemon.control), *more]
-        return canary.run(words, env=daemon.env)
+        return run("qwen_monitor", "--once", *more)
+
+    def as_json(told: subprocess.CompletedProcess[str]) -> tuple[int, dict[str, Any]]:
+        report = json.loads(told.stdout)
+        report["advice"]["free_bytes"] = 0  # somebody else's files come and go
+        return told.returncode, report
 
     lost = Fault(kinds.Status(code=404), on="resolve", path=WEIGHTS)
     hub.faults.add(lost)
@@ -382,10 +390,13 @@ def test_once_shows_the_check_of_what_the_daemon_has(hub: SimHub, tmp_path: Path
         assert told.returncode == 4, told.stderr
         assert "Missing" in told.stdout and WEIGHTS in told.stdout and "To do: qwenctl " in told.stdout
         assert "Model complete: no" in told.stdout and "Files: " in told.stdout
+        code, report = as_json(once("--json", ONE))
+        assert (code, report) == as_json(run("qwen_monitor.control", "check", ONE, "--json"))
+        assert (code, report["findings"][0]["path"]) == (4, WEIGHTS)
         hub.faults.clear()
         daemon.client.retry(ONE_KEY)
         daemon.wait_complete(ONE_KEY)
         done = once()
         assert (done.returncode, "Model complete: yes" in done.stdout) == (0, True), done
-        (model,) = json.loads(once("--json", ONE).stdout)["models"]
-        assert model == ONE_KEY
+        code, report = as_json(once("--json"))
+        assert (code, report["complete"], report["model"]) == (0, True, ONE)

@@ -253,6 +253,9 @@ def test_once_says_each_model_and_exits_with_4_until_all_are_complete(
     told = capsys.readouterr().out
     assert "complete 100.0% 30.1/30.1 GB, 8/8 files verified" in told
     assert "[ok] transformer       2/2         19.9 GB" in told and "Model complete: yes" in told
+    assert main([*arguments, "--json"]) == 0
+    unseen = capsys.readouterr()
+    assert (json.loads(unseen.out)["complete"], "cannot be looked at from here" in unseen.err) == (True, True)
     assert main([*arguments, "org/other"]) == 3
     assert "error[E_UNKNOWN_MODEL]: org/other is not wanted by this daemon" in capsys.readouterr().err
 

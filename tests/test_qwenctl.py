@@ -277,7 +277,11 @@ def test_a_closed_pipe_is_no_error(env: Env, cache: Path) -> None:
         (("stauts",), "did you mean: qwenctl status"),
         (("check", MODEL, "--inclde", "x"), "did you mean: --include"),
         (("download", MODEL, "--cache_dir=/x"), "did you mean: --cache-dir"),
-        (("check", "qwen-image-edt"), "did you mean 'qwen-image-edit'?"),
+        (("check", "qwen-image-edt"), "fix: did you mean: qwenctl check qwen-image-edit\n"),
+        (("check", "qwen-image-edt@v1", "--all"), "fix: did you mean: qwenctl check qwen-image-edit@v1 --all\n"),
+        (("prio", "qwen-imgae", "5"), "fix: did you mean: qwenctl prio qwen-image 5\n"),
+        (("download", "--model=qwen-imgae"), "fix: did you mean: qwen-image\n"),
+        (("check", "nothing-like-it"), "fix: see --help"),
         (("check",), "no model and no folder was given"),
         (("download",), "no model was given"),
         (("pause", MODEL, "extra"), "one argument too many"),
@@ -620,6 +624,7 @@ def test_ctrl_c_leaves_a_running_daemon_at_work(env: Env, daemon: FakeDaemon) ->
     _, err = process.communicate(timeout=RUN_S)
 
     assert process.returncode == 130
+    assert err.startswith("qwen-daemon works on Qwen/Qwen-Image-Edit-2511 already")
     assert "qwenctl pause Qwen/Qwen-Image-Edit-2511" in err
     assert [c.verb for c in daemon.commands] == ["add"]
 

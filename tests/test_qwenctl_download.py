@@ -190,6 +190,15 @@ def test_what_the_hub_does_not_have_is_3(env: Env, hub: str, words: tuple[str, .
     assert done.stderr.startswith("error[E_")
 
 
+def test_a_mistyped_repository_is_answered_with_the_known_one(env: Env, hub: str) -> None:
+    """Only if it is very like one that has an alias: the Hub has a million others."""
+    env["HF_ENDPOINT"] = hub
+    typo = run(env, "download", "Qwen/Qwen-Image-Edit-2551", "--dry-run")
+    assert typo.returncode == 3
+    assert "fix: did you mean: qwenctl download Qwen/Qwen-Image-Edit-2511 --dry-run\n" in typo.stderr
+    assert "did you mean" not in run(env, "download", "Qwen/Qwen2.5-7B").stderr
+
+
 def test_check_asks_the_hub_for_the_listing_that_is_not_cached(env: Env, hub: str) -> None:
     """Nothing is here, and yet every file is known by name and size."""
     env["HF_ENDPOINT"] = hub

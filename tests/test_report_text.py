@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import msgspec
 import pytest
 
-from qwen_api.inventory import look
+from qwen_api.inventory import PartFile, look
+from qwen_api.language import speak
 from qwen_api.models import ModelRef
 from qwen_api.report import Report, make_report
 from qwen_monitor.display import ASCII, cell_width
@@ -42,7 +44,7 @@ def report_of(folder: Path, present: fake.Files, wanted: fake.Files | None) -> R
 
 
 def test_the_report_of_a_small_model(tmp_path: Path) -> None:
-    """One line for each component, its bad files below, the totals, the reasons, and what to do at what price."""
+    """One line for each component, its index and shards below, the totals, the reasons, what to do at what price."""
     files = small()
     present = {p: c for p, c in files.items() if p != SHARD.format(3)}
     present[SHARD.format(2)] = files[SHARD.format(2)][:300]
@@ -55,6 +57,8 @@ def test_the_report_of_a_small_model(tmp_path: Path) -> None:
 Qwen/Qwen-Image-Edit-2511 @ 6f3ccc0b
 ✅ (root)           1/1           224 B
 ❌ transformer      3/5      1.6/2.7 kB
+   ✅ diffusion_pytorch_model.safetensors.index.json  494 B
+   ✅ diffusion_pytorch_model-00001-of-00003.safetensors  704 B
    ❌ diffusion_pyto…l-00002-of-00003.safetensors  300/704 B (incomplete, 42.6%)
    ❌ diffusion_pytorch_model-00003-of-00003.safetensors  missing (704 B)
 ✅ vae              2/2           455 B
@@ -71,6 +75,144 @@ To do: qwenctl download X/Y
        fetches 1.4 kB at most; 412.0 GB free on /srv/hf""".splitlines()
         == lines
     )
+
+
+EVERY_TROUBLE = {
+    "en": """\
+Qwen/Qwen-Image-Edit-2511 @ 6f3ccc0b
+[ok] (root)            1/1           224 B
+[--] text_encoder      1/6      0.8/4.1 kB
+   [ok] model.safetensors.index.json  598 B
+   [--] model-00001-of-00005.safetensors  0 B (empty)
+   [--] shards 00002-00004 of 5  missing (2.1 kB)
+   [--] model-00005-of-00005.safetensors  200/704 B (incomplete, 28.4%)
+[--] transformer       6/8      4.1/5.2 kB
+   [ok] diffusion_pytorch_model.safetensors.index.json  920 B
+   [ok] shards 00001-00004 of 6  2.8 kB
+   [--] diffusion_pyt…-00005-of-00006.safetensors  300/704 B (incomplete, 42.6%)
+   [--] diffusion_pytorch_model-00006-of-00006.safetensors  704 B (corrupt)
+[--] vae               1/2        79/455 B
+   [--] diffusion_pytorch_model.safetensors  381 B (too long)
+Files: 17 total, 9 found, 3 missing, 3 incomplete, 2 corrupt
+Bytes: 5.2/10.0 kB
+Checked: names and sizes of the Hub's listing, headers of the weights
+Model complete: no
+Missing: the file is not there
+  text_encoder/model-00002-of-00005.safetensors  704 B
+  text_encoder/model-00003-of-00005.safetensors  704 B
+  text_encoder/model-00004-of-00005.safetensors  704 B
+Incomplete: the file ends too early
+  transformer/diffusion_pytorch_model-00005-of-00006.safetensors  704 B
+    300 of 704 bytes
+Incomplete: a download of this file was begun and not finished
+  text_encoder/model-00005-of-00005.safetensors  704 B
+    begun in blobs/x.incomplete
+Incomplete: the file has no content
+  text_encoder/model-00001-of-00005.safetensors  704 B
+Corrupt: the file goes on after its content ends
+  vae/diffusion_pytorch_model.safetensors  376 B
+    5 bytes too many
+Corrupt: the size is right, but the content is not: its hash differs
+  transformer/diffusion_pytorch_model-00006-of-00006.safetensors  704 B
+    expected ddf166566e42018ca8297cf128ee630ee5de241621620785b32c0c6b9402a89b,
+    found e1a81c5d38e38b6399ba5e9b04c43a888fd3a7e8dd9314eebc3c9c1d6ad51fe2
+To do: qwenctl download qwen-image-edit
+       fetches 4.1 kB at most, 0:41 at the last seen 100 B/s; 412.0 GB free on
+       /srv/hf""",
+    "ru": """\
+Qwen/Qwen-Image-Edit-2511 @ 6f3ccc0b
+[ok] (корень)          1/1           224 Б
+[--] text_encoder      1/6      0,8/4,1 кБ
+   [ok] model.safetensors.index.json  598 Б
+   [--] model-00001-of-00005.safetensors  0 Б (пуст)
+   [--] шарды 00002-00004 из 5  нет (2,1 кБ)
+   [--] model-00005-of-00005.safetensors  200/704 Б (не целиком, 28,4%)
+[--] transformer       6/8      4,1/5,2 кБ
+   [ok] diffusion_pytorch_model.safetensors.index.json  920 Б
+   [ok] шарды 00001-00004 из 6  2,8 кБ
+   [--] diffusion_pyt…-00005-of-00006.safetensors  300/704 Б (не целиком, 42,6%)
+   [--] diffusion_pytorch_model-00006-of-00006.safetensors  704 Б (повреждён)
+[--] vae               1/2        79/455 Б
+   [--] diffusion_pytorch_model.safetensors  381 Б (слишком длинный)
+Файлы: всего 17, найдено 9, нет 3, не целиком 3, повреждено 2
+Байты: 5,2/10,0 кБ
+Проверено: имена и размеры по списку Hub, заголовки весов
+Модель скачана целиком: нет
+Не хватает: файла нет
+  text_encoder/model-00002-of-00005.safetensors  704 Б
+  text_encoder/model-00003-of-00005.safetensors  704 Б
+  text_encoder/model-00004-of-00005.safetensors  704 Б
+Не целиком: файл обрывается раньше времени
+  transformer/diffusion_pytorch_model-00005-of-00006.safetensors  704 Б
+    300 из 704 байт
+Не целиком: скачивание этого файла начали и не закончили
+  text_encoder/model-00005-of-00005.safetensors  704 Б
+    начато в blobs/x.incomplete
+Не целиком: файл пуст
+  text_encoder/model-00001-of-00005.safetensors  704 Б
+Повреждено: файл продолжается после конца своего содержимого
+  vae/diffusion_pytorch_model.safetensors  376 Б
+    лишних байт: 5
+Повреждено: размер верный, а содержимое нет: хеш не совпадает
+  transformer/diffusion_pytorch_model-00006-of-00006.safetensors  704 Б
+    ожидался ddf166566e42018ca8297cf128ee630ee5de241621620785b32c0c6b9402a89b,
+    получен e1a81c5d38e38b6399ba5e9b04c43a888fd3a7e8dd9314eebc3c9c1d6ad51fe2
+Что делать: qwenctl download qwen-image-edit
+       скачает не больше 4,1 кБ, 0:41 при последней скорости 100 Б/с; свободно
+       412,0 ГБ на /srv/hf""",
+}
+
+
+@pytest.mark.parametrize("language", EVERY_TROUBLE)
+def test_the_report_of_every_trouble_at_once(tmp_path: Path, language: str) -> None:
+    """Missing, empty, cut, begun, too long and other bytes: each is marked, listed under its reason, and paid for."""
+    speak(language)
+    files = small() | fake.in_folder("text_encoder", fake.sharded("model", 5))
+    files = {path: content for path, content in files.items() if "transformer/diff" not in path}
+    files |= fake.in_folder("transformer", fake.sharded("diffusion_pytorch_model", 6))
+    te, tr = "text_encoder/model-0000{}-of-00005.safetensors", SHARD.replace("00003", "00006")
+    present = {path: content for path, content in files.items() if path not in map(te.format, (2, 3, 4, 5))}
+    present[te.format(1)] = b""
+    present[tr.format(5)] = files[tr.format(5)][:300]
+    present[tr.format(6)] = files[tr.format(6)][:-1] + b"!"
+    present["vae/diffusion_pytorch_model.safetensors"] += b"again"
+    manifest = fake.listing(files)
+    begun = PartFile(path="blobs/x.incomplete", size_bytes=200, etag=manifest.by_path()[te.format(5)].etag)
+    inventory = msgspec.structs.replace(look(fake.write(tmp_path, present)), parts=(begun,))
+    wrong = {tr.format(6): hashlib.sha256(present[tr.format(6)]).hexdigest()}
+    report = make_report(ref=REF, inventory=inventory, manifest=manifest, hashes=wrong)
+    advice = Advice(
+        command="qwenctl download qwen-image-edit",
+        fetch_bytes=4100,
+        rate_bps=100,
+        free_bytes=412_000_000_000,
+        place="/srv/hf",
+    )
+
+    lines = report_lines(report, advice)
+
+    assert EVERY_TROUBLE[language].splitlines() == lines
+    assert [line for line in lines if cell_width(line) > WIDTH] == []
+
+
+def test_rows_of_shards_are_one_line_and_gaps_are_not_bridged(tmp_path: Path) -> None:
+    """A hundred shards of which some are here fit a screen; each set of shards is told apart."""
+    files = {"config.json": fake.transformers_model("Qwen2ForCausalLM")["config.json"], **fake.sharded("model", 100)}
+    shard = "model-{:05d}-of-00100.safetensors"
+    gone = {shard.format(n) for n in (*range(4, 60), 62, 100)}
+    present = {path: content for path, content in files.items() if path not in gone}
+
+    lines = report_lines(report_of(tmp_path, present, files), Advice())
+
+    assert [line[3:].partition("  ")[0] for line in lines if line.startswith("   [")] == [
+        "[ok] model.safetensors.index.json",
+        "[ok] shards 00001-00003 of 100",
+        "[--] shards 00004-00059 of 100",
+        "[ok] shards 00060-00061 of 100",
+        f"[--] {shard.format(62)}",
+        "[ok] shards 00063-00099 of 100",
+        f"[--] {shard.format(100)}",
+    ]
 
 
 def test_a_complete_model_says_so_and_how_to_be_surer(tmp_path: Path) -> None:

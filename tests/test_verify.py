@@ -73,6 +73,21 @@ def test_a_complete_model_stays_complete_while_it_is_verified(hub: SimHub, tmp_p
         assert daemon.client.state().models[KEY].verifying is None
 
 
+def test_a_wait_right_behind_the_command_is_for_the_new_verification(hub: SimHub, tmp_path: Path) -> None:
+    """That it is asked for is told before the command is answered, so no reader sees the last verdict in its place."""
+    with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
+        daemon.wait_complete(KEY)
+        before, mark = daemon.client.state(), daemon.mark
+        assert daemon.client.verify(KEY).seq > before.seq
+        daemon.wait_complete(KEY, after=mark)
+
+        since = str(daemon.client.state().seq)
+        assert qwenctl(daemon, "verify", REPO).returncode == 0
+        assert qwenctl(daemon, "wait", REPO, "--for", "verified").returncode == 0
+        told = qwenctl(daemon, "events", "--since", since, "--types", "model.verified", "--no-follow", "--json").stdout
+        assert "model.verified" in told
+
+
 def test_it_says_how_far_it_is_beside_complete(hub: SimHub, tmp_path: Path) -> None:
     """Progress names files and bytes; meanwhile the model is complete and no file is said to be unverified."""
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:

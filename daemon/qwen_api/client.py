@@ -120,6 +120,11 @@ class Client:
     def __init__(self, control: Path) -> None:
         self._control = control
 
+    @property
+    def control(self) -> Path:
+        """Its socket."""
+        return self._control
+
     def version(self) -> commands.Version:
         """Which daemon this is and where it keeps things."""
         return _decoded(self._ask("GET", "/v1/version"), commands.Version)

@@ -35,7 +35,11 @@ _ETAG = re.compile(r"[0-9a-f]{40}|[0-9a-f]{64}")
 
 
 class BadModelName(ValueError):
-    """The text names no model; the message says why and what is accepted."""
+    """The text names no model; the message says why and what is accepted. `near`: the alias that was meant, or ""."""
+
+    def __init__(self, why: str, near: str = "") -> None:
+        super().__init__(why)
+        self.near = near
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True, order=True):
@@ -69,7 +73,8 @@ def parse_model(text: str, *, revision: str | None = None) -> ModelRef:
         raise BadModelName(_("{text!r} ends in '@' with no revision behind it; write org/name@revision", text=text))
     repo = ALIASES.get(name.lower(), name)
     if not is_repo(repo):
-        raise BadModelName(_why_not(name))
+        near = next(iter(get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.6)), "")
+        raise BadModelName(_why_not(name, near), f"{near}{at}{suffix}" if near else "")
     wanted = revision or suffix or DEFAULT_REVISION
     if not is_revision(wanted):
         raise BadModelName(
@@ -111,11 +116,10 @@ def is_etag(text: str) -> bool:
     return _ETAG.fullmatch(text) is not None
 
 
-def _why_not(name: str) -> str:
-    near = get_close_matches(name.lower(), ALIASES, n=1, cutoff=0.6)
+def _why_not(name: str, near: str) -> str:
     return _(
         "{name!r} names no model: {hint}write an alias ({aliases}), org/name, or org/name@revision",
         name=name,
-        hint=_("did you mean {near!r}? ", near=near[0]) if near else "",
+        hint=_("did you mean {near!r}? ", near=near) if near else "",
         aliases=", ".join(sorted(ALIASES)),
     )

@@ -64,6 +64,11 @@ def ready_file(state: Path, model_key: str) -> Path:
     return state / "ready" / f"{model_key}.json"
 
 
+def last_rates_file(state: Path) -> Path:
+    """How fast each model came the last time, by its key; see last_rates."""
+    return state / "last-rates.json"
+
+
 def config_files(env: Env) -> tuple[Path, ...]:
     """Configuration files in order of preference; the first that exists is used."""
     if given := env.get("QWEN_DAEMON_CONFIG"):

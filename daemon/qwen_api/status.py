@@ -1,69 +1,42 @@
 """The fold (status, event) -> status: what the daemon greets with, the monitor draws and the loader waits on.
 
 Pure and total: any event in any order gives a status, so a reader that joined late or lost lines is right again with
-the next snapshot. The daemon folds its own events with this same function; there is no second bookkeeping.
+the next snapshot. The daemon folds its own events with this same function; there is no second bookkeeping. What
+happens to one file is `file_status`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import groupby
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import msgspec
 
 from qwen_api import events as e
+from qwen_api.file_status import FileEvent, FileStatus, PastTrouble, at_rest, checked, fold_file, halted
 from qwen_api.manifest import component_of
 from qwen_api.models import ModelRef
 
+__all__ = [
+    "ENDED_LOADERS_MAX",
+    "ComponentStatus",
+    "DiskStatus",
+    "EndpointStatus",
+    "FileStatus",
+    "LimitsStatus",
+    "LoaderStatus",
+    "ModelStatus",
+    "PastTrouble",
+    "Status",
+    "Verifying",
+    "decode_status",
+    "encode_status",
+    "fold",
+    "fold_all",
+]
+
 ENDED_LOADERS_MAX = 32  # those that came last; anybody who may read the events may report as a loader
-
-
-class PastTrouble(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What went wrong last, kept when the next try has begun."""
-
-    code: str
-    detail: str = ""
-    at: str = ""
-
-
-class FileStatus(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """One file. On the network, on disk and verified are kept apart: `received_bytes`, `done_bytes`, state.
-
-    While it is `verifying`, `hashed_bytes` of what is on disk have been read again. `code` is about now, `last_trouble`
-    about a try that is over. While it is `stalled`, no byte came since `last_byte_at` and `retry_at` is when its
-    connection is cut. `paused` and `priority` are what a person wants of it; a paused file that is here is verified all
-    the same.
-    """
-
-    path: str
-    size_bytes: int
-    state: e.FileState = "queued"
-    done_bytes: int = 0
-    received_bytes: int = 0
-    rate_bps: int = 0
-    attempt: int = 0
-    attempts_max: int = 0
-    retry_at: str = ""
-    code: str = ""
-    detail: str = ""
-    needs_human: bool = False  # it failed, and to try again by itself is pointless
-    last_trouble: PastTrouble | None = None
-    last_byte_at: str = ""
-    hashed_bytes: int = 0
-    endpoint: str = ""  # of several, the one that its bytes come or came from
-    paused: bool = False
-    priority: int = 0
-
-    @property
-    def is_verified(self) -> bool:
-        """True when the file's hash is known to be the Hub's."""
-        return self.state == "verified"
-
-    @property
-    def is_held(self) -> bool:
-        """True when it is not here and will not be fetched, because a person paused it."""
-        return self.paused and not self.is_verified
 
 
 class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
@@ -257,18 +230,6 @@ def encode_status(status: Status) -> bytes:
 
 
 _S = TypeVar("_S", bound=msgspec.Struct)
-_FileEvent: TypeAlias = (
-    e.FileStarted
-    | e.FileSource
-    | e.FileResumed
-    | e.FileProgress
-    | e.FileAdopted
-    | e.FileStalled
-    | e.FileRetry
-    | e.FileVerified
-    | e.FileCorrupt
-    | e.FileFailed
-)
 
 
 def _with(struct: _S, **changes: object) -> _S:
@@ -348,7 +309,7 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
     match event:
         case e.ModelStateChanged():
             path = model.path if event.state in ("complete", "checking") else ""
-            files = model.files if event.state in ("checking", "downloading") else _at_rest(model.files)
+            files = model.files if event.state in ("checking", "downloading") else at_rest(model.files)
             return _with(
                 model,
                 files=files,
@@ -363,7 +324,7 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return _with(model, commit=event.commit, files=_listed(model, event), newer_commit="")
         case e.ModelChecked():
             found = {c.path: c for c in event.files}
-            return _with(model, files={p: _checked(f, found.get(p)) for p, f in model.files.items()})
+            return _with(model, files={p: checked(f, found.get(p)) for p, f in model.files.items()})
         case e.ModelComplete():
             return _with(
                 model,
@@ -399,16 +360,6 @@ def _fold_model(model: ModelStatus, event: e.Event) -> ModelStatus:
             return model
 
 
-def _at_rest(files: dict[str, FileStatus]) -> dict[str, FileStatus]:
-    """Nothing moves any more (paused, failed, waiting): what was under way is queued again."""
-    return {
-        path: _with(file, state="queued", rate_bps=0, retry_at="")
-        if file.state in ("downloading", "stalled", "retrying", "verifying")
-        else file
-        for path, file in files.items()
-    }
-
-
 def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]:
     def fresh(file: e.ListedFile) -> FileStatus:
         known = model.files.get(file.path)
@@ -419,39 +370,14 @@ def _listed(model: ModelStatus, event: e.ModelResolved) -> dict[str, FileStatus]
     return {f.path: kept.get(f.path) or fresh(f) for f in event.files}
 
 
-def _checked(file: FileStatus, found: e.CheckedFile | None) -> FileStatus:
-    if found is None:
-        return file
-    done = file.size_bytes if found.finding == "present" else found.done_bytes
-    state: e.FileState = "missing" if found.finding == "missing" and not done else "queued"
-    return FileStatus(
-        path=file.path,
-        size_bytes=file.size_bytes,
-        state="verified" if found.finding == "present" else state,
-        done_bytes=done,
-        received_bytes=file.received_bytes,
-        last_trouble=file.last_trouble,
-        endpoint=file.endpoint,
-        paused=file.paused,
-        priority=file.priority,
-    )
-
-
 def _with_files(model: ModelStatus, paths: tuple[str, ...], **changes: object) -> ModelStatus:
     changed = {path: _with(model.files[path], **changes) for path in paths if path in model.files}
-    return _with(model, files={**model.files, **{path: _halted(file) for path, file in changed.items()}})
-
-
-def _halted(file: FileStatus) -> FileStatus:
-    """A paused file is not under way any more, and its failure is no trouble."""
-    if not file.paused or file.state not in ("downloading", "stalled", "retrying", "failed"):
-        return file
-    return _with(file, state="queued", rate_bps=0, retry_at="", code="", detail="")
+    return _with(model, files={**model.files, **{path: halted(file) for path, file in changed.items()}})
 
 
 def _model_of_file(event: e.Event) -> str:
     """The model of an event that changes one file and nothing else; "" for any other."""
-    return event.model if isinstance(event, _FileEvent) else ""
+    return event.model if isinstance(event, FileEvent) else ""
 
 
 def _fold_files(status: Status, key: str, events: Iterable[e.Event]) -> Status:
@@ -460,99 +386,11 @@ def _fold_files(status: Status, key: str, events: Iterable[e.Event]) -> Status:
         return status
     files = dict(model.files)
     for event in events:
-        assert isinstance(event, _FileEvent)
+        assert isinstance(event, FileEvent)
         file = files.get(event.path)
         if file is not None:
-            files[event.path] = _fold_file(file, event)
+            files[event.path] = fold_file(file, event)
     return _with(status, models={**status.models, key: _with(model, files=files)})
-
-
-def _fold_file(file: FileStatus, event: _FileEvent) -> FileStatus:
-    match event:
-        case e.FileStarted():
-            return _with(
-                file,
-                state="downloading",
-                attempt=event.attempt,
-                done_bytes=event.offset_bytes,
-                retry_at="",
-                last_byte_at="",
-                code="",
-                detail="",
-                needs_human=False,
-            )
-        case e.FileSource():
-            return _with(file, endpoint=event.endpoint)
-        case e.FileResumed():
-            return _with(file, done_bytes=max(file.done_bytes, event.kept_bytes))
-        case e.FileProgress():
-            if event.verifying:  # what is hashed is here, however much of it is hashed by now
-                done_bytes = max(file.done_bytes, event.done_bytes)
-                return _with(file, state="verifying", hashed_bytes=event.done_bytes, done_bytes=done_bytes, rate_bps=0)
-            return _with(
-                file,
-                # The last word of a connection may come after the pause that ended it.
-                state="queued" if file.paused else "downloading",
-                done_bytes=event.done_bytes,
-                received_bytes=event.received_bytes,
-                rate_bps=0 if file.paused else event.rate_bps,
-                retry_at="",
-                last_byte_at="",
-            )
-        case e.FileStalled():
-            at = event.last_byte_at
-            return _with(file, state="stalled", rate_bps=0, retry_at=event.next_at, last_byte_at=at)
-        case e.FileRetry():
-            return _with(
-                file,
-                state="retrying",
-                rate_bps=0,
-                attempt=event.attempt,
-                attempts_max=event.attempts_max,
-                retry_at=event.retry_at,
-                last_byte_at="",
-                code=event.code,
-                detail=event.detail,
-                last_trouble=PastTrouble(code=event.code, detail=event.detail, at=event.ts),
-            )
-        case e.FileVerified():
-            return _with(
-                file,
-                state="verified",
-                rate_bps=0,
-                done_bytes=file.size_bytes,
-                received_bytes=max(file.received_bytes, event.received_bytes),
-                hashed_bytes=0,
-                retry_at="",
-                last_byte_at="",
-                code="",
-                detail="",
-                needs_human=False,
-            )
-        case e.FileCorrupt():
-            return _with(
-                file,
-                state="queued",
-                rate_bps=0,
-                done_bytes=event.kept_bytes,
-                hashed_bytes=0,
-                code="E_CORRUPT",
-                last_trouble=PastTrouble(code="E_CORRUPT", at=event.ts),
-            )
-        case e.FileFailed():
-            return _with(
-                file,
-                state="failed",
-                rate_bps=0,
-                code=event.code,
-                detail=event.detail,
-                retry_at=event.retry_at,
-                last_byte_at="",
-                needs_human=event.needs_human,
-                last_trouble=PastTrouble(code=event.code, detail=event.detail, at=event.ts),
-            )
-        case _:
-            return file
 
 
 def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:

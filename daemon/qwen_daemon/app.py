@@ -18,7 +18,7 @@ import msgspec
 import structlog
 from aiohttp import web
 
-from qwen_api import commands, places
+from qwen_api import commands, last_rates, places
 from qwen_api import events as e
 from qwen_api.models import parse_model
 from qwen_daemon import logs, process
@@ -35,6 +35,7 @@ from qwen_daemon.engine.keeper import Keeper, Rhythm
 from qwen_daemon.engine.loaders import Loaders
 from qwen_daemon.engine.reconcile import Engine
 from qwen_daemon.engine.scrub import Scrub
+from qwen_daemon.engine.speeds import Speeds
 from qwen_daemon.engine.world import World
 from qwen_daemon.layouts import Layouts
 from qwen_daemon.process import Daemon, Signals
@@ -72,6 +73,7 @@ async def running(
         version = importlib.metadata.version("qwen-daemon")
         bus = Bus(clock, f"qwen-daemon/{version}")
         bus.listen(logs.write_event)
+        await stack.enter_async_context(_speeds(settings, bus, clock))
         ledger = await _ledger(stack, settings)
         layouts = await _layouts(stack, settings, models, ledger, bus)
         hub_module.quiet()
@@ -253,6 +255,26 @@ async def _scrub(settings: Settings, world: World, engine: Engine, ledger: Sqlit
     )
     async with beside(scrub.run()):
         yield
+
+
+@asynccontextmanager
+async def _speeds(settings: Settings, bus: Bus, clock: SystemClock) -> AsyncIterator[None]:
+    """Keep how fast downloads were, for whoever asks what the next one costs; also of one that the end cuts off."""
+    speeds = Speeds(clock, lambda: bus.status)
+    bus.listen(speeds.hear)
+
+    async def keep() -> None:
+        for model, rate in speeds.take().items():
+            await asyncio.to_thread(last_rates.remember, settings.state_dir, model, rate)
+
+    async def keep_all() -> None:
+        while True:
+            await speeds.news.wait()
+            await keep()
+
+    async with beside(keep_all()):
+        yield
+    await keep()
 
 
 def _where_systemd_listens(settings: Settings, given: Mapping[str, socket.socket]) -> Settings:

@@ -10,6 +10,7 @@ import argparse
 import importlib.metadata
 import importlib.util
 import os
+import shlex
 import signal
 import sys
 import time
@@ -41,6 +42,7 @@ examples:
   qwen-monitor qwen-image-edit            one model
   qwen-monitor --once && start-my-app     0: complete, 4: not yet, 69: no daemon
   qwen-monitor --plain >> download.log    a line for each event, and summaries
+  qwen-monitor --once --json | jq '.findings[].path'
   qwen-monitor --json | jq 'select(.type == "file.retry")'
 
 exit codes: 0 ok (with --once: all complete), 2 usage, 3 not found,
@@ -61,12 +63,15 @@ class Signalled(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
-    speak(choose(sys.argv[1:] if argv is None else argv, os.environ, sys.stdout.encoding))
-    arguments = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    speak(choose(words, os.environ, sys.stdout.encoding))
+    arguments = _parser().parse_args(words)
     try:
         wanted = parse_model(arguments.model) if arguments.model else None
     except BadModelName as error:
-        print(error_text("E_USAGE", _("no such model name"), str(error)), file=sys.stderr)
+        near = shlex.join(["qwen-monitor", *(error.near if word == arguments.model else word for word in words)])
+        fix = _("did you mean: {near}", near=near) if error.near else ""
+        print(error_text("E_USAGE", _("no such model name"), str(error), fix), file=sys.stderr)
         return exits.USAGE
     glyphs = choose_glyphs(os.environ, sys.stdout.encoding, arguments.ascii)
     find = partial(find_socket, os.environ, arguments.socket)
@@ -134,10 +139,9 @@ def _once(find: partial[Path], wanted: ModelRef | None, arguments: argparse.Name
     console = Console(os.environ, sys.stdout, sys.stderr, as_json=arguments.json, ascii_only=arguments.ascii)
     try:
         client = Client(find())
-        status = client.state()
-        models = [m for m in status.models.values() if matches(m, wanted)]
+        models = [m for m in client.state().models.values() if matches(m, wanted)]
         if models:
-            return show_once(client, status, models, console)
+            return show_once(client, models, console)
     except DaemonUnreachable as error:
         return _no_daemon(error)
     except DaemonRefused as error:
@@ -200,7 +204,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--socket", type=Path, metavar="PATH", help=_("the daemon's control socket"))
     form = parser.add_argument_group(_("form (chosen by itself when the output is no terminal)"))
     form.add_argument("--plain", action="store_true", help=_("one line for each event, a summary every 30 s"))
-    form.add_argument("--json", action="store_true", help=_("the event stream as it comes; with --once the state"))
+    form.add_argument("--json", action="store_true", help=_("the event stream; with --once as: qwenctl check --json"))
     form.add_argument("--once", action="store_true", help=_("print a report and exit (0 all complete, 4 or 69)"))
     form.add_argument("--ascii", action="store_true", help=_("no signs beyond ASCII"))
     form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help=_("draw every SECONDS (0.5; over SSH 1)"))

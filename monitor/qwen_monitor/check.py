@@ -9,12 +9,14 @@ from __future__ import annotations
 import shlex
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
 import msgspec
 
 from qwen_api import places
+from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.inventory import (
     Inventory,
     Snapshot,
@@ -24,6 +26,7 @@ from qwen_api.inventory import (
     look,
 )
 from qwen_api.language import _
+from qwen_api.last_rates import recall
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_api.report import Report, make_report
@@ -33,7 +36,6 @@ from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.exits import Refusal
 from qwen_monitor.hash_run import Hashed, HashJob, hash_all
-from qwen_monitor.last_rate import recall
 from qwen_monitor.listing import ask_hub, cached_listing
 from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.report_text import EMOJI, WORDS, Advice, report_lines
@@ -56,6 +58,7 @@ class Wish(msgspec.Struct, frozen=True, kw_only=True):
     may_ask_hub: bool = True
     names_cache: bool = False  # --cache-dir was given, so the command to repeat must give it too
     is_local_dir: bool = False  # the folder is the model's local_dir, which a download may fill
+    socket: Path | None = None  # of the daemon that may have seen how fast downloads are, if it was named
 
 
 class Subject(msgspec.Struct, frozen=True, kw_only=True):
@@ -248,10 +251,18 @@ def _advice(report: Report, wish: Wish, env: Mapping[str, str]) -> Advice:
     return Advice(
         command=_command(report, wish),
         fetch_bytes=fetch_bytes(report) if report.source == "listing" else None,
-        rate_bps=recall(env),
+        rate_bps=_last_rate_bps(wish, env),
         free_bytes=free_bytes(place),
         place=str(place),
     )
+
+
+def _last_rate_bps(wish: Wish, env: Mapping[str, str]) -> int | None:
+    """As this person's downloads saw it, or the daemon's: it runs for another user, perhaps, so it is asked where."""
+    states = [places.state_dir(env)]
+    with suppress(DaemonUnreachable, DaemonRefused):
+        states.append(Path(Client(find_socket(env, wish.socket)).version().state_dir))
+    return recall(states, wish.ref.key if wish.ref else "")
 
 
 def fetch_bytes(report: Report) -> int:

@@ -6,6 +6,7 @@ arguments. Sentences come from `sentences`; names are made safe by whoever puts 
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,7 +19,9 @@ from qwen_api import places
 from qwen_monitor.display import Glyphs, cell_width, choose_glyphs
 from qwen_monitor.exits import Refusal
 from qwen_monitor.sentences import error_text
+from qwen_monitor.wrapping import wrapped
 
+_ERROR_INDENT = 7  # behind `  why: `
 _CLEAR_LINE, _CLEAR_BELOW = "\r\x1b[K", "\r\x1b[J"  # ECMA-48: EL, ED
 
 
@@ -48,9 +51,12 @@ class Console:
         self._out = out
         self._block: list[str] = []  # lines that stand above the cursor, the last one beside it
 
-    def data(self, lines: Iterable[str]) -> None:
-        """Lines that the command was asked for."""
+    def data(self, lines: Iterable[str], *, indent: int | None = None) -> None:
+        """Lines that the command was asked for. With `indent` a terminal gets long ones in several, indented so far."""
         self.end_progress()
+        if indent is not None and self._out.isatty():
+            width = shutil.get_terminal_size().columns
+            lines = [row for line in lines for row in wrapped(line, width, " " * indent)]
         self._out.writelines(f"{line}\n" for line in lines)
         self._out.flush()
 
@@ -63,8 +69,7 @@ class Console:
         if not self.quiet:
             self.end_progress()
             echo = _CLEAR_LINE if self.is_terminal else ""  # the `^C` that the terminal wrote, if it was Ctrl-C
-            self.err.write(f"{echo}{text}\n")
-            self.err.flush()
+            self._tell(f"{echo}{self._fitted(text)}\n")
 
     def progress(self, text: str) -> None:
         """The line that is rewritten in place; only for a terminal."""
@@ -80,16 +85,29 @@ class Console:
             "" if index < len(self._block) and self._block[index] == line else f"{_CLEAR_LINE}{line}"
             for index, line in enumerate(lines)
         ]
-        self.err.write(self._to_block() + "\n".join(drawn))
-        self.err.flush()
+        self._tell(self._to_block() + "\n".join(drawn))
         self._block = list(lines)
 
     def end_progress(self) -> None:
         """Wipe what is rewritten so that the next line stands alone."""
         if self._block:
-            self.err.write(self._to_block() + _CLEAR_BELOW)
-            self.err.flush()
+            self._tell(self._to_block() + _CLEAR_BELOW)
             self._block = []
+
+    def _fitted(self, text: str, indent: str = "") -> str:
+        """With line breaks of our own where a terminal is narrower; programs get what stands on one line on one."""
+        if not self.is_terminal:
+            return text
+        width = shutil.get_terminal_size().columns
+        return "\n".join(row for line in text.split("\n") for row in wrapped(line, width, indent))
+
+    def _tell(self, text: str) -> None:
+        """A terminal that was closed reads nothing any more: what is being put away is put away all the same."""
+        try:
+            self.err.write(text)
+            self.err.flush()
+        except OSError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.err.fileno())  # or the flush at exit fails again
 
     def _to_block(self) -> str:
         """Moves the cursor to the block's first line."""
@@ -104,8 +122,8 @@ class Console:
     def refuse(self, error: Refusal) -> None:
         """The three lines of an error; with --json the same on stdout as `{"error": ...}`."""
         self.end_progress()
-        self.err.write(error_text(error.code, error.what, error.why, error.fix, self.err_glyphs) + "\n")
-        self.err.flush()
+        text = error_text(error.code, error.what, error.why, error.fix, self.err_glyphs)
+        self._tell("\n".join(self._fitted(line, " " * _ERROR_INDENT) for line in text.splitlines()) + "\n")
         if self.as_json:
             facts = {"code": error.code, "what": error.what, "why": error.why, "fix": error.fix}
             self.json({"error": facts})

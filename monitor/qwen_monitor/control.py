@@ -79,7 +79,8 @@ def _run(arguments: argparse.Namespace) -> int:
     except DaemonUnreachable as error:
         refusal = Refusal(error.code, _("the daemon cannot be reached"), error.why, error.fix)
     except BadModelName as error:
-        refusal = Refusal("E_USAGE", _("no such model name"), str(error), _path_hint(arguments))
+        meant = _path_hint(arguments) or (_meant(error.near, arguments) if error.near else "")
+        refusal = Refusal("E_USAGE", _("no such model name"), str(error), meant)
     except BrokenPipeError:
         raise
     except OSError as error:
@@ -113,17 +114,25 @@ def _asked_about(arguments: argparse.Namespace) -> str:
 
 def _with_nearest(refusal: Refusal, arguments: argparse.Namespace, console: Console) -> Refusal:
     """For a model that the daemon does not know: the one that was probably meant."""
-    if refusal.code != "E_UNKNOWN_MODEL":
+    if refusal.code not in ("E_UNKNOWN_MODEL", "E_NOT_FOUND"):
         return refusal
-    import shlex
-
     from qwen_monitor.exits import Refusal as Other
-    from qwen_monitor.meant import nearest_model
+    from qwen_monitor.meant import nearest_alias, nearest_model
 
     name = _asked_about(arguments)
-    near = nearest_model(name, console.env, arguments.socket)
-    command = shlex.join(["qwenctl", *(near if word == name else word for word in arguments.typed)])
-    return Other(refusal.code, refusal.what, refusal.why, _("did you mean: {near}", near=command)) if near else refusal
+    is_daemons = refusal.code == "E_UNKNOWN_MODEL"
+    near = nearest_model(name, console.env, arguments.socket) if is_daemons else nearest_alias(name)
+    return Other(refusal.code, refusal.what, refusal.why, _meant(near, arguments)) if near else refusal
+
+
+def _meant(near: str, arguments: argparse.Namespace) -> str:
+    """The whole command, with this model in the place of the one that was typed."""
+    import shlex
+
+    name = _asked_about(arguments)
+    words = [near if word == name else word for word in arguments.typed]
+    command = shlex.join(["qwenctl", *words]) if near in words else near  # else it was typed as --model=NAME
+    return _("did you mean: {near}", near=command)
 
 
 def _command(arguments: argparse.Namespace, console: Console) -> int:
@@ -219,6 +228,7 @@ def _check(arguments: argparse.Namespace, console: Console) -> int:
         full=arguments.verify == "full",
         names_cache=arguments.cache_dir is not None,
         is_local_dir=arguments.local_dir is not None,
+        socket=arguments.socket,
     )
     report, advice, hashed = check(wish, console)
     return print_check(report, advice, console, hashed=hashed, all_files=arguments.all)

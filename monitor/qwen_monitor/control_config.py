@@ -19,7 +19,7 @@ from qwen_monitor.exits import Refusal
 from qwen_monitor.questions import ask
 
 ANSWER_S = 30.0  # it reads one file
-_VALUE_WIDTH_MAX = 60  # a longer value pushes its origin to the right
+_VALUE_WIDTH_MAX = 42  # so that the origin, a variable of the environment perhaps, fits on 80 columns
 
 _ORIGINS: dict[Origin, str] = {
     "default": N_("default"),
@@ -53,7 +53,7 @@ def config(arguments: argparse.Namespace, console: Console) -> int:
     elif console.as_json:
         console.json(found)
     else:
-        console.data(_lines(found, console, with_origin=arguments.origin))
+        console.data(_lines(found, console, with_origin=arguments.origin), indent=4)
     return exits.OK
 
 

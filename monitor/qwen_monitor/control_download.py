@@ -21,7 +21,7 @@ from qwen_monitor.check import say_waiting
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.download_job import Job, Settled, serves, settle
-from qwen_monitor.exits import Refusal, exit_code_of
+from qwen_monitor.exits import Ended, Refusal, exit_code_of
 from qwen_monitor.follow_model import follow_model
 from qwen_monitor.host import judge_fit, read_host, weights_bytes
 from qwen_monitor.listing import ask_hub, cached_listing
@@ -29,6 +29,7 @@ from qwen_monitor.patterns import keep_wanted
 from qwen_monitor.private_daemon import PrivateDaemon
 from qwen_monitor.sentences import of_daemon
 
+_AT_WORK = ("checking", "downloading")
 LAST_WORDS_S = 30.0  # after its stream ended, a private daemon closes its ledger
 _CACHE_VARIABLES = ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME")
 # The Hub's word on these is final: there is nothing that a daemon could do about them either.
@@ -88,6 +89,8 @@ def warn_of_size(ref: ModelRef, job: Job, env: Mapping[str, str], console: Conso
         except Refusal as error:
             if error.code in _FINAL:
                 raise
+            if error.code == "E_OFFLINE":
+                return  # and nobody will be asked
             # The daemon tries longer than a warning is worth.
             why = safe(error.why or error.what, glyphs=console.err_glyphs)
             console.hint(_("no answer from the Hub yet ({why}); it is asked again", why=why))
@@ -124,6 +127,8 @@ def _by_running(job: Job, socket: Path, console: Console) -> int:
     client = Client(socket)
     before = client.state().models.get(job.ref.key)
     client.add(_request(job))
+    if before is not None and before.state in _AT_WORK:
+        console.hint(_("qwen-daemon works on {ref} already; this shows how far it is", ref=job.ref))
     if job.rate_limit_bps is not None:
         client.limit(job.ref.key, job.rate_limit_bps)  # and not wanted with it: for this download, not for ever
     if before is not None and before.state == "paused":
@@ -134,7 +139,7 @@ def _by_running(job: Job, socket: Path, console: Console) -> int:
         settled, model = follow_model(
             lambda: socket, job.ref, console, lambda model, has_news: settle(model, has_news, before, job)
         )
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, Ended):
         console.hint(
             _("qwen-daemon goes on; to stop it: qwenctl pause {ref}; to watch it: qwen-monitor {ref}", ref=job.ref)
         )
@@ -167,7 +172,7 @@ def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
                 on_lost=partial(_on_lost, daemon),
             )
         except BaseException:
-            console.hint(_("stopping; what has arrived is being recorded ..."))
+            console.hint(_("stopping; what has arrived is being recorded (once more: at once) ..."))
             daemon.stop()
             console.hint(_("stopped; the same command resumes where it was"))
             raise

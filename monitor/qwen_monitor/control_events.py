@@ -28,6 +28,9 @@ from qwen_monitor.view import matches
 _TYPES_NOT_EVENTS = (Hello, Snapshot, Live, Bookmark)
 
 
+_INDENT = 4  # a long path fits behind it
+
+
 class Choice(msgspec.Struct, frozen=True, kw_only=True):
     """Which events are shown. `begin` is the time of the first, None for all."""
 
@@ -131,7 +134,7 @@ def _print_event(line: Line, plain: Plain, follower: Follower, console: Console)
     if console.as_json:
         console.data([follower.raw.decode(errors="replace").rstrip("\n")])
         return
-    console.data(plain.lines(line, follower.status, 0.0, datetime.now(UTC).astimezone()))
+    console.data(plain.lines(line, follower.status, 0.0, datetime.now(UTC).astimezone()), indent=_INDENT)
 
 
 def _peek(raw: bytes) -> _Peek:

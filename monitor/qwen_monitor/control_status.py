@@ -27,12 +27,13 @@ from qwen_monitor.status_text import (
 )
 from qwen_monitor.view import matches
 
+_INDENT = 2
 _FILE_ROWS_MAX, _FILE_WIDTH = 40, 80
 _CACHED_MODELS_MAX = 200  # a cache with more is listed in part: each is looked at file by file
 
 
 def status(arguments: argparse.Namespace, ref: ModelRef | None, console: Console) -> int:
-    """Every model, or one; 0 if all of them are complete, 4 if not. Raises Refusal."""
+    """Every model, or one; 0 if all of them are complete, 4 if one is not or there is none. Raises Refusal."""
     try:
         state = Client(find_socket(console.env, arguments.socket)).state()
     except DaemonUnreachable as error:
@@ -120,14 +121,14 @@ def _of_daemon(models: list[ModelStatus], state: Status, console: Console) -> in
         console.json(BriefList(source="daemon", models=briefs, endpoints=tuple(endpoints), limits=state.limits))
     signs = EMOJI if console.emoji else WORDS
     for model in models if not console.as_json else ():
-        console.data(status_lines(model, signs, console.glyphs))
+        console.data(status_lines(model, signs, console.glyphs), indent=_INDENT)
     if not console.as_json:
         console.data(endpoint_lines(endpoints, None, console.glyphs))
         if words := limits_words(state.limits):
             console.data([_("The daemon: {limits}", limits=words)])
     if not models:
         console.hint(_("no model is wanted; add one: qwenctl add qwen-image-edit"))
-    return exits.OK if all(m.state == "complete" for m in models) else exits.INCOMPLETE
+    return exits.OK if models and all(m.state == "complete" for m in models) else exits.INCOMPLETE
 
 
 def _of_disk(ref: ModelRef | None, console: Console) -> int:
@@ -151,7 +152,7 @@ def _of_disk(ref: ModelRef | None, console: Console) -> int:
     if len(refs) > _CACHED_MODELS_MAX:
         rest = len(refs) - _CACHED_MODELS_MAX
         console.hint(ngettext("{count} more model was not looked at", "{count} more models were not looked at", rest))
-    return exits.OK if all(report.complete for _, report, _ in results) else exits.INCOMPLETE
+    return exits.OK if results and all(report.complete for _, report, _ in results) else exits.INCOMPLETE
 
 
 def cached_models(cache: Path) -> list[ModelRef]:

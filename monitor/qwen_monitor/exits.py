@@ -91,5 +91,6 @@ def exit_code_of(code: str, default: int = OTHER) -> int:
 
 def refusal_of(problem: Problem) -> Refusal:
     """What the daemon said no to, as an error of the command."""
-    why, fix = of_daemon(problem.code, problem.detail, problem.fix)
+    detail = "" if problem.code == "E_UNKNOWN_MODEL" else problem.detail  # the key alone, of what was just typed
+    why, fix = of_daemon(problem.code, detail, problem.fix)
     return Refusal(problem.code, _(problem.title), why, fix)

@@ -23,7 +23,7 @@ from typing import Self
 from qwen_api import places
 from qwen_api.language import _
 from qwen_api.models import ModelRef
-from qwen_monitor.exits import Refusal
+from qwen_monitor.exits import Ended, Refusal
 from qwen_monitor.questions import DAEMON, read_error
 
 START_S = 60.0  # it reads its ledger first; a cold disk may take seconds
@@ -95,14 +95,14 @@ class PrivateDaemon:
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def stop(self) -> None:
-        """Ask it to record what it has and end; wait for that. A second Ctrl-C kills it, which loses seconds' work."""
+        """Ask it to record what it has and end; wait for that. A second signal kills it, which loses seconds' work."""
         child = self._child
         if child is None or child.poll() is not None:
             return
         child.send_signal(signal.SIGTERM)
         try:
             child.wait(STOP_S)
-        except (KeyboardInterrupt, subprocess.TimeoutExpired):
+        except (KeyboardInterrupt, Ended, subprocess.TimeoutExpired):
             child.kill()
             child.wait()
 

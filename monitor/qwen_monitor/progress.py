@@ -10,6 +10,7 @@ import time
 from datetime import UTC, datetime
 from textwrap import wrap
 
+from qwen_api import places
 from qwen_api.client import Line
 from qwen_api.events import (
     Bookmark,
@@ -24,13 +25,13 @@ from qwen_api.events import (
     Snapshot,
     Unknown,
 )
+from qwen_api.last_rates import BELIEVED_S, LastRate, remember
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status
 from qwen_monitor.console import Console
 from qwen_monitor.display import safe
 from qwen_monitor.event_text import event_text
 from qwen_monitor.foreground import foreground_lines
-from qwen_monitor.last_rate import BELIEVED_S, remember
 from qwen_monitor.pace import Pace
 from qwen_monitor.plain import Plain
 
@@ -71,7 +72,8 @@ class Progress:
         """The stream is left; how fast it was is kept for the next question."""
         samples = self._pace.samples
         if samples and samples[-1][0] - samples[0][0] >= BELIEVED_S and (rate_bps := self._pace.average_bps()) > 0:
-            remember(self._console.env, rate_bps)
+            at = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+            remember(places.state_dir(self._console.env), self._key, LastRate(rate_bps=int(rate_bps), at=at))
 
     def _as_lines(self, line: Line, status: Status) -> None:
         if isinstance(line, FileStarted) or (isinstance(line, FileVerified) and line.size_bytes < SMALL_BYTES):

@@ -7,7 +7,7 @@ at and how is `check`'s; JSON readers get the Report itself.
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,6 +28,7 @@ from qwen_monitor.display import (
     rate_text,
     safe,
 )
+from qwen_monitor.shards import Entry, entries
 
 if TYPE_CHECKING:  # what a report is made of costs more imports than all the rest
     from qwen_api.report import ComponentReport, FileReport, Problem, Report
@@ -107,9 +108,7 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
         lines = []
         for component in shown:
             lines.append(self._component(component, width))
-            # A folder of which nothing is there is one fact, not thirty.
-            is_absent = not component.found_files and not component.done_bytes
-            lines += [self._file(f) for f in component.files if all_files or not (short or f.is_well or is_absent)]
+            lines += map(self._entry, () if short else entries(component, all_files=all_files))
         return lines
 
     def totals(self, report: Report) -> list[str]:
@@ -189,9 +188,13 @@ class _Page(msgspec.Struct, frozen=True, kw_only=True):
         size = _amount(component.done_bytes, component.size_bytes, is_whole=is_good or not _is_known(component))
         return f"{self._sign(is_good)} {name}  {count:>7}  {size:>14}".rstrip()
 
-    def _file(self, file: FileReport) -> str:
-        name = file.path.partition("/")[2] or file.path
-        facts = _file_facts(file)
+    def _entry(self, entry: Entry) -> str:
+        file = entry.files[0]
+        if entry.numbers:
+            name = _("shards {numbers} of {count}", numbers=entry.numbers, count=entry.count)
+            facts = _row_facts(entry.files)
+        else:
+            name, facts = file.path.partition("/")[2] or file.path, _file_facts(file)
         sign = self._sign(file.is_well)
         room = WIDTH - 3 - cell_width(sign) - 1 - 2 - cell_width(facts)
         return f"   {sign} {self.safe(name, room)}  {facts}"
@@ -232,6 +235,14 @@ def _file_facts(file: FileReport) -> str:
     if file.finding == "short" and size:
         return f"{pair_text(file.found_bytes, size)} ({word}, {percent_text(file.found_bytes, size)})"
     return f"{bytes_text(file.found_bytes)} ({word})"
+
+
+def _row_facts(files: Sequence[FileReport]) -> str:
+    """Of files with one fate, which is well or missing: what they come to, if that is known."""
+    if files[0].is_well:
+        return bytes_text(sum(file.found_bytes for file in files))
+    sizes = [file.size_bytes for file in files if file.size_bytes is not None]
+    return f"{_('missing')} ({bytes_text(sum(sizes))})" if len(sizes) == len(files) else _("missing")
 
 
 def _rank(finding: Finding) -> int:

@@ -128,6 +128,7 @@ class Keeper:
         """
         self.wake("command", distrust=full)
         self._is_asked = True
+        self._tell_asked()
 
     async def update(self) -> None:
         """Ask the Hub again which commit the revision names, and bring that one to complete."""
@@ -256,6 +257,13 @@ class Keeper:
                 has_pickle=outcome.structure.has_pickle,
             )
         )
+        self._tell_asked()
+
+    def _tell_asked(self) -> None:
+        """Told before the round begins: whoever waits for the verification must not take the last one's for it."""
+        if self.complete and self._is_asked and (manifest := self.manifest) is not None:
+            asked = e.ModelVerifying(model=self.ref.key, files=len(manifest.files), size_bytes=manifest.size_bytes)
+            self._world.publish(asked)
 
     async def _wait(self, delay_s: float) -> None:
         """Until something wakes this model."""
