@@ -39,6 +39,7 @@ from qwen_api.status import Status, fold
 from qwen_api.undecodable import UNDECODABLE
 
 ANSWER_TIMEOUT_S = 30.0  # a command is answered at once; a daemon scanning a cold disk may take seconds
+ASIDE_TIMEOUT_S = 2.0
 SILENCE_MAX_S = 20.0  # bookmarks come every 5 s, so four missed ones mean the stream is dead
 LINE_BYTES_MAX = 64 << 20  # a snapshot of 100,000 files
 RETRY_FIRST_S, RETRY_MAX_S = 0.5, 5.0
@@ -117,8 +118,10 @@ class Client:
     All methods raise DaemonUnreachable when nobody answers and DaemonRefused when the answer is a refusal.
     """
 
-    def __init__(self, control: Path) -> None:
+    def __init__(self, control: Path, *, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """`timeout_s`: how long an answer may take; ASIDE_TIMEOUT_S where one can do without it."""
         self._control = control
+        self._timeout_s = timeout_s
 
     @property
     def control(self) -> Path:
@@ -208,7 +211,7 @@ class Client:
         return _decoded(raw, commands.Accepted)
 
     def _ask(self, method: str, url: str, body: bytes = b"") -> bytes:
-        connection = _UnixConnection(self._control, ANSWER_TIMEOUT_S)
+        connection = _UnixConnection(self._control, self._timeout_s)
         try:
             connection.request(method, url, body, {"Content-Type": "application/json"} if body else {})
             answer = connection.getresponse()

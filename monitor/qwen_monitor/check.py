@@ -16,7 +16,7 @@ from pathlib import Path
 import msgspec
 
 from qwen_api import places
-from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
+from qwen_api.client import ASIDE_TIMEOUT_S, Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.inventory import (
     Inventory,
     Snapshot,
@@ -261,7 +261,7 @@ def _last_rate_bps(wish: Wish, env: Mapping[str, str]) -> int | None:
     """As this person's downloads saw it, or the daemon's: it runs for another user, perhaps, so it is asked where."""
     states = [places.state_dir(env)]
     with suppress(DaemonUnreachable, DaemonRefused):
-        states.append(Path(Client(find_socket(env, wish.socket)).version().state_dir))
+        states.append(Path(Client(find_socket(env, wish.socket), timeout_s=ASIDE_TIMEOUT_S).version().state_dir))
     return recall(states, wish.ref.key if wish.ref else "")
 
 

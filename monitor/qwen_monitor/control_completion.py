@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from qwen_api import places
-from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, find_socket
+from qwen_api.client import ASIDE_TIMEOUT_S, Client, DaemonRefused, DaemonUnreachable, find_socket
 from qwen_api.models import ALIASES, is_repo
 from qwen_monitor import exits
 from qwen_monitor.console import Console
@@ -54,7 +54,8 @@ def completion(arguments: argparse.Namespace, console: Console) -> int:
 def model_names(console: Console) -> list[str]:
     """Aliases, and the models of the daemon and of the cache, each once; a daemon that does not answer has none."""
     try:
-        kept = [m.repo for m in Client(find_socket(console.env)).state().models.values() if is_repo(m.repo)]
+        client = Client(find_socket(console.env), timeout_s=ASIDE_TIMEOUT_S)
+        kept = [m.repo for m in client.state().models.values() if is_repo(m.repo)]
     except (DaemonUnreachable, DaemonRefused):
         kept = []
     cached = [ref.repo for ref in cached_models(places.hub_cache(console.env))]
