@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from qwen_api.events import FileState
 from qwen_api.language import N_, _, ngettext
 from qwen_api.status import FileStatus, ModelStatus
@@ -99,6 +101,7 @@ def file_rows(
     rows: list[Row] = []
     for index, file in enumerate(files):
         block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, now, glyphs)]
+        block = [msgspec.structs.replace(row, file=file.path) for row in block]
         is_last = index == len(files) - 1
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index

@@ -24,10 +24,14 @@ Tone = Literal["plain", "head", "good", "active", "bad", "warn", "dim"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the screen: no newline, no control character, at most as wide as asked."""
+    """One line of the screen: no newline, no control character, at most as wide as asked.
+
+    `file` is the path of the file that it is about, which a click chooses; "" for none.
+    """
 
     text: str
     tone: Tone = "plain"
+    file: str = ""
 
 
 def line(left: str, right: str, width: int, glyphs: Glyphs) -> str:
