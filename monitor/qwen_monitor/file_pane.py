@@ -20,6 +20,7 @@ from qwen_monitor.display import (
     Glyphs,
     bar,
     bytes_text,
+    cell_width,
     pair_text,
     percent_text,
     rate_text,
@@ -119,8 +120,8 @@ def file_rows(
     return rows
 
 
-def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
-    """The titles over `file_rows`."""
+def file_heading(title: str, notes: Sequence[str], width: int, glyphs: Glyphs) -> Row:
+    """The titles over `file_rows`, and the first of `notes` that has room beside them."""
     titles = f"{'%':>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
         titles += f"  {_('STATE'):>{RATE_WIDTH}}"
@@ -128,7 +129,9 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
         titles = f"{_('DONE / SIZE'):>{PAIR_WIDTH}} {titles}"
     if width >= WIDTH_WIDE:
         titles = f"{'':{FILE_BAR_WIDTH}} {titles}"
-    return Row(text=line(f" {title}", titles, width, glyphs), tone="head")
+    room = width - cell_width(title) - cell_width(titles) - 5
+    note = next((f"  {note}" for note in notes if cell_width(note) <= room), "")
+    return Row(text=line(f" {title}{note}", titles, width, glyphs), tone="head")
 
 
 def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs, is_chosen: bool) -> Row:

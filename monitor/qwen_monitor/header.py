@@ -114,16 +114,17 @@ def amounts_row(status: Status, model: ModelStatus, amounts: Amounts, width: int
     dropped, doubted = amounts.dropped_bytes, amounts.doubted_bytes
     on_disk = _("on disk {size}", size=bytes_text(model.done_bytes))
     verified = _("verified {size}", size=bytes_text(model.verified_bytes))
-    troubled = [disk for disk in status.disks.values() if disk.state != "ok"]
-    facts = [
-        *[_free_text(disk) for disk in troubled],
-        on_disk + (" " + _("({size} dropped)", size=bytes_text(dropped)) if dropped else ""),
-        verified + (" " + _("({size} to prove again)", size=bytes_text(doubted)) if doubted else ""),
-        *[_free_text(disk) for disk in status.disks.values() if disk.state == "ok"],
-        _("from the network {size}", size=bytes_text(model.received_bytes + amounts.earlier_bytes)),
-    ]
-    tone: Tone = "warn" if troubled else "plain"
-    return Row(text=line(" " + fitting(facts, width - 2, between="  "), "", width, glyphs), tone=tone)
+    facts = {  # how they stand beside each other, and which are left out first
+        on_disk: 1,
+        _("dropped {size}", size=bytes_text(dropped)) if dropped else "": 3,
+        verified: 1,
+        _("to prove again {size}", size=bytes_text(doubted)) if doubted else "": 4,
+        **{_free_text(disk): 2 if disk.state == "ok" else 0 for disk in status.disks.values()},
+        _("from the network {size}", size=bytes_text(model.received_bytes + amounts.earlier_bytes)): 5,
+    }
+    tone: Tone = "plain" if all(disk.state == "ok" for disk in status.disks.values()) else "warn"
+    text = fitting(facts, width - 2, between="  ", ranks=tuple(facts.values()))
+    return Row(text=line(f" {text}", "", width, glyphs), tone=tone)
 
 
 def _free_text(disk: DiskStatus) -> str:

@@ -68,8 +68,8 @@ def _components_row(parts: Sequence[ComponentStatus], width: int, glyphs: Glyphs
         if not part.is_complete
     ]
     complete = f"{glyphs.done} {len(parts) - len(facts)}/{len(parts)}"
-    shown = fitting(facts, width - len(complete) - 4, between="  ")
-    return Row(text=line(" " + fitting([shown, complete], width, between="  "), "", width, glyphs))
+    shown = fitting([*facts, complete], width - 2, between="  ", ranks=[*range(1, len(facts) + 1), 0])
+    return Row(text=line(f" {_('COMPONENT')}  {shown}" if not facts else f" {shown}", "", width, glyphs))
 
 
 def _component_edge_titles(width: int) -> str:

@@ -94,9 +94,9 @@ def _file_pane(scene: Scene, model: ModelStatus, room: int, width: int, now: dat
     title = f"{_('FILE')}{order} [{view.filter}]" if view.filter else f"{_('FILE')}{order}"
     words = ngettext("{count} file verified (a: all)", "{count} files verified (a: all)", hidden)
     verified = f"{glyphs.done} {words}" if hidden else ""
-    in_heading = verified if room < HEADING_ROOM else ""
-    rows = [file_heading(f"{safe(title, max(8, width // 2), glyphs)}  {in_heading}", width, glyphs)]
-    last = [Row(text=line(f" {verified}", "", width, glyphs), tone="good")] if hidden and not in_heading else []
+    notes = [verified, f"{glyphs.done} {hidden}"] if hidden and room < HEADING_ROOM else []
+    rows = [file_heading(safe(title, max(8, width // 2), glyphs), notes, width, glyphs)]
+    last = [Row(text=line(f" {verified}", "", width, glyphs), tone="good")] if hidden and not notes else []
     count = room - 1 - len(last)
     start = first_shown(files, view.file, count)
     rows += file_rows(files[start:], count, width, now, glyphs, view.file)
