@@ -63,9 +63,9 @@ SORTS: dict[Sort, str] = {
 
 
 def listed_files(model: ModelStatus, text: str, *, with_verified: bool, sort: Sort = "state") -> list[FileStatus]:
-    """The files to list, in this order; `text` narrows them to paths that hold it, whatever the case."""
-    wanted = text.casefold()
-    files = [f for f in model.files.values() if wanted in f.path.casefold()]
+    """The files to list, in this order; `text` narrows them to paths that hold it, in any case, `!text` to others."""
+    wanted, is_without = text.removeprefix("!").casefold(), text.startswith("!")
+    files = [f for f in model.files.values() if not wanted or (wanted in f.path.casefold()) != is_without]
     if not with_verified and not wanted:
         files = [f for f in files if not f.is_verified]
     return sorted(files, key=lambda file: _place(file, sort))
