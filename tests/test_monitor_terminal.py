@@ -299,6 +299,24 @@ def test_a_pipe_gets_plain_lines_and_sigterm_a_last_summary(daemon: FakeDaemon) 
     assert b"\x1b" not in rest
 
 
+def test_a_pipe_is_told_of_a_failed_loader_and_of_a_daemon_that_went_and_came_back(daemon: FakeDaemon) -> None:
+    """Nobody looks at a log while it is written: what happened meanwhile must stand in it, in order."""
+    process = lines_from(daemon, "qwen-image-edit")
+    assert process.stdout is not None
+    assert b" summary " in process.stdout.readline()
+    failed = LoaderChanged(name="gpu0", state="failed", model=download.MODEL, detail="E_NO_GPU: no CUDA device")
+    daemon.say(failed)
+    assert b" gpu0: has failed: E_NO_GPU: no CUDA device" in process.stdout.readline()
+    daemon.stop()
+    assert b" daemon    waiting for the daemon ... (" in process.stdout.readline()
+    daemon.start(epoch="epoch-2")
+    assert b" daemon    restarted, was away 0:" in process.stdout.readline()
+    assert b" summary " in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (130, b"")
+
+
 @pytest.mark.parametrize("form", ["--plain", "--json"])
 def test_a_reader_that_leaves_ends_the_monitor_quietly(daemon: FakeDaemon, form: str) -> None:
     """`qwen-monitor | head -1` prints no traceback."""

@@ -29,13 +29,11 @@ from textual.message import Message
 from textual.widgets import Static
 
 from qwen_api.client import Follower
-from qwen_api.status import ModelStatus
-from qwen_monitor.amounts import Amounts
 from qwen_monitor.display import Glyphs
 from qwen_monitor.feed import Feed, Picture
 from qwen_monitor.lens import Lens
+from qwen_monitor.memory import Memory
 from qwen_monitor.orders import Orders
-from qwen_monitor.pace import Pace
 from qwen_monitor.row import Row, Tone
 from qwen_monitor.rows import draw
 from qwen_monitor.scene import Link, Scene, Size
@@ -135,8 +133,7 @@ class Monitor(App[int]):
         self._orders = Orders(find, self.tell, glyphs)
         self._told = threading.Condition()
         self._message, self._message_until_s = "", 0.0
-        self._paces: dict[str, Pace] = {}
-        self._amounts: dict[str, Amounts] = {}
+        self._memory = Memory()
         self._glyphs = glyphs
         self._refresh_s = refresh_s
         self._wall = wall
@@ -240,7 +237,7 @@ class Monitor(App[int]):
     def farewell(self) -> tuple[str, ...]:
         """The three lines for the scrollback."""
         status = self._look().status
-        return farewell(models_shown(status, self.view), status, self._paces, self._wall())
+        return farewell(models_shown(status, self.view), status, self._memory.paces, self._wall())
 
     def _press(self, key: str, character: str) -> None:
         self.view, action = press(self.view, key, character, self.feed.look().status)
@@ -270,8 +267,8 @@ class Monitor(App[int]):
         return Scene(
             status=picture.status,
             view=self.view,
-            pace=self._paces.get(key, Pace()),
-            amounts=self._amounts.get(key, Amounts()),
+            pace=self._memory.pace_of(key),
+            amounts=self._memory.amounts_of(key),
             link=picture.link,
             events=picture.events,
             message=self._message if time.monotonic() < self._message_until_s else "",
@@ -279,21 +276,12 @@ class Monitor(App[int]):
         )
 
     def _look(self) -> Picture:
-        """The newest picture, with each model as `Amounts` shows it."""
+        """The newest picture, with each model as it is remembered."""
         picture = self.feed.look()
-        models: dict[str, ModelStatus] = picture.status.models
         if not picture.link.was_live:
             return picture
-        self._amounts |= {key: self._amounts.get(key, Amounts()).fed(model) for key, model in models.items()}
-        shown = {key: self._amounts[key].shown(model) for key, model in models.items()}
-        if picture.link.is_live:
-            now_s = time.monotonic()
-            self._paces = {
-                key: self._paces.get(key, Pace()).fed(now_s, model.received_bytes + self._amounts[key].earlier_bytes)
-                for key, model in shown.items()
-            }
-        status = msgspec.structs.replace(picture.status, models=shown)
-        return msgspec.structs.replace(picture, status=status)
+        self._memory = self._memory.fed(picture.status, time.monotonic(), is_live=picture.link.is_live)
+        return msgspec.structs.replace(picture, status=self._memory.shown(picture.status))
 
 
 def watch(app: Monitor, *, mouse: bool = False) -> tuple[int, tuple[str, ...]]:
