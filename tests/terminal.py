@@ -5,8 +5,10 @@ from __future__ import annotations
 import fcntl
 import os
 import pty
+import re
 import selectors
 import shlex
+import signal
 import struct
 import subprocess
 import termios
@@ -105,6 +107,25 @@ class Tmux:
 
     def press(self, *keys: str) -> None:
         self._tmux("send-keys", *keys)
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """To the command, which is the only child of the shell in the window."""
+        shell = int(self._tmux("display-message", "-p", "#{pane_pid}"))
+        (child,) = Path(f"/proc/{shell}/task/{shell}/children").read_text().split()
+        os.kill(int(child), number)
+
+    def modes(self) -> str:
+        """Whether the alternate screen is on, the cursor shown, and a mouse listened to: `0 1 0` as a shell has it."""
+        return self._tmux("display-message", "-p", "#{alternate_on} #{cursor_flag} #{mouse_any_flag}").strip()
+
+    def tones(self) -> list[str]:
+        """The lines on the screen with their SGR sequences, each line's own (tmux repeats none that still holds)."""
+        held, lines = "", list[str]()
+        for line in self._tmux("capture-pane", "-p", "-e").splitlines():
+            lines.append(held + line)
+            held = "".join(re.findall(r"\x1b\[[\d;]*m", lines[-1]))
+            held = held[held.rindex("\x1b[0m") :] if "\x1b[0m" in held else held
+        return lines
 
     def past(self) -> list[str]:
         """The lines on the screen and those that were scrolled off it."""

@@ -229,7 +229,7 @@ def test_disk_hash_and_network_are_told_apart() -> None:
     assert (file.state, file.done_bytes, file.hashed_bytes) == ("verifying", 6_120_000_000, 10**9)
     assert file.received_bytes == 6_120_000_000
     rows = texts(Scene(status=status_of(*download.half_way())))
-    assert any("on disk 6.1 GB   verified 5.1 MB   from the network 6.1 GB" in row for row in rows)
+    assert any("on disk 6.1 GB  verified 5.1 MB  free 412.0 GB  from the network 6.1 GB" in row for row in rows)
 
 
 def test_what_went_wrong_is_kept_until_something_else_does() -> None:

@@ -28,6 +28,7 @@ from qwen_loader.assembly import Dropped, Loaded
 from qwen_loader.gate import Waiting
 from qwen_loader.words import STATES, for_daemon
 from qwen_monitor import event_text as event_text_module
+from qwen_monitor.amounts import Amounts
 from qwen_monitor.control_arguments import make_parser
 from qwen_monitor.display import UNICODE, bytes_text, cell_width, duration_text, pair_text, percent_text, rate_text
 from qwen_monitor.event_text import WORD_WIDTH, event_text
@@ -243,6 +244,66 @@ def test_every_screen_fits_in_both_languages(language: str, size: Size) -> None:
         assert [row.text for row in rows if cell_width(row.text) > size.width] == []
         ours = [row.text for row in rows if row.tone in ("head", "dim") and "/" not in row.text]
         assert [text for text in ours if "…" in text] == []
+
+
+def crowded() -> Scene:
+    """Everything that wants room at once: a stalled file, a failed one, a restart, bytes that were dropped."""
+    events = [
+        *download.half_way(),
+        e.FileStarted(model=download.MODEL, path=THIRD, attempt=1, size_bytes=4_990_000_000),
+        e.FileStalled(
+            model=download.MODEL,
+            path=THIRD,
+            idle_s=18,
+            next_at="2026-11-23T14:26:02.000Z",
+            last_byte_at="2026-11-23T14:25:32.000Z",
+        ),
+        e.LimitsChanged(max_files=8, max_connections=16, rate_limit_bps=90_000_000),
+    ]
+    status = status_of(*events)
+    model = status.models[download.MODEL]
+    amounts = Amounts(dropped_bytes=1_200_000_000, proven=frozenset({download.ACTIVE}), files=model.files)
+    link = Link(restarts=1, back_s=2.0, away_s=12.0)
+    told = tuple(text for event in events if (text := event_text(event)))
+    return Scene(status=status, events=told, amounts=amounts, link=link)
+
+
+THIRD = "text_encoder/model-00001-of-00002.safetensors"
+
+
+@pytest.mark.parametrize("size", [Size(width=60, height=16), Size(width=80, height=24)], ids=["60x16", "80x24"])
+def test_what_matters_most_is_on_a_small_screen_in_both_languages(language: str, size: Size) -> None:
+    """State, share, rate, estimate, counts, free disk, components, three files, what happens next and when."""
+    texts = [row.text for row in draw(crowded(), size, NOW, UNICODE)]
+    whole = "\n".join(texts)
+    words = {
+        "en": ("DOWNLOADING", "free 412.0 GB", "1 retrying", "1 stalled", "the connection is cut in 0:12"),
+        "ru": ("СКАЧИВАЕТСЯ", "свободно 412,0 ГБ", "повтор: 1", "замерло: 1", "соединение будет закрыто через 0:12"),
+    }[language]
+    assert all(word in whole for word in words)
+    rate = "84.9 MB/s  ETA 4:42 ~14:30" if language == "en" else "84,9 МБ/с  ещё 4:42 ~14:30"
+    assert rate in texts[2]
+    assert "3/8" in texts[1]
+    assert any("transformer 30%" in text or text.startswith(" ▶ transformer") for text in texts)
+    files = [text for text in texts if text.startswith((" ↻ vae/", " ↻ text_encoder/", " ▶ transformer/"))]
+    assert len(files) == 3
+    dropped = "dropped 1.2 GB" if language == "en" else "отброшено 1,2 ГБ"
+    assert (dropped in whole) == (size.width == 80)
+    again = "was away 0:12" if language == "en" else "не отвечал 0:12"
+    assert again in whole.replace("\n", "")
+
+
+def test_components_have_their_verified_bytes_in_both_languages(language: str) -> None:
+    """Beside files and bytes on disk, under a heading that stands over them."""
+    texts = [row.text for row in draw(crowded(), Size(width=80, height=40), NOW, UNICODE)]
+    title = "VERIFIED" if language == "en" else "ПРОВЕРЕНО"
+    heading = next(text for text in texts if title in text)
+    end = heading.index(title) + len(title)
+    rows = texts[texts.index(heading) + 1 :]
+    tokenizer = next(text for text in rows if text.startswith(" ✓ tokenizer"))
+    assert tokenizer[end - 6 : end] == ("5.1 MB" if language == "en" else "5,1 МБ")
+    vae = next(text for text in rows if text.startswith(" ↻ vae"))
+    assert vae[:end].endswith("  0 B" if language == "en" else "  0 Б")
 
 
 def test_the_columns_of_the_screen_are_aligned_in_both_languages(language: str) -> None:

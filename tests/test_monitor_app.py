@@ -22,7 +22,9 @@ from tests.fakes.daemon import FakeDaemon
 
 pytest.importorskip("textual", reason="the monitor's screen is the extra [monitor]")
 
-from qwen_monitor.monitor import Monitor, Sheet  # behind the check above
+from textual import events  # behind the check above
+
+from qwen_monitor.monitor import Monitor, Sheet
 
 NOW = datetime(2026, 11, 23, 14, 25, 50, tzinfo=UTC)
 PATIENCE_S = 20.0  # only a test that fails waits this long
@@ -300,7 +302,7 @@ async def test_tab_shows_the_next_model_and_a_all_files(daemon: FakeDaemon) -> N
 async def test_a_daemon_that_goes_and_comes_back_is_told(daemon: FakeDaemon) -> None:
     """While it is away the last picture stays; its new epoch shows as a restart, its new state at once."""
     app = make_app(daemon)
-    async with app.run_test(size=(80, 24)):
+    async with app.run_test(size=(80, 24)) as pilot:
         await until(app, is_live)
         daemon.stop()
         await until(app, lambda picture: not picture.link.is_live)
@@ -310,8 +312,58 @@ async def test_a_daemon_that_goes_and_comes_back_is_told(daemon: FakeDaemon) -> 
         daemon.say(e.ModelStateChanged(model=download.MODEL, state="checking"))
         await until(app, lambda p: is_live(p) and state_is("checking")(p))
         assert "CHECKING" in drawn(app)[0]
-        assert any("daemon    restarted" in row for row in drawn(app))
+        assert any("daemon    restarted, was away 0:" in row for row in drawn(app))
+        assert not any("--:--:--" in row for row in drawn(app))
+        assert any("daemon restarted at " in row and "; seen again at " in row for row in drawn(app))
+        await pilot.press("?")
+        assert any("daemon restarted at " in row for row in drawn(app))
     app.feed.close()
+
+
+async def test_a_daemon_that_comes_back_and_looks_again_does_not_take_bytes_off_the_screen(daemon: FakeDaemon) -> None:
+    """While it knows neither list nor disk, what was seen stays, under a header that says it is being checked."""
+    app = make_app(daemon)
+    async with app.run_test(size=(80, 24)):
+        await until(app, is_live)
+        before = drawn(app)[1]
+        daemon.stop()
+        await until(app, lambda picture: not picture.link.is_live)
+        daemon.start(epoch="epoch-2", models=False)
+        daemon.say(download.added(), e.ModelStateChanged(model=download.MODEL, state="checking"), download.resolved())
+        await until(app, lambda p: is_live(p) and bool(p.status.models) and state_is("checking")(p) and has_files(p))
+        assert drawn(app)[1] == before
+        assert "CHECKING" in drawn(app)[0]
+        whole = (e.CheckedFile(path=download.VERIFIED[0], finding="present", done_bytes=512),)
+        daemon.say(
+            e.ModelChecked(model=download.MODEL, commit=download.COMMIT, reason="start", files=whole),
+            e.ModelStateChanged(model=download.MODEL, state="downloading"),
+        )
+        await until(app, state_is("downloading"))
+        assert "0.0%" in drawn(app)[1]
+        assert "dropped 6.1 GB" in drawn(app)[3]
+    app.feed.close()
+
+
+def has_files(picture: Picture) -> bool:
+    return bool(picture.status.models[download.MODEL].files)
+
+
+async def test_a_mouse_chooses_files_and_opens_their_details(daemon: FakeDaemon) -> None:
+    """Where it was asked for: a click chooses, another one looks closer, the wheel moves on."""
+    app = make_app(daemon)
+    async with app.run_test(size=(80, 24)) as pilot:
+        await until(app, is_live)
+        at = next(number for number, row in enumerate(app.rows) if row.file == download.ACTIVE)
+        await pilot.click(offset=(5, at))
+        assert app.view.file == download.ACTIVE and not app.view.details
+        await pilot._post_mouse_events([events.MouseScrollUp], None, (5, at))
+        assert app.view.file == download.RETRYING
+        await pilot.click(offset=(5, at))
+        await pilot.click(offset=(5, at))
+        assert app.view.details and download.ACTIVE in drawn(app)[5]
+        await pilot.click(offset=(5, 0))  # no file stands there
+        assert app.view.details
+    app.close()
 
 
 async def test_without_a_daemon_the_screen_waits_and_says_the_way_out(tmp_path: Path) -> None:

@@ -190,6 +190,51 @@ def test_the_screen_is_right_in_tmux_at_any_size_and_leaves_its_summary(daemon: 
         assert not any("Quit" in row for row in left)
 
 
+@pytest.mark.parametrize("end", ["q", "C-c", signal.SIGTERM, signal.SIGHUP], ids=str)
+def test_three_lines_stay_in_the_scrollback_however_it_ends(
+    daemon: FakeDaemon, tmp_path: Path, end: str | signal.Signals
+) -> None:
+    """The shell's screen comes back with cursor and without mouse, and what was watched is told below the command."""
+    codes = {"q": 0, "C-c": 130}
+    with Tmux(tmp_path, command("--socket", str(daemon.control), "--mouse")) as tmux:
+        tmux.wait_for(lambda rows: is_whole(rows, 24))
+        assert tmux.modes() == "1 0 1"
+        if isinstance(end, signal.Signals):
+            tmux.send_signal(end)
+            code = 128 + end
+        else:
+            tmux.press(end)
+            code = codes[end]
+        left = tmux.wait_for(lambda rows: any(f"ended with {code}" in row for row in rows))
+        assert tmux.modes() == "0 1 0"
+        text = "".join(left)
+        assert "Qwen/Qwen-Image-Edit-2511@6f3ccc0b downloading 20.3%" in text
+        assert "not verified yet: " in text
+        assert "goes on without the monitor" in text
+        assert "Traceback" not in text
+
+
+def test_a_daemon_that_is_down_leaves_its_last_picture_dimmed(daemon: FakeDaemon, tmp_path: Path) -> None:
+    """On a real terminal: the rows are there in SGR dim, the header tells the age and the next try; then it is back."""
+    with Tmux(tmp_path, command("--socket", str(daemon.control))) as tmux:
+        tmux.wait_for(lambda rows: is_whole(rows, 24))
+        assert DIM not in tmux.tones()[1]
+        daemon.stop()
+        lost = tmux.wait_for(lambda rows: "disconnected 0:01" in rows[0])
+        assert "next try in 0:0" in lost[0] and "last data " in lost[0]
+        assert "3/8 files" in lost[1]
+        tones = tmux.tones()
+        assert DIM not in tones[0]
+        assert [row for row in tones[1:] if SGR.sub("", row).strip() and DIM not in row] == []
+        daemon.start(epoch="epoch-2")
+        back = tmux.wait_for(lambda rows: any("daemon restarted at " in row for row in rows))
+        assert "● live" in back[0]
+        assert DIM not in tmux.tones()[1]
+
+
+DIM, SGR = "\x1b[2m", re.compile(r"\x1b\[[\d;]*m")
+
+
 def is_whole(rows: list[str], height: int) -> bool:
     """Header on the first line, keys on the last."""
     return len(rows) == height and "DOWNLOADING" in rows[0] and "? Help" in rows[-1]
@@ -202,6 +247,30 @@ def test_a_dumb_terminal_gets_plain_lines(daemon: FakeDaemon) -> None:
         terminal.type(b"\x03")
         assert terminal.end() == 130
     assert ENTER_SCREEN not in terminal.output
+
+
+@pytest.mark.parametrize("form", ["--plain", "--json"])
+def test_a_second_ctrl_c_prints_no_traceback(daemon: FakeDaemon, form: str) -> None:
+    """People press it twice, or keep it pressed; the first one counts."""
+    with monitor("--socket", str(daemon.control), form) as terminal:
+        terminal.read_until(b"summary" if form == "--plain" else b'"live"')
+        terminal.type(b"\x03\x03\x03")
+        terminal.type(b"\x03")
+        assert terminal.end() == 130
+    assert b"Traceback" not in terminal.output
+
+
+def test_a_second_ctrl_c_leaves_the_screens_last_words_whole(daemon: FakeDaemon) -> None:
+    """Also while the terminal is being restored."""
+    with monitor("--socket", str(daemon.control)) as terminal:
+        terminal.read_until(b"DOWNLOADING")
+        terminal.type(b"\x03\x03")
+        for _ in range(20):
+            terminal.process.send_signal(signal.SIGINT)
+        assert terminal.end() == 130
+        assert_restored(terminal)
+    assert b"Traceback" not in terminal.output
+    assert b"goes on without the monitor" in terminal.output
 
 
 def lines_from(daemon: FakeDaemon, *arguments: str) -> subprocess.Popen[bytes]:
@@ -228,6 +297,24 @@ def test_a_pipe_gets_plain_lines_and_sigterm_a_last_summary(daemon: FakeDaemon) 
     assert b"complete 100.0% 30.1/30.1 GB, 8/8 files verified" in rest.splitlines()[-1]
     assert errors == b""
     assert b"\x1b" not in rest
+
+
+def test_a_pipe_is_told_of_a_failed_loader_and_of_a_daemon_that_went_and_came_back(daemon: FakeDaemon) -> None:
+    """Nobody looks at a log while it is written: what happened meanwhile must stand in it, in order."""
+    process = lines_from(daemon, "qwen-image-edit")
+    assert process.stdout is not None
+    assert b" summary " in process.stdout.readline()
+    failed = LoaderChanged(name="gpu0", state="failed", model=download.MODEL, detail="E_NO_GPU: no CUDA device")
+    daemon.say(failed)
+    assert b" gpu0: has failed: E_NO_GPU: no CUDA device" in process.stdout.readline()
+    daemon.stop()
+    assert b" daemon    waiting for the daemon ... (" in process.stdout.readline()
+    daemon.start(epoch="epoch-2")
+    assert b" daemon    restarted, was away 0:" in process.stdout.readline()
+    assert b" summary " in process.stdout.readline()
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, errors) == (130, b"")
 
 
 @pytest.mark.parametrize("form", ["--plain", "--json"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ import pytest
 from msgspec import structs
 
 from qwen_api import events as e
-from qwen_api.client import Client, DaemonRefused, Follower
+from qwen_api.client import Client, DaemonRefused, Disconnected, Follower
 from qwen_api.models import ModelRef
 from qwen_api.status import Status, fold
 from qwen_monitor.__main__ import can_draw, main
@@ -109,6 +110,14 @@ def test_a_new_epoch_a_gap_and_an_unknown_line_are_told() -> None:
     assert plain.lines(hello, Status(), 0.0, NOW) == []
     again = e.Hello(v=1, epoch="b", server="", seq=0)
     assert plain.lines(again, Status(), 0.0, NOW) == ["2026-11-23 14:25:50 daemon    restarted"]
+    lost = Disconnected(code="E_DAEMON_DOWN", why="nobody listens", fix="start it", retry_in_s=1.0)
+    away = [plain.lost(lost, now_s, NOW) for now_s in (1.0, 2.0, 30.9, 31.0, 60.0, 61.0)]
+    assert [len(lines) for lines in away] == [1, 0, 0, 1, 0, 1]
+    assert "waiting for the daemon ... (nobody listens; start it)" in away[0][0]
+    assert "away for 1:00, waiting" in away[-1][0]
+    assert plain.lines(again, Status(), 65.0, NOW)[0].endswith("daemon    back, was away 1:04")
+    plain.lost(lost, 70.0, NOW)
+    assert plain.lines(hello, Status(), 75.0, NOW)[0].endswith("daemon    restarted, was away 0:05")
     gap = e.Gap(first=5, last=9)
     assert plain.lines(gap, Status(), 0.0, NOW) == ["2026-11-23 14:25:50 missed    5 events"]
     unknown = e.Unknown(raw=b'{"type":"new.\x1b[2J"}\n')
@@ -133,6 +142,52 @@ def test_waiting_for_the_list_of_files_is_said_with_its_reason_and_its_end() -> 
     why = "cannot connect to hub:443: connection refused"
     assert said.detail == f"the Hub does not answer ({why}), trying again in 4 s"
     assert asked_to_wait.detail == "the Hub asks to wait (HTTP 429), trying again in 4 s"
+
+
+def test_a_failed_loader_is_told_once_also_if_nobody_listened() -> None:
+    """It says so once and is gone; who connects later reads it from the snapshot, and its replay is no news."""
+    plain, snapshot = Plain(glyphs=ASCII), e.Snapshot(seq=1, ts="", state=b"{}")  # type: ignore[arg-type]
+    failed = e.LoaderChanged(name="gpu0", state="failed", model=download.REPO, detail="no memory", ts=download.RETRY_AT)
+    status = status_of([*download.half_way(), failed])
+    said = plain.lines(snapshot, status, 0.0, NOW)
+    assert [line for line in said if "gpu0: has failed: no memory" in line] == said[1:]
+    assert plain.lines(failed, status, 1.0, NOW) == []
+    again = structs.replace(failed, ts="2026-11-23T14:26:57.000Z")
+    assert len(plain.lines(again, status, 2.0, NOW)) == 1
+    named = Plain(glyphs=ASCII, wanted=ModelRef(repo=download.REPO))
+    assert len(named.lines(failed, status, 1.0, NOW)) == 1
+
+
+def test_a_summary_comes_on_the_real_stream_when_half_a_minute_is_over(daemon: FakeDaemon) -> None:
+    """Progress and bookmarks move the clock; here each line of the stream takes a second."""
+    daemon.say(*[download.progress(6_200_000_000 + number) for number in range(5)])
+    follower = Follower(lambda: daemon.control)
+    lines: list[tuple[float, str]] = []
+    ticks = count()
+
+    class Noting(io.StringIO):
+        def write(self, text: str) -> int:
+            lines.append((clock.now_s, text))
+            if len(lines) == 3:
+                follower.close()
+            return len(text)
+
+        def flush(self) -> None:
+            if not lines or clock.now_s > 100:
+                return
+            daemon.say(download.progress(6_300_000_000 + int(clock.now_s) * 1_000_000))
+
+    class Clock:
+        now_s = 0.0
+
+        def __call__(self) -> float:
+            self.now_s = float(next(ticks))
+            return self.now_s
+
+    clock = Clock()
+    follow(follower, Plain(glyphs=ASCII), Noting(), io.StringIO(), no_wait=True, monotonic=clock, wall=lambda: NOW)
+    assert all(" summary " in text for _, text in lines)
+    assert [later - earlier for (earlier, _), (later, _) in itertools.pairwise(lines)] == [30.0, 30.0]
 
 
 def test_events_of_other_models_are_left_out_when_one_is_named(daemon: FakeDaemon) -> None:
@@ -177,7 +232,7 @@ def test_plain_waits_for_a_daemon_that_is_not_there_yet(tmp_path: Path) -> None:
 
         plain = Plain(glyphs=ASCII)
         follow(follower, plain, out, Starting(), no_wait=False, monotonic=lambda: 0.0, wall=lambda: NOW)
-    assert err.getvalue().startswith("waiting for the daemon ... (no daemon answers")
+    assert " daemon    waiting for the daemon ... (no daemon answers" in err.getvalue()
     assert err.getvalue().count("\n") == 1
     assert "summary" in out.getvalue()
 

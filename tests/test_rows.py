@@ -229,6 +229,9 @@ def test_a_filter_is_typed_kept_and_cleared() -> None:
     assert any("vae/" in row for row in shown)
     assert not any("▶ transformer/" in row for row in shown)
     assert press(view, "escape", "\x1b", status)[0].filter == ""
+    others = [file.path for file in files_shown(status, View(filter="!Transformer"))]
+    assert download.RETRYING in others and download.ACTIVE not in others
+    assert files_shown(status, View(filter="!")) == files_shown(status, View())  # nothing is typed behind it yet
 
 
 def test_tab_goes_round_the_models_and_arrows_choose_a_file() -> None:

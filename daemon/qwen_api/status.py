@@ -47,6 +47,7 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     verified_files: int
     size_bytes: int
     done_bytes: int
+    verified_bytes: int
     rate_bps: int
     failed_files: int = 0
     retrying_files: int = 0
@@ -400,6 +401,7 @@ def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
         verified_files=sum(f.is_verified for f in files),
         size_bytes=sum(f.size_bytes for f in files),
         done_bytes=sum(f.done_bytes for f in files),
+        verified_bytes=sum(f.size_bytes for f in files if f.is_verified),
         rate_bps=sum(f.rate_bps for f in files if f.state == "downloading"),
         failed_files=sum(f.state == "failed" for f in files),
         retrying_files=sum(f.state in ("retrying", "stalled") for f in files),

@@ -15,6 +15,7 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -34,6 +35,7 @@ from qwen_monitor.view import View, matches
 
 REFRESH_S, REFRESH_SSH_S = 0.5, 1.0
 REFRESH_MIN_S, REFRESH_MAX_S = 0.5, 60.0
+SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT)
 STREAMS = ("stdin", "stdout", "stderr")
 
 _EXAMPLES = N_("""\
@@ -77,6 +79,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     find = partial(find_socket, os.environ, arguments.socket)
     try:
         return _chosen(arguments, find, wanted, glyphs)
+    except Signalled as ended:
+        return ended.exit_code
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         return 0
@@ -108,20 +114,22 @@ def _on_screen(arguments: argparse.Namespace, find: partial[Path], wanted: Model
             find()
         except DaemonUnreachable as error:
             return _no_daemon(error)
+    _raise_on_signals()
     from qwen_monitor.monitor import Monitor, watch  # 0.2 s and 20 MB that lines do not need
 
     slow = "SSH_CONNECTION" in os.environ
     view = View(wanted=wanted, read_only=arguments.read_only)
     refresh_s = arguments.refresh or (REFRESH_SSH_S if slow else REFRESH_S)
-    code, lines = watch(Monitor(Follower(find, since=0), find, view=view, glyphs=glyphs, refresh_s=refresh_s))
-    print("\n".join(lines))
+    app = Monitor(Follower(find, since=0), find, view=view, glyphs=glyphs, refresh_s=refresh_s)
+    code, lines = watch(app, mouse=arguments.mouse)
+    with suppress(OSError):  # the terminal may be gone
+        print("\n".join(lines), flush=True)
     return code
 
 
 def _as_lines(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:
     follower, plain = Follower(find), Plain(glyphs=glyphs, wanted=wanted)
-    for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
-        signal.signal(number, _raise_signalled)
+    _raise_on_signals()
     try:
         if arguments.json:
             return follow_json(follower, plain, sys.stdout.buffer, sys.stderr, no_wait=arguments.no_wait)
@@ -159,8 +167,19 @@ def _no_daemon(error: DaemonUnreachable) -> int:
     return exits.DAEMON_DOWN
 
 
+def _raise_on_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, _raise_signalled)
+
+
 def _raise_signalled(number: int, _frame: FrameType | None) -> NoReturn:
+    _ignore_signals()  # from here on it ends anyway; a second Ctrl-C would only print where it was
     raise Signalled(number)
+
+
+def _ignore_signals() -> None:
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _now() -> datetime:
@@ -210,6 +229,12 @@ def _parser() -> argparse.ArgumentParser:
     form.add_argument("--refresh", type=_refresh, metavar="SECONDS", help=_("draw every SECONDS (0.5; over SSH 1)"))
     parser.add_argument("--no-wait", action="store_true", help=_("exit 69 when there is no daemon, instead of waiting"))
     parser.add_argument("--read-only", action="store_true", help=_("keys that command the daemon do nothing"))
+    parser.add_argument(
+        "--mouse",
+        action=argparse.BooleanOptionalAction,
+        default=False,
+        help=_("click files, turn the wheel; without it the terminal selects text"),
+    )
     parser.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
     return parser
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 import msgspec
 
@@ -20,6 +21,7 @@ RATE_WIDTH = 10  # "999.9 MB/s"
 PERCENT_WIDTH = 6  # "100.0%"
 
 _UNITS = (N_("B"), N_("kB"), N_("MB"), N_("GB"), N_("TB"), N_("PB"), N_("EB"))
+CHARS_KEPT = 1024  # the signs and letters of a screen; what a hostile name adds is forgotten again
 _MARKS_MAX = 2  # combining marks on one letter; more is "zalgo", which paints over the lines above and below
 _VARIATION_SELECTORS = {*map(chr, range(0xFE00, 0xFE10)), *map(chr, range(0xE0100, 0xE01F0))}
 _UNSAFE_CATEGORIES = frozenset({"Cc", "Cf", "Cs", "Cn", "Co", "Zl", "Zp"})
@@ -164,6 +166,8 @@ def safe(text: str, width: int | None = None, glyphs: Glyphs = UNICODE) -> str:
     Control, format, direction, zero-width, private and unassigned characters, line separators and piled-up marks
     become `\\x1b`, `\\u202e`, `\\U000e0041`. With ASCII glyphs all else but ASCII is escaped too. `width` is in cells.
     """
+    if text.isascii() and text.isprintable() and (width is None or len(text) <= width):
+        return text  # as most rows are, twice a second
     cells = _cells(text, glyphs)
     if width is None or sum(w for _, w in cells) <= width:
         return "".join(shown for shown, _ in cells)
@@ -172,7 +176,7 @@ def safe(text: str, width: int | None = None, glyphs: Glyphs = UNICODE) -> str:
 
 def cell_width(text: str) -> int:
     """How many terminal cells `text` takes, for text that `safe` has made or that we wrote."""
-    return sum(_char_width(char) for char in text)
+    return len(text) if text.isascii() else sum(_char_width(char) for char in text)
 
 
 def padded(text: str, width: int, *, right: bool = False) -> str:
@@ -216,6 +220,7 @@ def _cells(text: str, glyphs: Glyphs) -> list[tuple[str, int]]:
     return cells
 
 
+@lru_cache(CHARS_KEPT)
 def _is_unsafe(char: str) -> bool:
     if " " <= char <= "~":
         return False
@@ -229,6 +234,7 @@ def _escape(char: str) -> str:
     return f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
 
 
+@lru_cache(CHARS_KEPT)
 def _char_width(char: str) -> int:
     if char.isascii():
         return 1

@@ -17,7 +17,7 @@ from qwen_api.client import Disconnected, Follower, Line
 from qwen_api.events import Bookmark, Gap, Hello, Live, Snapshot, Unknown
 from qwen_api.language import _, ngettext
 from qwen_api.status import Status
-from qwen_monitor.display import UNICODE, Glyphs
+from qwen_monitor.display import UNICODE, Glyphs, duration_text
 from qwen_monitor.event_text import EventText, event_text
 from qwen_monitor.scene import Link
 
@@ -31,7 +31,6 @@ class Picture(msgspec.Struct, frozen=True, kw_only=True):
     status: Status = Status()
     events: tuple[EventText, ...] = ()
     link: Link = Link(is_live=False, was_live=False)
-    restarts: int = 0
 
 
 class Feed:
@@ -46,6 +45,8 @@ class Feed:
         self._status = Status()
         self._epoch = ""
         self._restarts = 0
+        self._is_other = False  # the daemon that answers now is not the one before
+        self._away_s = self._back_at_s = 0.0
         self._lost: Disconnected | None = None
         self._lost_at_s = self._tried_at_s = clock()
         self._was_live = False
@@ -64,7 +65,7 @@ class Feed:
     def look(self) -> Picture:
         """The newest picture, with the connection's ages as of now."""
         with self._changed:
-            return Picture(status=self._status, events=tuple(self._events), link=self._link(), restarts=self._restarts)
+            return Picture(status=self._status, events=tuple(self._events), link=self._link())
 
     def wait_for(self, condition: Callable[[Picture], bool], timeout_s: float) -> bool:
         """Block until `condition` holds of the newest picture; False after `timeout_s`."""
@@ -90,9 +91,10 @@ class Feed:
         self._status = self._follower.status
         match line:
             case Hello():
-                self._greet(line)
+                self._is_other = self._epoch not in ("", line.epoch)
+                self._epoch = line.epoch
             case Snapshot():
-                self._lost, self._was_live = None, True
+                self._come_back(line)
             case Gap():
                 lost = line.last - line.first + 1
                 words = ngettext("{count} event is not in this list", "{count} events are not in this list", lost)
@@ -103,23 +105,26 @@ class Feed:
                 if text := event_text(line, self._glyphs):
                     self._events.append(text)
 
-    def _greet(self, hello: Hello) -> None:
-        if self._epoch and hello.epoch != self._epoch:
+    def _come_back(self, snapshot: Snapshot) -> None:
+        if self._is_other:
+            now_s = self._clock()
             self._restarts += 1
-            self._note(_("daemon"), _("restarted"), is_bad=True)
-        self._epoch = hello.epoch
+            self._away_s, self._back_at_s = (now_s - self._lost_at_s if self._lost else 0.0), now_s
+            away = _("restarted, was away {time}", time=duration_text(self._away_s))
+            self._note(_("daemon"), away, ts=snapshot.ts, is_bad=True)
+        self._lost, self._was_live, self._is_other = None, True, False
 
-    def _note(self, word: str, detail: str, *, is_bad: bool) -> None:
-        self._events.append(EventText(word=word, subject="", detail=detail, ts="", is_bad=is_bad))
+    def _note(self, word: str, detail: str, *, is_bad: bool, ts: str = "") -> None:
+        self._events.append(EventText(word=word, subject="", detail=detail, ts=ts, is_bad=is_bad))
 
     @property
     def _is_live(self) -> bool:
         return self._was_live and self._lost is None
 
     def _link(self) -> Link:
-        if self._is_live:
-            return Link()
         now_s = self._clock()
+        if self._is_live:
+            return Link(restarts=self._restarts, away_s=self._away_s, back_s=now_s - self._back_at_s)
         if self._lost is None:
             return Link(is_live=False, was_live=False)
         return Link(
@@ -130,4 +135,7 @@ class Feed:
             why=self._lost.why,
             fix=self._lost.fix,
             was_live=self._was_live,
+            restarts=self._restarts,
+            away_s=self._away_s,
+            back_s=now_s - self._back_at_s,
         )

@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Literal
 
+import msgspec
+
 from qwen_api.events import FileState
 from qwen_api.language import N_, _, ngettext
 from qwen_api.status import FileStatus, ModelStatus
@@ -18,6 +20,7 @@ from qwen_monitor.display import (
     Glyphs,
     bar,
     bytes_text,
+    cell_width,
     pair_text,
     percent_text,
     rate_text,
@@ -60,9 +63,9 @@ SORTS: dict[Sort, str] = {
 
 
 def listed_files(model: ModelStatus, text: str, *, with_verified: bool, sort: Sort = "state") -> list[FileStatus]:
-    """The files to list, in this order; `text` narrows them to paths that hold it, whatever the case."""
-    wanted = text.casefold()
-    files = [f for f in model.files.values() if wanted in f.path.casefold()]
+    """The files to list, in this order; `text` narrows them to paths that hold it, in any case, `!text` to others."""
+    wanted, is_without = text.removeprefix("!").casefold(), text.startswith("!")
+    files = [f for f in model.files.values() if not wanted or (wanted in f.path.casefold()) != is_without]
     if not with_verified and not wanted:
         files = [f for f in files if not f.is_verified]
     return sorted(files, key=lambda file: _place(file, sort))
@@ -99,6 +102,7 @@ def file_rows(
     rows: list[Row] = []
     for index, file in enumerate(files):
         block = [_file_row(file, width, now, glyphs, file.path == chosen), *_file_reason(file, width, now, glyphs)]
+        block = [msgspec.structs.replace(row, file=file.path) for row in block]
         is_last = index == len(files) - 1
         if len(rows) + len(block) > count - (0 if is_last else 1):
             left = len(files) - index
@@ -116,8 +120,8 @@ def file_rows(
     return rows
 
 
-def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
-    """The titles over `file_rows`."""
+def file_heading(title: str, notes: Sequence[str], width: int, glyphs: Glyphs) -> Row:
+    """The titles over `file_rows`, and the first of `notes` that has room beside them."""
     titles = f"{'%':>{PERCENT_WIDTH}}"
     if width >= WIDTH_NARROW:
         titles += f"  {_('STATE'):>{RATE_WIDTH}}"
@@ -125,7 +129,9 @@ def file_heading(title: str, width: int, glyphs: Glyphs) -> Row:
         titles = f"{_('DONE / SIZE'):>{PAIR_WIDTH}} {titles}"
     if width >= WIDTH_WIDE:
         titles = f"{'':{FILE_BAR_WIDTH}} {titles}"
-    return Row(text=line(f" {title}", titles, width, glyphs), tone="head")
+    room = width - cell_width(title) - cell_width(titles) - 5
+    note = next((f"  {note}" for note in notes if cell_width(note) <= room), "")
+    return Row(text=line(f" {title}{note}", titles, width, glyphs), tone="head")
 
 
 def _file_row(file: FileStatus, width: int, now: datetime, glyphs: Glyphs, is_chosen: bool) -> Row:

@@ -8,7 +8,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from qwen_api.language import _, ngettext
-from qwen_api.status import LimitsStatus, ModelStatus, Status
+from qwen_api.status import DiskStatus, LimitsStatus, ModelStatus, Status
+from qwen_monitor.amounts import Amounts
 from qwen_monitor.display import (
     Glyphs,
     bar,
@@ -85,7 +86,7 @@ def _model_tone(model: ModelStatus) -> Tone:
 
 
 def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> Row:
-    """How fast and until when, what is retried, stalled or active, the room on the disk; what matters most first."""
+    """How fast and until when, what is retried, stalled or active, the limits; what matters most first."""
     facts = _speed_facts(scene.pace, model, now) if model.state == "downloading" else []
     active = sum(f.state in ("downloading", "verifying") for f in model.files.values())
     facts += [*verifying(model), *troubles(model), _("{count} active", count=active) if active else ""]
@@ -93,9 +94,8 @@ def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyph
         if wait := until_text(endpoint.retry_at, now):
             facts.append(_("{endpoint} set aside {time}", endpoint=endpoint.endpoint, time=wait))
     facts += _limit_facts(scene.status.limits, model)
-    for disk in scene.status.disks.values():
-        free = _("free {size}", size=bytes_text(disk.free_bytes))
-        facts.append(free if disk.state == "ok" else f"{_(DISK_STATES[disk.state])} {free}")
+    average = scene.pace.average_bps() if scene.pace.is_settled and model.state == "downloading" else 0.0
+    facts.append(_("avg {rate}", rate=rate_text(average)) if average else "")
     facts.append(_("newer commit {commit}", commit=model.newer_commit[:8]) if model.newer_commit else "")
     limits = scene.status.limits
     if limits.max_files:
@@ -106,16 +106,30 @@ def facts_row(scene: Scene, model: ModelStatus, width: int, now: datetime, glyph
     )
 
 
-def amounts_row(model: ModelStatus, pace: Pace, width: int, glyphs: Glyphs) -> Row:
-    """What is on the disk, what of it is proven, and what came over the network: three things that differ."""
-    average = pace.average_bps() if pace.is_settled and model.state == "downloading" else 0.0
-    facts = [
-        _("on disk {size}", size=bytes_text(model.done_bytes)),
-        _("verified {size}", size=bytes_text(model.verified_bytes)),
-        _("from the network {size}", size=bytes_text(model.received_bytes)),
-        _("avg {rate}", rate=rate_text(average)) if average else "",
-    ]
-    return Row(text=line(" " + fitting(facts, width - 2), "", width, glyphs))
+def amounts_row(status: Status, model: ModelStatus, amounts: Amounts, width: int, glyphs: Glyphs) -> Row:
+    """What is on the disk, what of it is proven, the room left, and what came over the network, which differ.
+
+    Where one of them fell, what is missing stands behind it.
+    """
+    dropped, doubted = amounts.dropped_bytes, amounts.doubted_bytes
+    on_disk = _("on disk {size}", size=bytes_text(model.done_bytes))
+    verified = _("verified {size}", size=bytes_text(model.verified_bytes))
+    facts = {  # how they stand beside each other, and which are left out first
+        on_disk: 1,
+        _("dropped {size}", size=bytes_text(dropped)) if dropped else "": 3,
+        verified: 1,
+        _("to prove again {size}", size=bytes_text(doubted)) if doubted else "": 4,
+        **{_free_text(disk): 2 if disk.state == "ok" else 0 for disk in status.disks.values()},
+        _("from the network {size}", size=bytes_text(model.received_bytes + amounts.earlier_bytes)): 5,
+    }
+    tone: Tone = "plain" if all(disk.state == "ok" for disk in status.disks.values()) else "warn"
+    text = fitting(facts, width - 2, between="  ", ranks=tuple(facts.values()))
+    return Row(text=line(f" {text}", "", width, glyphs), tone=tone)
+
+
+def _free_text(disk: DiskStatus) -> str:
+    free = _("free {size}", size=bytes_text(disk.free_bytes))
+    return free if disk.state == "ok" else f"{_(DISK_STATES.get(disk.state, disk.state))} {free}"
 
 
 def _limit_facts(limits: LimitsStatus, model: ModelStatus) -> list[str]:

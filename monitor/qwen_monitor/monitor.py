@@ -19,6 +19,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar, TextIO
 
+import msgspec
 from textual import events
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
@@ -28,12 +29,11 @@ from textual.message import Message
 from textual.widgets import Static
 
 from qwen_api.client import Follower
-from qwen_api.status import ModelStatus
 from qwen_monitor.display import Glyphs
 from qwen_monitor.feed import Feed, Picture
 from qwen_monitor.lens import Lens
+from qwen_monitor.memory import Memory
 from qwen_monitor.orders import Orders
-from qwen_monitor.pace import Pace
 from qwen_monitor.row import Row, Tone
 from qwen_monitor.rows import draw
 from qwen_monitor.scene import Link, Scene, Size
@@ -133,21 +133,24 @@ class Monitor(App[int]):
         self._orders = Orders(find, self.tell, glyphs)
         self._told = threading.Condition()
         self._message, self._message_until_s = "", 0.0
-        self._paces: dict[str, Pace] = {}
+        self._memory = Memory()
         self._glyphs = glyphs
         self._refresh_s = refresh_s
         self._wall = wall
         self._signalled: int | None = None
         self._is_ready = False
+        self.is_last = False  # nothing but last words follows: a second Ctrl-C must not cut them short
 
     def compose(self) -> ComposeResult:
         """One sheet over the whole terminal."""
-        yield Sheet()
+        self._sheet = Sheet()
+        yield self._sheet
 
     def on_load(self) -> None:
         """Before the terminal is touched: from here on a signal ends the app in order, and the daemon is asked."""
         self.feed.start()
         loop = asyncio.get_running_loop()
+        self._handlers = {number: signal.getsignal(number) for number in _SIGNALS}
         for number in _SIGNALS:
             loop.add_signal_handler(number, self._signal, number)
 
@@ -169,8 +172,9 @@ class Monitor(App[int]):
     def on_unmount(self) -> None:
         """Give the signals back."""
         loop = asyncio.get_running_loop()
-        for number in _SIGNALS:
+        for number, handler in self._handlers.items():
             loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_IGN if self.is_last else handler)
 
     def on_sheet_fitted(self) -> None:
         """Paint the new lines, and all others for the new size."""
@@ -180,6 +184,23 @@ class Monitor(App[int]):
         """Every key but those in BINDINGS."""
         event.stop()
         self._press(event.key, event.character or "")
+
+    def on_click(self, event: events.Click) -> None:
+        """A click chooses a file, and on the chosen one shows its details."""
+        file = self.rows[event.screen_y].file if event.screen_y < len(self.rows) else ""
+        if file and file == self.view.file:
+            self._press("enter", "")
+        elif file and not self.view.help:
+            self.view = msgspec.structs.replace(self.view, file=file)
+            self.draw()
+
+    def on_mouse_scroll_down(self) -> None:
+        """The wheel chooses as the arrow keys do."""
+        self._press("down", "")
+
+    def on_mouse_scroll_up(self) -> None:
+        """The wheel, the other way."""
+        self._press("up", "")
 
     def action_pressed(self, key: str) -> None:
         """A key that Textual would otherwise take for itself."""
@@ -201,9 +222,10 @@ class Monitor(App[int]):
         if _is_hung_up(sys.stdin):  # a terminal that is gone sends no SIGHUP to a process outside its session
             self.exit(128 + signal.SIGHUP, return_code=128 + signal.SIGHUP)
             return
-        picture = self.feed.look()
-        self._feed_paces(picture)
-        sheet = self.query_one(Sheet)
+        sheet = self._sheet
+        if not sheet.is_attached:  # a timer's last tick, when the app is being taken down
+            return
+        picture = self._look()
         size = Size(width=sheet.size.width, height=sheet.size.height)
         rows = draw(self._scene(picture), size, self._wall(), self._glyphs)
         rows += (Row(text=""),) * (size.height - len(rows))
@@ -217,8 +239,8 @@ class Monitor(App[int]):
 
     def farewell(self) -> tuple[str, ...]:
         """The three lines for the scrollback."""
-        picture = self.feed.look()
-        return farewell(models_shown(picture.status, self.view), picture.status, self._paces, self._wall())
+        status = self._look().status
+        return farewell(models_shown(status, self.view), status, self._memory.paces, self._wall())
 
     def _press(self, key: str, character: str) -> None:
         self.view, action = press(self.view, key, character, self.feed.look().status)
@@ -248,25 +270,31 @@ class Monitor(App[int]):
         return Scene(
             status=picture.status,
             view=self.view,
-            pace=self._paces.get(key, Pace()),
+            pace=self._memory.pace_of(key),
+            amounts=self._memory.amounts_of(key),
             link=picture.link,
             events=picture.events,
             message=self._message if time.monotonic() < self._message_until_s else "",
             whereabouts=self.lens.look(),
         )
 
-    def _feed_paces(self, picture: Picture) -> None:
-        if not picture.link.is_live:
-            return
-        now_s = time.monotonic()
-        models: dict[str, ModelStatus] = picture.status.models
-        self._paces = {k: self._paces.get(k, Pace()).fed(now_s, m.received_bytes) for k, m in models.items()}
+    def _look(self) -> Picture:
+        """The newest picture, with each model as it is remembered."""
+        picture = self.feed.look()
+        if not picture.link.was_live:
+            return picture
+        self._memory = self._memory.fed(picture.status, time.monotonic(), is_live=picture.link.is_live)
+        return msgspec.structs.replace(picture, status=self._memory.shown(picture.status))
 
 
-def watch(app: Monitor) -> tuple[int, tuple[str, ...]]:
-    """Run the app in this terminal; its exit code and the lines to leave behind."""
+def watch(app: Monitor, *, mouse: bool = False) -> tuple[int, tuple[str, ...]]:
+    """Run the app in this terminal; its exit code and the lines to leave behind.
+
+    Without `mouse` the terminal's own selection and copying stay.
+    """
+    app.is_last = True
     try:
-        app.run(mouse=False)  # the terminal's own selection and copying stay
+        app.run(mouse=mouse)
         return app.return_code or 0, app.farewell()
     finally:
         app.close()

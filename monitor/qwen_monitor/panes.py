@@ -21,9 +21,11 @@ from qwen_monitor.display import (
     safe,
 )
 from qwen_monitor.event_text import WORD_WIDTH, EventText, clock_text
-from qwen_monitor.row import WIDTH_FULL, WIDTH_NARROW, Row, Tone, heading, line
+from qwen_monitor.row import WIDTH_FULL, WIDTH_NARROW, Row, Tone, fitting, heading, line
 from qwen_monitor.sentences import LOADER_STATES
 
+TABLE_ROWS = 4  # fewer rows of components than that are better used as a single line
+VERIFIED_WIDTH = 9  # "ПРОВЕРЕНО"
 HALF_ROOM = 12  # rows, below which the files need all but a third
 
 
@@ -34,10 +36,15 @@ def component_room(model: ModelStatus, room: int) -> int:
 
 
 def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -> list[Row]:
-    """At most `count` rows: a heading, components in trouble, with work left, complete, and how many more there are."""
+    """At most `count` rows: a heading, components in trouble, with work left, complete, and how many more there are.
+
+    With less than four rows one has to do for all.
+    """
     parts = sorted(model.components(), key=lambda c: (c.is_complete, not (c.failed_files or c.retrying_files)))
-    if count < 2 or not parts:
+    if count < 1 or not parts:
         return []
+    if count < TABLE_ROWS:
+        return [_components_row(parts, width, glyphs)]
     rows = [Row(text=line(" " + _("COMPONENT"), _component_edge_titles(width), width, glyphs), tone="head")]
     shown = parts if len(parts) < count else parts[: count - 2]
     rows += [_component_row(c, width, glyphs) for c in shown]
@@ -52,13 +59,27 @@ def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -
     return rows
 
 
+def _components_row(parts: Sequence[ComponentStatus], width: int, glyphs: Glyphs) -> Row:
+    """`! vae 16%  > transformer 68%  v 4/7`: whole percent, rounded down, and how many are complete."""
+    facts = [
+        f"{_component_state(part, glyphs)[0]} {safe(part.name or _('(root)'), glyphs=glyphs)} "
+        f"{part.done_bytes * 100 // max(1, part.size_bytes)}%"
+        for part in parts
+        if not part.is_complete
+    ]
+    complete = f"{glyphs.done} {len(parts) - len(facts)}/{len(parts)}"
+    shown = fitting([*facts, complete], width - 2, between="  ", ranks=[*range(1, len(facts) + 1), 0])
+    return Row(text=line(f" {_('COMPONENT')}  {shown}" if not facts else f" {shown}", "", width, glyphs))
+
+
 def _component_edge_titles(width: int) -> str:
     if width < WIDTH_NARROW:
         return _("DONE")
-    files = f"{_('FILES'):>9}  {_('STATE'):<12}"
+    files = f"{_('FILES'):>7}  {_('STATE'):<12}"
     if width < WIDTH_FULL:
         return f"{_('DONE'):>{PERCENT_WIDTH}}{files}"
-    return f"{_('SIZE'):>{SIZE_WIDTH}}  {_('ON DISK'):>{SIZE_WIDTH}} {'%':>{PERCENT_WIDTH}}{files}"
+    sizes = f"{_('SIZE'):>{SIZE_WIDTH}}  {_('ON DISK'):>{SIZE_WIDTH}} {'%':>{PERCENT_WIDTH}}"
+    return f"{sizes} {_('VERIFIED'):>{VERIFIED_WIDTH}}{files}"
 
 
 def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
@@ -67,9 +88,10 @@ def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
     files = f"{part.verified_files}/{part.files}"
     edge = percent
     if width >= WIDTH_NARROW:
-        edge = f"{percent}{files:>9}  {word:<12}"
+        edge = f"{percent}{files:>7}  {word:<12}"
     if width >= WIDTH_FULL:
-        edge = f"{bytes_text(part.size_bytes):>{SIZE_WIDTH}}  {bytes_text(part.done_bytes):>{SIZE_WIDTH}} {edge}"
+        sizes = f"{bytes_text(part.size_bytes):>{SIZE_WIDTH}}  {bytes_text(part.done_bytes):>{SIZE_WIDTH}} {percent}"
+        edge = f"{sizes} {bytes_text(part.verified_bytes):>{VERIFIED_WIDTH}}{files:>7}  {word:<12}"
     return Row(text=line(f" {sign} {part.name or _('(root)')}", edge, width, glyphs), tone=tone)
 
 

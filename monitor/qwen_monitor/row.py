@@ -7,7 +7,7 @@ font is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from typing import Literal
 
@@ -24,10 +24,14 @@ Tone = Literal["plain", "head", "good", "active", "bad", "warn", "dim"]
 
 
 class Row(msgspec.Struct, frozen=True, kw_only=True):
-    """One line of the screen: no newline, no control character, at most as wide as asked."""
+    """One line of the screen: no newline, no control character, at most as wide as asked.
+
+    `file` is the path of the file that it is about, which a click chooses; "" for none.
+    """
 
     text: str
     tone: Tone = "plain"
+    file: str = ""
 
 
 def line(left: str, right: str, width: int, glyphs: Glyphs) -> str:
@@ -38,14 +42,18 @@ def line(left: str, right: str, width: int, glyphs: Glyphs) -> str:
     return safe(f"{body} {edge}" if edge else body, width, glyphs).rstrip()
 
 
-def fitting(parts: Iterable[str], width: int, between: str = "   ") -> str:
-    """As many of `parts`, in order, as fit into `width`; the ones that do not are left out."""
-    text = ""
-    for part in parts:
-        longer = f"{text}{between}{part}" if text else part
-        if part and cell_width(longer) <= width:
-            text = longer
-    return text
+def fitting(parts: Iterable[str], width: int, between: str = "   ", ranks: Sequence[int] = ()) -> str:
+    """As many of `parts` as fit into `width`, in order; the ones that do not are left out.
+
+    The first ones have the first choice, or with `ranks` (one for each part) those with the lowest.
+    """
+    known, taken, left = list(parts), set[int](), width + len(between)
+    for index in sorted(range(len(known)), key=lambda place: ranks[place] if ranks else place):
+        needed = cell_width(known[index]) + len(between)
+        if known[index] and needed <= left:
+            taken.add(index)
+            left -= needed
+    return between.join(known[index] for index in sorted(taken))
 
 
 def heading(title: str, right: str, width: int, glyphs: Glyphs) -> Row:

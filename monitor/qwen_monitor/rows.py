@@ -16,23 +16,26 @@ from qwen_monitor.details import details_rows
 from qwen_monitor.display import Glyphs, safe
 from qwen_monitor.file_pane import SORTS, file_heading, file_rows, first_shown
 from qwen_monitor.header import amounts_row, bar_row, facts_row, header, rate_rows, trouble_rows
-from qwen_monitor.help_page import help_rows
+from qwen_monitor.help_page import help_rows, restart_text
 from qwen_monitor.panes import component_room, component_rows, event_rows, loader_row
 from qwen_monitor.row import Row, fitting, line
 from qwen_monitor.scene import Scene, Size
 from qwen_monitor.summary import verified_files
 from qwen_monitor.view import KEYS, chosen, chosen_file, files_shown, models_shown
 
-HEIGHT_AMOUNTS = 16  # rows from which on-disk, verified and network bytes have a row of their own
+HEIGHT_AMOUNTS = 12  # rows from which on-disk, verified and network bytes and the free disk have a row of their own
 HEIGHT_GRAPH = 20  # rows from which the graph is drawn, in one row,
 HEIGHT_GRAPH_TALL, GRAPH_ROWS = 36, 4  # and in so many
 HEIGHT_LOADER = 12
-EVENTS_SURE = 6  # rows of the event pane that long file lists cannot take
+EVENTS_SURE = 6  # rows of the event pane that long file lists cannot take,
+EVENTS_ROOM = 12  # if components, files and events have at least so many together
+HEADING_ROOM = 10  # rows of files below which the heading tells how many are verified
+RESTART_SHOWN_S = 60.0  # long enough to be seen by who looks up once a minute
 
 
 def draw(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> tuple[Row, ...]:
     """At most `size.height` rows of at most `size.width` cells; `now` carries the zone that times are shown in."""
-    rows = help_rows(size, scene.view.help, glyphs) if scene.view.help else _screen(scene, size, now, glyphs)
+    rows = help_rows(scene, size, now, glyphs) if scene.view.help else _screen(scene, size, now, glyphs)
     if not scene.link.is_live and not scene.view.help:
         rows = [rows[0], *(_dimmed(r) for r in rows[1:])]
     return tuple(rows[: max(0, size.height)])
@@ -43,12 +46,12 @@ def _screen(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> list[Row
     model = chosen(scene.status, scene.view)
     top = [header(scene, model, width, now, glyphs)]
     bottom = [_key_row(scene, model, width, glyphs)]
-    bottom[:0] = _message_rows(scene, size, glyphs)
+    bottom[:0] = _message_rows(scene, size, now, glyphs)
     if model is None:
         return [*top, *_pad(_nothing(scene, width, glyphs), size.height - len(top) - len(bottom)), *bottom]
     top += [bar_row(model, width, glyphs), facts_row(scene, model, width, now, glyphs)]
     if size.height >= HEIGHT_AMOUNTS:
-        top.append(amounts_row(model, scene.pace, width, glyphs))
+        top.append(amounts_row(scene.status, model, scene.amounts, width, glyphs))
     top += trouble_rows(scene.status, model, width, now, glyphs)
     if size.height >= HEIGHT_GRAPH:
         top += rate_rows(scene.pace, GRAPH_ROWS if size.height >= HEIGHT_GRAPH_TALL else 1, width, glyphs)
@@ -73,11 +76,11 @@ def _middle(scene: Scene, model: ModelStatus, room: int, width: int, now: dateti
     file = chosen_file(scene.status, scene.view) if scene.view.details else None
     if file is not None:
         return _pad(details_rows(scene, model, file, room, width, now, glyphs), room)
-    sure = min(EVENTS_SURE, max(2, room // 4)) if room >= 8 and scene.events else 0
-    parts = component_rows(model, component_room(model, room - sure) if room >= 6 else 0, width, glyphs)
+    sure = min(EVENTS_SURE, room // 4) if room >= EVENTS_ROOM and scene.events else 0
+    parts = component_rows(model, component_room(model, room - sure) if room >= 4 else 0, width, glyphs)
     files = _file_pane(scene, model, room - sure - len(parts), width, now, glyphs)
     left = room - len(parts) - len(files)
-    events = event_rows(scene.events, model.model, left if sure else 0, width, now, glyphs)
+    events = event_rows(scene.events, model.model, left, width, now, glyphs)
     return [*parts, *_pad(files, room - len(parts) - len(events)), *events]
 
 
@@ -89,14 +92,15 @@ def _file_pane(scene: Scene, model: ModelStatus, room: int, width: int, now: dat
     hidden = 0 if view.all_files or view.filter else verified_files(model)
     order = f" {_(SORTS[view.sort])}" if SORTS[view.sort] else ""
     title = f"{_('FILE')}{order} [{view.filter}]" if view.filter else f"{_('FILE')}{order}"
-    rows = [file_heading(safe(title, max(8, width // 2), glyphs), width, glyphs)]
-    count = room - 1 - bool(hidden)
+    words = ngettext("{count} file verified (a: all)", "{count} files verified (a: all)", hidden)
+    verified = f"{glyphs.done} {words}" if hidden else ""
+    notes = [verified, f"{glyphs.done} {hidden}"] if hidden and room < HEADING_ROOM else []
+    rows = [file_heading(safe(title, max(8, width // 2), glyphs), notes, width, glyphs)]
+    last = [Row(text=line(f" {verified}", "", width, glyphs), tone="good")] if hidden and not notes else []
+    count = room - 1 - len(last)
     start = first_shown(files, view.file, count)
     rows += file_rows(files[start:], count, width, now, glyphs, view.file)
-    if hidden:
-        words = ngettext("{count} file verified (a: all)", "{count} files verified (a: all)", hidden)
-        rows.append(Row(text=line(f" {glyphs.done} {words}", "", width, glyphs), tone="good"))
-    return rows[:room]
+    return [*rows, *last][:room]
 
 
 def _loader_rows(status: Status, model: ModelStatus, width: int, glyphs: Glyphs) -> list[Row]:
@@ -105,11 +109,13 @@ def _loader_rows(status: Status, model: ModelStatus, width: int, glyphs: Glyphs)
     return [loader_row(latest, width, glyphs)] if latest else []
 
 
-def _message_rows(scene: Scene, size: Size, glyphs: Glyphs) -> list[Row]:
+def _message_rows(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> list[Row]:
     """What is told to the person, in as many rows as it takes: a command to type must be whole."""
     if scene.view.typing:
         return []
     told = [scene.message]
+    if scene.link.restarts and scene.link.back_s < RESTART_SHOWN_S and not scene.message:
+        told = [restart_text(scene.link, scene.status, now)]
     if not scene.link.is_live and scene.link.why:
         told = [scene.link.why, f"{_('fix:')} {scene.link.fix}" if scene.link.fix else ""]
     lines = [part for text in told for part in wrap(safe(text, glyphs=glyphs), max(1, size.width - 2))]
@@ -157,4 +163,4 @@ def _pad(rows: list[Row], height: int) -> list[Row]:
 
 
 def _dimmed(row: Row) -> Row:
-    return Row(text=row.text, tone="dim")
+    return Row(text=row.text, tone="dim", file=row.file)

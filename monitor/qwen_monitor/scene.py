@@ -6,6 +6,7 @@ import msgspec
 
 from qwen_api.commands import Whereabouts
 from qwen_api.status import Status
+from qwen_monitor.amounts import Amounts
 from qwen_monitor.event_text import EventText
 from qwen_monitor.pace import Pace
 from qwen_monitor.view import View
@@ -19,7 +20,10 @@ class Size(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Link(msgspec.Struct, frozen=True, kw_only=True):
-    """The connection to the daemon as a person sees it; seconds are ages, counted by the caller."""
+    """The connection to the daemon as a person sees it; seconds are ages, counted by the caller.
+
+    `restarts` counts how often another daemon answered than before; the last time was `back_s` ago, after `away_s`.
+    """
 
     is_live: bool = True
     lost_s: float = 0.0
@@ -28,6 +32,9 @@ class Link(msgspec.Struct, frozen=True, kw_only=True):
     why: str = ""
     fix: str = ""
     was_live: bool = True
+    restarts: int = 0
+    back_s: float = 0.0
+    away_s: float = 0.0
 
 
 class Scene(msgspec.Struct, frozen=True, kw_only=True):
@@ -39,6 +46,7 @@ class Scene(msgspec.Struct, frozen=True, kw_only=True):
     status: Status
     view: View = View()
     pace: Pace = Pace()
+    amounts: Amounts = Amounts()
     link: Link = Link()
     events: tuple[EventText, ...] = ()
     message: str = ""

@@ -105,7 +105,7 @@ KEYS: tuple[tuple[str, str, str, str], ...] = (
     (
         "/",
         N_("Filter"),
-        N_("only files whose path holds the text; Esc clears"),
+        N_("only paths with the text, !text: without; Esc clears"),
         "qwenctl check MODEL",
     ),
     ("s", N_("Sort"), N_("files by state, name, size, rate"), ""),
