@@ -302,13 +302,14 @@ class FileVerified(_FileEvent, frozen=True, kw_only=True, tag="file.verified"):
 class FileCorrupt(_FileEvent, frozen=True, kw_only=True, tag="file.corrupt"):
     """The content is not the Hub's. `where`: disk (a published file) or network (a finished download).
 
-    `found` is empty if the disk could not read it.
+    `found` is empty if the disk could not read it; `detail` says why.
     """
 
     where: Literal["disk", "network"]
     expected: str
     found: str
     kept_bytes: int = 0
+    detail: str = ""
 
 
 class FileFailed(_FileEvent, frozen=True, kw_only=True, tag="file.failed"):

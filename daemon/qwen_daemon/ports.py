@@ -281,8 +281,12 @@ class Listings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What a look inside the files says, beyond their hashes. `problem` is empty if a loader can use them."""
+    """What a look inside the files says, beyond their hashes. `problem` is empty if a loader can use them.
+
+    `unreadable`: paths of files that are there, but that the disk does not give back.
+    """
 
     problem: str
     has_code: bool
     has_pickle: bool
+    unreadable: tuple[str, ...] = ()

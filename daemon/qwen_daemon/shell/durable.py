@@ -16,13 +16,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
 UNFINISHED = ".qwen-*.tmp"
 MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNREADABLE = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)  # the disk's own word, and checksums of the file system's
 _UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders: gone, or not for us to look into
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 async def in_thread(work: Callable[..., T], *args: object) -> T:
@@ -75,11 +78,21 @@ def standing_folder(folder: Path) -> Path:
 
 
 def read(path: Path) -> bytes | None:
-    """The file's content, None if there is none."""
+    """The file's content, None if there is none, or none any more: what the disk cannot read is written anew."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if not is_unreadable(error):
+            raise
+        log.warning("file.unreadable", path=str(path), why=translate(error).detail)
+        return None
+
+
+def is_unreadable(error: OSError) -> bool:
+    """The disk cannot give back what was written: it is as good as damaged."""
+    return error.errno in _UNREADABLE
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -150,15 +163,20 @@ def replace_link(path: Path, target: str) -> None:
 def translate(error: OSError) -> Trouble:
     """Which trouble a failed file operation is."""
     detail = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'EIO')})"
-    if error.errno in _FULL:
-        return MakeRoom("E_DISK_FULL", detail)
-    if error.errno == errno.EROFS:
-        return MakeRoom("E_READ_ONLY", detail)
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
-    if error.errno == errno.EFBIG:
-        return AskHuman("E_FILE_TOO_BIG", detail)
-    return TryAgain("E_DISK_IO", detail)
+    match error.errno:
+        case errno.ENOSPC:
+            return MakeRoom("E_DISK_FULL", detail)
+        case errno.EDQUOT:
+            return MakeRoom("E_QUOTA", detail)
+        case errno.EROFS:
+            return MakeRoom("E_READ_ONLY", detail)
+        case errno.EMFILE | errno.ENFILE:
+            return MakeRoom("E_FILES", detail)
+        case errno.EACCES | errno.EPERM:
+            return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
+        case errno.EFBIG:
+            return AskHuman("E_FILE_TOO_BIG", detail)
+    return TryAgain("E_DISK_IO", f"{detail}: {_told(error.filename)}" if error.filename else detail)
 
 
 def _told(name: object) -> object:

@@ -122,7 +122,7 @@ class LocalDir(StoredFiles):
         for file in manifest.files:
             if Path(file.path).is_relative_to(KEPT):
                 raise AskHuman("E_LISTING", f"{file.path!r} of the repository would lie among the folder's own records")
-        return {file.path: self._find_one(manifest, file) for file in manifest.files}
+        return {file.path: self._seen(self._find_one, manifest, file) for file in manifest.files}
 
     def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
         seal = self._seal(self._folder / file.path)

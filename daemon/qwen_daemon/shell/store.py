@@ -43,7 +43,7 @@ class HubCache(StoredFiles):
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._root = Root(cache, may_be_link=_may_be_link)
+        self._root = Root(cache, may_be_link=_may_be_link, may_be_renewed=_may_be_renewed)
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """See ports.Store."""
@@ -135,7 +135,10 @@ class HubCache(StoredFiles):
     def _find(self, manifest: Manifest) -> dict[str, Found]:
         blobs = self.parts_folder(manifest.repo)
         is_inside = real_inside(self._cache, manifest.repo, blobs) is not None  # asked once, not for each plain blob
-        return {file.path: self._find_one(manifest, file, blobs / file.etag, is_inside) for file in manifest.files}
+        return {
+            file.path: self._seen(self._find_one, manifest, file, blobs / file.etag, is_inside)
+            for file in manifest.files
+        }
 
     def _find_one(self, manifest: Manifest, file: WantedFile, blob: Path, is_inside: bool) -> Found:
         named = self._named(manifest, file)
@@ -262,6 +265,11 @@ def _may_be_link(names: Sequence[str]) -> bool:
         case [_, "blobs"]:
             return True
     return False
+
+
+def _may_be_renewed(names: Sequence[str]) -> bool:
+    """Folders that hold nothing which is not soon made again: not the blobs."""
+    return len(names) > 1 and (names[0] == ".locks" or names[1] in ("snapshots", "refs", "trees"))
 
 
 def _drop_blob(blobs: Path, etag: str) -> int:
