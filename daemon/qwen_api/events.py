@@ -272,7 +272,10 @@ class FileAdopted(_FileEvent, frozen=True, kw_only=True, tag="file.adopted"):
 
 
 class FileStalled(_FileEvent, frozen=True, kw_only=True, tag="file.stalled"):
-    """No byte for `idle_s`, that is since `last_byte_at`; the connection will be cut at `next_at`."""
+    """No byte for `idle_s`, that is since `last_byte_at`; the connection will be cut at `next_at`.
+
+    Never, and it is empty, while it is the disk that is waited for.
+    """
 
     idle_s: float
     next_at: str

@@ -17,6 +17,7 @@ from qwen_api.events import AdoptedHow
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
@@ -154,7 +155,7 @@ class Blobs(Protocol):
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
         """Copy a damaged published file into a fresh part (name returned) so that its good spans can be kept."""
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """Room for this user on the layout's file system."""
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:

@@ -112,6 +112,7 @@ class Round:
             to_hash=[step.file for step in plan.of("hash")],
             is_complete=self._is_still_complete,
             ever=self.received,
+            waits_for_disk=self.world.waits_for_disk,
         )
         files = self._files(manifest, transfers, plan)
         fetches = Fetches(files, found)

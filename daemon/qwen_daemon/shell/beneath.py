@@ -22,7 +22,7 @@ from pathlib import Path
 
 import structlog
 
-from qwen_daemon.core.errors import AskHuman, TryAgain
+from qwen_daemon.core.errors import AskHuman, MakeRoom, TryAgain
 from qwen_daemon.shell import durable
 
 TRIES = 5  # at one folder, before whoever swaps it is the trouble; each try moves one thing out of the way
@@ -50,10 +50,15 @@ class Root:
         self._may_be_link = may_be_link
         self._may_be_renewed = may_be_renewed
         self._is_real = is_real
+        self._was_there = path.is_dir()
         self._led: dict[Path, Path | None] = {}  # where what may be a link led at the last look; None: it was none
 
     def look_again(self, *folders: Path) -> None:
-        """See where the links on the way to these folders lead now: call it when a round of work begins."""
+        """See where the links on the way to these folders lead now: call it when a round of work begins.
+
+        Raises MakeRoom(E_CACHE_GONE) if the root was there, and is not any more.
+        """
+        self._miss()
         for link in {link for folder in folders for link in (folder, *folder.parents)}:
             self._led.pop(link, None)
         for folder in folders:
@@ -104,10 +109,17 @@ class Root:
                 start, steps = (led, []) if led is not None else (start, steps)
         return start, steps
 
+    def _miss(self) -> None:
+        """A root that vanished may be a disk that was unmounted: made anew it would fill what lies below."""
+        if self._was_there and not self._path.is_dir():
+            raise MakeRoom("E_CACHE_GONE", f"{self._path} was there and is not any more", is_foreseen=True)
+
     def _open_root(self, make: bool) -> int:
         if make:
+            self._miss()
             durable.make_folder(self._path)
         held = os.open(self._path, _FOLDER)
+        self._was_there = True
         if self._is_real and (real := os.readlink(f"/proc/self/fd/{held}")) != str(self._path):  # noqa: PTH115
             os.close(held)
             detail = f"{self._path} leads to {real} since the daemon began: name the new place in local_dir"

@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -18,8 +18,10 @@ from typing import TypeVar
 
 import structlog
 
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of this process, of the whole system
 UNFINISHED = ".qwen-*.tmp"
 MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
 _UNREADABLE = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)  # the disk's own word, and checksums of the file system's
@@ -65,9 +67,11 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def free_bytes(folder: Path) -> int:
+def free_room(folder: Path) -> Free:
     """Room for this user on the file system that the folder is on, or will be on."""
-    return shutil.disk_usage(standing_folder(folder)).free
+    found = os.statvfs(standing_folder(folder))
+    names = found.f_favail if found.f_files else None  # Btrfs makes inodes as they are needed, and counts none
+    return Free(size_bytes=found.f_bavail * found.f_frsize, names=names)
 
 
 def standing_folder(folder: Path) -> Path:
@@ -171,12 +175,13 @@ def translate(error: OSError) -> Trouble:
         case errno.EROFS:
             return MakeRoom("E_READ_ONLY", detail)
         case errno.EMFILE | errno.ENFILE:
-            return MakeRoom("E_FILES", detail)
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return MakeRoom("E_FILES", f"{os.strerror(error.errno)}: this process may have {limit} open")
         case errno.EACCES | errno.EPERM:
             return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
         case errno.EFBIG:
             return AskHuman("E_FILE_TOO_BIG", detail)
-    return TryAgain("E_DISK_IO", f"{detail}: {_told(error.filename)}" if error.filename else detail)
+    return TryAgain("E_DISK_IO", f"{detail}: {_told(error.filename)}" if isinstance(error.filename, str) else detail)
 
 
 def _told(name: object) -> object:

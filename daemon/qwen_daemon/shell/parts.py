@@ -38,8 +38,10 @@ async def open_part(folder: Path, file: WantedFile, name: str | None) -> PartFil
     if name is not None:
         try:
             return await PartFile.open(folder / name, file.size_bytes)
-        except TryAgain:  # the disk cannot read it any more: whoever gets another one knows that nothing is kept
-            await durable.in_thread(_drop, folder / name)
+        except TryAgain as trouble:
+            if not (isinstance(trouble.__cause__, OSError) and durable.is_unreadable(trouble.__cause__)):
+                raise
+            await durable.in_thread(_drop, folder / name)  # whoever gets another one knows that nothing is kept
     part = await PartFile.open(folder / new_part_name(file.etag), file.size_bytes)
     await durable.in_thread(durable.sync_folder, folder)  # what is recorded must still have its name after a power cut
     return part

@@ -110,7 +110,11 @@ class StoredFiles(ABC):
 
         try:
             return await in_thread(copy)
-        except (MakeRoom, TryAgain):
+        except MakeRoom as refused:
+            if refused.code == "E_FILES":
+                raise  # not the disk's word: later it can be copied
+            return None
+        except TryAgain:
             return None
 
     def _drop_part(self, repo: str, name: str) -> None:
