@@ -56,7 +56,9 @@ def refuse(said: Mapping[str, str | bytes], secrets: Iterable[str] = PLANTED) ->
 
 def refuse_in_files(root: Path, secrets: Iterable[str] = PLANTED) -> None:
     """Leaked if a secret is in a name, a link or a file under `root`, but for a file that is the token and no more."""
-    _complain([(str(path), secret) for path in root.rglob("*") for secret in secrets if _keeps(path, secret)])
+    # What a disk cannot read, not even its names, nobody else can either: os.walk passes it over.
+    paths = [Path(folder, name) for folder, folders, files in os.walk(root) for name in (*folders, *files)]
+    _complain([(str(path), secret) for path in paths for secret in secrets if _keeps(path, secret)])
 
 
 def refuse_in_process(pid: int, secrets: Iterable[str] = PLANTED) -> None:

@@ -69,6 +69,7 @@ class Running:
         self.env = _environment(root, endpoint) | dict(env or {})
         self.events: list[e.Event] = []
         self.arguments: list[str] = []
+        self.under: list[str] = []  # a command that runs it, such as strace -D
         self._process: subprocess.Popen[bytes] | None = None
         self._follower: Follower | None = None
         self._ear: threading.Thread | None = None
@@ -116,7 +117,7 @@ class Running:
 
     def popen(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The command with these arguments, in this daemon's environment."""
-        command = [sys.executable, "-m", "qwen_daemon", *arguments, *self.arguments]
+        command = [*self.under, sys.executable, "-m", "qwen_daemon", *arguments, *self.arguments]
         with (self.root / "stderr").open("ab") as stderr, (self.root / "stdout").open("ab") as stdout:
             return subprocess.Popen(command, env=self.env, stdout=stdout, stderr=stderr, cwd=self.root)
 

@@ -5,18 +5,19 @@ from __future__ import annotations
 import pytest
 
 from qwen_api import events as e
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.errors import MakeRoom
 from qwen_daemon.engine.room import Room
 
 
 class FreeSpace:
-    """A disk of which only the free bytes matter."""
+    """A disk of which only what is free matters."""
 
     def __init__(self, free_bytes: int) -> None:
-        self.free = free_bytes
+        self.bytes, self.names = free_bytes, 100
 
-    async def free_bytes(self) -> int:
-        return self.free
+    async def free(self) -> Free:
+        return Free(self.bytes, self.names)
 
 
 @pytest.mark.fault("D13")
@@ -34,14 +35,14 @@ async def test_models_share_the_room_that_is_left() -> None:
     with pytest.raises(MakeRoom) as full:
         await room.claim("b", 400, lambda: 0)
     assert (full.value.needed_bytes, full.value.free_bytes) == (400, 1000)
-    moved, disk.free = 500, 500  # half-way: 100 to come for a, 300 over the reserve for b
+    moved, disk.bytes = 500, 500  # half-way: 100 to come for a, 300 over the reserve for b
     await room.claim("b", 300, lambda: 0)
     room.release("a")
     room.release("b")
     assert await room.claim("c", 400, lambda: 0) == 500
     with pytest.raises(MakeRoom):
         await room.claim("c", 401, lambda: 0)
-    disk.free = 0
+    disk.bytes = 0
     assert await room.claim("d", 0, lambda: 0) == 0, "who needs nothing is not held up"
     assert [event.state for event in told if isinstance(event, e.DiskChanged)][:3] == ["ok", "full", "ok"]
 
@@ -59,10 +60,14 @@ async def test_a_disk_that_refuses_a_write_is_told_with_numbers() -> None:
     disk = FreeSpace(1000)
     room = Room(disk, "/cache", 0, publish)
     await room.claim("a", 600, lambda: 200)
-    disk.free = 17
-    full = await room.ran_out("a", MakeRoom("E_DISK_FULL", "Disk quota exceeded (EDQUOT)"))
+    disk.bytes = 17
+    full = await room.ran_out("a", MakeRoom("E_QUOTA", "Disk quota exceeded (EDQUOT)"))
     assert (full.needed_bytes, full.free_bytes, told[-1].state, told[-1].free_bytes) == (400, 17, "full", 17)
     assert full.detail == "Disk quota exceeded (EDQUOT): 400 B are still to come on /cache, where 17 B are free"
+    assert full.code == "E_QUOTA"
+    disk.names = 0
+    nameless = await room.ran_out("a", MakeRoom("E_DISK_FULL", "No space left on device (ENOSPC)"))
+    assert nameless.code == "E_NO_INODES" and "17 B and no inode are free" in nameless.detail
     other = MakeRoom("E_READ_ONLY", "Read-only file system (EROFS)")
     assert await room.ran_out("a", other) is other
     with pytest.raises(MakeRoom) as foreseen:
@@ -70,5 +75,5 @@ async def test_a_disk_that_refuses_a_write_is_told_with_numbers() -> None:
     assert (foreseen.value.is_foreseen, full.is_foreseen) == (True, False)
     assert await room.ran_out("a", foreseen.value) is foreseen.value
     room.release("a")
-    nameless = MakeRoom("E_DISK_FULL", "No space left on device (ENOSPC)")
-    assert await room.ran_out("a", nameless) is nameless, "nothing was claimed: there are no numbers"
+    unclaimed = MakeRoom("E_DISK_FULL", "No space left on device (ENOSPC)")
+    assert await room.ran_out("a", unclaimed) is unclaimed, "nothing was claimed: there are no numbers"

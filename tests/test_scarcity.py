@@ -5,14 +5,18 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import subprocess
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 
 from qwen_api import events as e
+from qwen_api.commands import AddModel
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.running import Running
+from tests.witness import Witness
 
 REPO, KEY, WEIGHTS = "org/one", "org--one", "model.safetensors"
 MIB = 1 << 20
@@ -50,23 +54,28 @@ def test_a_file_that_may_not_grow_is_told_and_what_fitted_is_kept(tmp_path: Path
 
 
 @pytest.mark.fault("D21", "S6")
-def test_without_descriptors_it_still_answers(tmp_path: Path) -> None:
-    """No socket and no file can be opened: failed tries, who is connected is told so, and then all is well."""
-    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub:
-        gate = hub.gate(WEIGHTS, MIB)
-        with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon:
-            gate.wait_reached()
-            used = max(int(name) for name in os.listdir(f"/proc/{daemon.pid}/fd")) + 1
-            before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
-            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (used, before[1]))
-            mark = daemon.mark
-            hub.expire_urls()
-            gate.open()
-            daemon.wait_for(lambda: daemon.mark > mark, "the stream goes on")
-            resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
-            daemon.client.retry(KEY)
-            assert is_right(daemon.wait_complete(KEY))
-            assert "E_INTERNAL" not in daemon.stderr
+def test_without_descriptors_it_waits_and_still_answers(tmp_path: Path) -> None:
+    """No socket and no file can be opened: E_FILES, and what it gives back lets it answer; it goes on by itself."""
+    sim = SimHub(SimRepo(id=REPO, files=FILES))
+    with ThreadedSimHub(sim) as hub, Running(tmp_path, endpoint=hub.endpoint) as daemon, Witness(daemon) as witness:
+        before = resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE)
+        limit = limit_with(3, daemon.pid)  # enough for who asks, too few for a file, its lock and its connection
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, (limit, before[1]))
+        daemon.client.add(AddModel(model=REPO))
+        waiting = daemon.wait_state(KEY, "waiting")
+        assert (waiting.code, f"may have {limit} open" in waiting.detail) == ("E_FILES", True)
+        witness.sees("E_FILES", "again in")
+        assert daemon.client.state().models[KEY].code == "E_FILES"
+        resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
+        assert is_right(daemon.wait_complete(KEY))
+        assert "E_INTERNAL" not in daemon.stderr and daemon.seen(e.FileFailed) == []
+
+
+def limit_with(left: int, pid: int) -> int:
+    """The limit under which the process can open so many more: a new descriptor is the lowest number that is free."""
+    used = {int(name) for name in os.listdir(f"/proc/{pid}/fd")}
+    free = (number for number in count() if number not in used)
+    return next(islice(free, left - 1, None)) + 1
 
 
 @pytest.mark.fault("C1")
@@ -87,6 +96,35 @@ def test_a_cache_that_is_deleted_comes_back_where_it_was(tmp_path: Path) -> None
             assert is_right(daemon.wait_complete(KEY, after=mark))
             assert {path.name for path in tmp_path.iterdir()} <= {
                 "config.toml", "hf", "notify", "run", "state", "stderr", "stdout", "home", "config", "once", "again",
+            }  # fmt: skip
+
+
+@pytest.mark.fault("C1")
+@pytest.mark.parametrize("at_byte", [3 * MIB, None], ids=["in mid-file", "complete"])
+def test_a_cache_that_is_gone_is_waited_for(tmp_path: Path, at_byte: int | None) -> None:
+    """`rm -rf` of all of it: E_CACHE_GONE, no folder is made anywhere, and with a new one all comes by itself."""
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub:
+        gate = hub.gate(WEIGHTS, at_byte) if at_byte else None
+        with Running(tmp_path, endpoint=hub.endpoint, models=[REPO]) as daemon, Witness(daemon) as witness:
+            if gate is not None:
+                gate.wait_reached()
+            else:
+                daemon.wait_complete(KEY)
+            hub.log.clear()
+            mark = daemon.mark
+            while daemon.cache.exists():  # who writes into it meanwhile makes rm fail
+                subprocess.run(["rm", "-rf", daemon.cache.parent], check=False)
+            if gate is not None:
+                gate.open()
+            waiting = daemon.wait_state(KEY, "waiting", after=mark)
+            assert (waiting.code, bool(waiting.retry_at)) == ("E_CACHE_GONE", True)
+            witness.sees("E_CACHE_GONE", "again in")
+            assert not daemon.cache.parent.exists() and daemon.client.state().models[KEY].code == "E_CACHE_GONE"
+            daemon.cache.mkdir(parents=True)
+            assert is_right(daemon.wait_complete(KEY, after=mark))
+            assert daemon.seen(e.FileFailed) == [] and "Traceback" not in daemon.stderr
+            assert {path.name for path in tmp_path.iterdir()} <= {
+                "config.toml", "hf", "notify", "run", "state", "stderr", "stdout", "home", "config", "tmux.sock",
             }  # fmt: skip
 
 

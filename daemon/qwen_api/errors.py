@@ -43,6 +43,26 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("there is not enough room on the disk"),
         N_("free some room or set HF_HOME to another disk; the download goes on by itself"),
     ),
+    "E_QUOTA": (
+        N_("the daemon's user, group or folder has used up its quota on the disk"),
+        N_("free some room (`quota -s`), raise the quota or set HF_HOME to another disk; it goes on by itself"),
+    ),
+    "E_NO_INODES": (
+        N_("the disk has room, but no inode is left: no file can be made on it"),
+        N_("remove files you do not need (`df -i` counts them), or set HF_HOME to another disk; it goes on by itself"),
+    ),
+    "E_FILES": (
+        N_("too many files and connections are open: the system lets the daemon open no more"),
+        N_("raise LimitNOFILE= (`systemctl edit qwen-daemon`, `ulimit -n`) or lower max_connections; it tries again"),
+    ),
+    "E_CACHE_GONE": (
+        N_("the folder that the daemon keeps models in was there and is gone: unmounted, deleted or renamed"),
+        N_("mount it again, or make it anew with mkdir; the daemon makes no other one and goes on by itself"),
+    ),
+    "E_DISK_STUCK": (
+        N_("the disk does not answer: what was asked of it has not come back"),
+        N_("look at `dmesg` and the disk, the network share or `fsfreeze`; the daemon goes on by itself"),
+    ),
     "E_READ_ONLY": (
         N_("the file system of the cache is mounted read-only"),
         N_("look at `dmesg` for why; remount it, or set HF_HOME to another disk"),
@@ -53,7 +73,7 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "E_DISK_IO": (
         N_("the disk reported an error while reading or writing"),
-        N_("look at `dmesg` and the disk's health before trying again"),
+        N_("look at `dmesg` and the disk's health, and run `fsck` on it; the daemon tries again by itself"),
     ),
     "E_PERMISSION": (
         N_("the daemon may not read or write a file in the cache"),

@@ -272,7 +272,10 @@ class FileAdopted(_FileEvent, frozen=True, kw_only=True, tag="file.adopted"):
 
 
 class FileStalled(_FileEvent, frozen=True, kw_only=True, tag="file.stalled"):
-    """No byte for `idle_s`, that is since `last_byte_at`; the connection will be cut at `next_at`."""
+    """No byte for `idle_s`, that is since `last_byte_at`; the connection will be cut at `next_at`.
+
+    Never, and it is empty, while it is the disk that is waited for.
+    """
 
     idle_s: float
     next_at: str
@@ -302,13 +305,14 @@ class FileVerified(_FileEvent, frozen=True, kw_only=True, tag="file.verified"):
 class FileCorrupt(_FileEvent, frozen=True, kw_only=True, tag="file.corrupt"):
     """The content is not the Hub's. `where`: disk (a published file) or network (a finished download).
 
-    `found` is empty if the disk could not read it.
+    `found` is empty if the disk could not read it; `detail` says why.
     """
 
     where: Literal["disk", "network"]
     expected: str
     found: str
     kept_bytes: int = 0
+    detail: str = ""
 
 
 class FileFailed(_FileEvent, frozen=True, kw_only=True, tag="file.failed"):

@@ -164,14 +164,16 @@ def _verified(file: FileStatus, event: e.FileVerified) -> FileStatus:
 
 
 def _corrupt(file: FileStatus, event: e.FileCorrupt) -> FileStatus:
+    code = "E_CORRUPT" if event.found else "E_UNREADABLE"
     return _with(
         file,
         state="queued",
         rate_bps=0,
         done_bytes=event.kept_bytes,
         hashed_bytes=0,
-        code="E_CORRUPT",
-        last_trouble=PastTrouble(code="E_CORRUPT", at=event.ts),
+        code=code,
+        detail=event.detail,
+        last_trouble=PastTrouble(code=code, detail=event.detail, at=event.ts),
     )
 
 

@@ -99,7 +99,7 @@ def write_event(event: e.Event) -> None:
 def _is_a_setback(event: e.Event) -> bool:
     match event:
         case e.ModelStateChanged():
-            return event.state == "waiting"
+            return event.state == "waiting" or event.code == "E_DISK_STUCK"
         case e.EndpointChanged():
             return event.state == "aside"
         case _:

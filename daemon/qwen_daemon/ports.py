@@ -17,6 +17,7 @@ from qwen_api.events import AdoptedHow
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
@@ -154,7 +155,7 @@ class Blobs(Protocol):
     async def copy_for_repair(self, repo: str, file: WantedFile, found: Found) -> str | None:
         """Copy a damaged published file into a fresh part (name returned) so that its good spans can be kept."""
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """Room for this user on the layout's file system."""
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
@@ -281,8 +282,12 @@ class Listings(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class Structure:
-    """What a look inside the files says, beyond their hashes. `problem` is empty if a loader can use them."""
+    """What a look inside the files says, beyond their hashes. `problem` is empty if a loader can use them.
+
+    `unreadable`: paths of files that are there, but that the disk does not give back.
+    """
 
     problem: str
     has_code: bool
     has_pickle: bool
+    unreadable: tuple[str, ...] = ()

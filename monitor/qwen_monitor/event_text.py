@@ -143,6 +143,7 @@ def _judged(event: e.FileVerified | e.FileAdopted | e.FileCorrupt | e.FileFailed
                 hashes = _("expected {hash}, found {other}", hash=event.expected[:12], other=event.found[:12])
             else:
                 hashes = _("expected {hash}, it cannot be read", hash=event.expected[:12])
+                hashes += f" ({event.detail})" if event.detail else ""
             return _("corrupt"), event.path, f"{_(CORRUPT_WHERE.get(event.where, event.where))}: {hashes}" + kept, True
         case _:
             again = _("; again{soon}", soon=_soon(event)) if event.retry_at else _("; tried again later")

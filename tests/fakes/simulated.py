@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 from qwen_api.manifest import Manifest, WantedFile, make_manifest
 from qwen_api.models import ModelRef
 from qwen_api.seals import Ready, Seal
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.digest import Bytes, SpanDigester, new_hash, span_digest
 from qwen_daemon.core.errors import MakeRoom, ResolveAgain, Trouble, TryAgain, TryLater
 from qwen_daemon.core.plan import Found
@@ -353,9 +354,9 @@ class SimStore:
         await self._process.touch(0.1)
         return self._new_part(file.etag, self._platter.blobs[file.etag])
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """See ports.Blobs."""
-        return self._platter.room_bytes - self._platter.used_bytes()
+        return Free(self._platter.room_bytes - self._platter.used_bytes())
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         """See ports.Blobs."""

@@ -18,6 +18,7 @@ from tests import canary
 from tests.fakes.hub import SimHub, ThreadedSimHub
 from tests.running import Running
 from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS
+from tests.witness import Witness
 
 pytestmark = pytest.mark.system
 KEY = "org--one"
@@ -126,9 +127,9 @@ def out_of_quota(folder: Path) -> Iterator[Disk]:
     ("kind", "code"),
     [
         (full, "E_DISK_FULL"),
-        (without_names, "E_DISK_FULL"),
+        (without_names, "E_NO_INODES"),
         (read_only, "E_READ_ONLY"),
-        (out_of_quota, "E_DISK_FULL"),
+        (out_of_quota, "E_QUOTA"),
     ],
 )
 def test_a_disk_that_runs_out_is_named_and_waited_for(
@@ -142,7 +143,8 @@ def test_a_disk_that_runs_out_is_named_and_waited_for(
             gate.open()
         config = "[disk]\nreserve_bytes = 0\n"
         env = {"HF_HOME": str(disk.path / "hf")}
-        with Running(tmp_path / "daemon", endpoint=hub.endpoint, models=[REPO], env=env, config=config) as daemon:
+        running = Running(tmp_path / "daemon", endpoint=hub.endpoint, models=[REPO], env=env, config=config)
+        with running as daemon, Witness(daemon) as witness:
             if not disk.is_before_the_start:
                 gate.wait_reached()
                 disk.exhaust()
@@ -152,6 +154,7 @@ def test_a_disk_that_runs_out_is_named_and_waited_for(
             told_bytes = [disk.needed_bytes for disk in daemon.seen(e.DiskChanged) if disk.state == "full"]
             assert code == "E_READ_ONLY" or (told_bytes and "are free" in waiting.detail), waiting.detail
             assert daemon.client.state().models[KEY].code == code
+            witness.sees(code, "again in")
             disk.relieve()
             path = Path(daemon.wait_complete(KEY).path)
             assert all((path / name).read_bytes() == content for name, content in FILES.items())
@@ -164,7 +167,7 @@ def test_a_disk_that_runs_out_is_named_and_waited_for(
 def test_a_disk_that_takes_bytes_and_cannot_keep_them_costs_no_truth(tmp_path: Path) -> None:
     """An ext4 on a device smaller than it says: writes succeed, syncing them fails; nothing that was lost is believed.
 
-    Told as trouble with the disk, never as verified.
+    Told as trouble with the disk, never as verified. On a device that is large enough again the model comes whole.
     """
     thin, root = tmp_path / "thin", tmp_path / "daemon"
     image, disk = thin / "image", root / "hf"
@@ -178,3 +181,50 @@ def test_a_disk_that_takes_bytes_and_cannot_keep_them_costs_no_truth(tmp_path: P
             assert waiting.code in ("E_DISK_FULL", "E_DISK_IO"), waiting
             assert [event.path for event in daemon.seen(e.FileVerified)].count(WEIGHTS) == 0
             assert "Traceback" not in daemon.stderr
+        run("mount", "-o", "remount,size=80m", thin)
+        subprocess.run(["e2fsck", "-p", "-f", image], check=False, stdout=subprocess.DEVNULL)  # 1: it mended something
+        disk.rmdir()
+        with mounted(disk, "-o", "loop", image), Running(root, endpoint=hub.endpoint, models=[REPO]) as daemon:
+            path = Path(daemon.wait_complete(KEY).path)
+            assert all((path / name).read_bytes() == content for name, content in FILES.items())
+
+
+@contextmanager
+def with_damaged(folder: str, root: Path, hub: ThreadedSimHub) -> Iterator[Running]:
+    """A daemon whose model was complete on an ext4, of which this folder's block is then overwritten: EBADMSG."""
+    image, disk = root / "image", root / "disk"
+    with image.open("wb") as out:
+        out.truncate(64 * MIB)
+    run("mkfs.ext4", "-q", image)
+    with mounted(disk, "-o", "loop", image):
+        daemon = Running(root / "daemon", endpoint=hub.endpoint, models=[REPO], env={"HF_HOME": str(disk / "hf")})
+        with daemon:
+            daemon.wait_complete(KEY)
+    run("debugfs", "-w", "-R", f"zap_block -f /hf/hub/models--org--one/{folder} 0", image)
+    hub.log.clear()
+    disk.rmdir()
+    with mounted(disk, "-o", "loop", image), daemon:
+        yield daemon
+
+
+@pytest.mark.fault("D30")
+@pytest.mark.parametrize("folder", ["snapshots", "trees", "refs", f"snapshots/{SIM.sha}/docs"])
+def test_a_folder_that_cannot_be_read_is_made_anew(tmp_path: Path, folder: str) -> None:
+    """What holds only links and records gets another name; the model is complete again without a byte of a file."""
+    with ThreadedSimHub(SimHub(SIM)) as hub, with_damaged(folder, tmp_path, hub) as daemon:
+        path = Path(daemon.wait_complete(KEY).path)
+        assert all((path / name).read_bytes() == content for name, content in FILES.items())
+        assert "folder.unreadable" in daemon.stderr and "EBADMSG" in daemon.stderr
+        assert not {each.path for each in hub.log.served()} & FILES.keys()
+        assert daemon.seen(e.ModelStateChanged, state="waiting") == [] and "Traceback" not in daemon.stderr
+
+
+@pytest.mark.fault("D30")
+def test_where_nothing_can_be_made_it_is_said_where(tmp_path: Path) -> None:
+    """The contents' own folder is not moved away: E_DISK_IO with its name and what to do, without spinning."""
+    with ThreadedSimHub(SimHub(SIM)) as hub, with_damaged("blobs", tmp_path, hub) as daemon, Witness(daemon) as witness:
+        assert "EBADMSG" in daemon.wait_event(e.FileCorrupt, path=WEIGHTS, found="").detail
+        waiting = daemon.wait_state(KEY, "waiting")
+        assert (waiting.code, "models--org--one/blobs" in waiting.detail) == ("E_DISK_IO", True), waiting
+        witness.sees("E_DISK_IO", "again in")
+        assert "Traceback" not in daemon.stderr

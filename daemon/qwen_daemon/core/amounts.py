@@ -1,8 +1,18 @@
-"""Amounts as people read them in STATUS lines and details: decimal units, as the Hub's own pages show them."""
+"""Amounts, and as people read them in STATUS lines and details: decimal units, as the Hub's own pages show them."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 _UNITS = ("B", "kB", "MB", "GB", "TB", "PB", "EB")
+
+
+@dataclass(frozen=True)
+class Free:
+    """What a file system still has for this user; `names` (inodes) is None where they are not counted."""
+
+    size_bytes: int
+    names: int | None = None
 
 
 def size_text(count: int) -> str:

@@ -22,11 +22,12 @@ class Found:
     """What the disk holds for one wanted file. `seal` is None if there is no file at all.
 
     `linked`: the snapshot names it (in a local_dir, its metadata does). `seal` is of the file that the snapshot names
-    or, if it names none, of the blob.
+    or, if it names none, of the blob. `unreadable` says why the disk cannot even tell what is there.
     """
 
     linked: bool = False
     seal: Seal | None = None
+    unreadable: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +115,8 @@ def _step(file: WantedFile, found: Found, seals: Mapping[str, Seal], kept: Mappi
 
 
 def _finding(file: WantedFile, found: Found, seals: Mapping[str, Seal], distrust: bool) -> Finding:
+    if found.unreadable:
+        return "corrupt"
     if found.seal is None:
         return "missing"
     if found.seal.size_bytes != file.size_bytes:

@@ -72,13 +72,12 @@ class Files:
 
                 try:
                     digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, progress)
-                except TryAgain:
-                    digest, spans = "", ()
+                    detail = ""
+                except TryAgain as trouble:
+                    digest, spans, detail = "", (), trouble.detail
         if digest != file.etag:
             await self.disk.seals.seal(self._where(file), file.etag, None)
-            self.publish(
-                e.FileCorrupt(model=self.model, path=file.path, where="disk", expected=file.etag, found=digest)
-            )
+            self._tell_damaged(file, digest, detail)
             return False
         if not is_small(file.size_bytes):
             await self._remember(file, spans)
@@ -89,6 +88,17 @@ class Files:
             await self.disk.seals.seal(self._where(file), file.etag, seal)
         await self._announce(file, duration_s=self.clock.monotonic_s() - started_s)
         return True
+
+    def tell_unreadable(self, file: WantedFile, why: str) -> None:
+        """The disk cannot even say what stands there."""
+        self._tell_damaged(file, "", why)
+
+    def _tell_damaged(self, file: WantedFile, digest: str, detail: str) -> None:
+        self.publish(
+            e.FileCorrupt(
+                model=self.model, path=file.path, where="disk", expected=file.etag, found=digest, detail=detail
+            )
+        )
 
     async def _remember(self, file: WantedFile, spans: Sequence[Span]) -> None:
         """The spans of a published file that was hashed, for its repair one day; no part of it will be resumed."""
@@ -223,7 +233,10 @@ class Files:
         if found.seal is None or found.seal == planned.seal or found.seal.size_bytes != file.size_bytes:
             return False
         if (await self.disk.sealed(this)).get(file.path) != found.seal:
-            digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, lambda _done: None)
+            try:
+                digest, spans = await self.disk.blobs.digest(self.manifest.repo, file, found, lambda _done: None)
+            except TryAgain:
+                return False  # it cannot be read: fetched after all
             if digest != file.etag:
                 return False
             await self.disk.ledger.record(self._where(file), file.etag, file.size_bytes, None, spans)

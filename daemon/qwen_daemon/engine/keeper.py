@@ -23,6 +23,7 @@ from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.cancel import beside, wait
 from qwen_daemon.engine.disk import Disk
 from qwen_daemon.engine.outcome import Outcome
+from qwen_daemon.engine.patience import Patience
 from qwen_daemon.engine.round import Round
 from qwen_daemon.engine.supply import Supply
 from qwen_daemon.engine.transfers import Transfer
@@ -182,8 +183,14 @@ class Keeper:
         self._reason, self._distrust, self._is_asked = "timer", False, False
         if not self.complete:
             self._say("checking")
+        patience = Patience(
+            clock=self._world.clock,
+            model=self.ref.key,
+            publish=self._world.publish,
+            state=None if self.complete else "checking",
+        )
         this = Round(
-            world=self._world,
+            world=self._world.with_patience(patience),
             ref=self.ref,
             wanted=self.wanted,
             reason=reason,
@@ -197,7 +204,7 @@ class Keeper:
         scope = asyncio.timeout(None)
         self._scope, self._this = scope, this
         try:
-            async with scope:
+            async with scope, beside(patience.tell()):
                 outcome = await this.run(self._manifest)
         except MakeRoom as full:
             return self._told_full(full)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core import endpoints as decide
 from qwen_daemon.core.attempts import PROGRESS_BYTES
-from qwen_daemon.core.errors import StillShut, Trouble, TryAgain, TryLater
+from qwen_daemon.core.errors import MakeRoom, StillShut, Trouble, TryAgain, TryLater
 from qwen_daemon.engine.endpoints import Endpoint, Endpoints
 from qwen_daemon.ports import Body, Reading
 
@@ -112,6 +112,8 @@ class Relay:
         self._note(error)
 
     def _note(self, trouble: Trouble) -> None:
+        if isinstance(trouble, MakeRoom):
+            raise trouble  # no endpoint's fault: this machine lets no connection be opened
         assert self._endpoint is not None
         self._refused[self._endpoint.name] = self._why = trouble
         self._endpoints.failed(self._endpoint, "files", self._content, trouble)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from qwen_api import events as e
-from qwen_daemon.core.amounts import size_text
+from qwen_daemon.core.amounts import Free, size_text
 from qwen_daemon.core.errors import MakeRoom
 
 
 class Volume(Protocol):
     """All that is asked of a disk here; ports.Blobs is one."""
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """Room for this user on its file system."""
 
 
@@ -50,7 +50,7 @@ class Room:
         `moved_bytes` tells how much of the claim is on disk already and so is in the free bytes' count.
         """
         self._claims.pop(model, None)
-        free_bytes = await self._volume.free_bytes()
+        free_bytes = (await self._volume.free()).size_bytes
         claimed_bytes = sum(max(0, c.needed_bytes - c.moved_bytes()) for c in self._claims.values())
         short_bytes = needed_bytes + claimed_bytes + self._reserve_bytes - free_bytes
         fits = needed_bytes == 0 or short_bytes <= 0
@@ -72,20 +72,21 @@ class Room:
     async def ran_out(self, model: str, refused: MakeRoom) -> MakeRoom:
         """The disk refused a write of this model's fetch: the same trouble with the numbers, which are told too.
 
-        There may be room by its own count all the same: a quota, or no names left.
+        There may be room by its own count all the same: a quota, or no names left, which is another code.
         """
         claim = self._claims.get(model)
-        if refused.code != "E_DISK_FULL" or refused.is_foreseen or claim is None:
+        if refused.code not in ("E_DISK_FULL", "E_QUOTA") or refused.is_foreseen or claim is None:
             return refused
         needed_bytes = max(0, claim.needed_bytes - claim.moved_bytes())
-        free_bytes = await self._volume.free_bytes()
-        self._tell("full", free_bytes, needed_bytes)
+        free = await self._volume.free()
+        self._tell("full", free.size_bytes, needed_bytes)
         missing = f"{size_text(needed_bytes)} are still to come" if needed_bytes else "what came could not be kept"
+        names = " and no inode" if free.names == 0 else ""
         return MakeRoom(
-            refused.code,
-            f"{refused.detail}: {missing} on {self._path}, where {size_text(free_bytes)} are free",
+            "E_NO_INODES" if free.names == 0 and refused.code == "E_DISK_FULL" else refused.code,
+            f"{refused.detail}: {missing} on {self._path}, where {size_text(free.size_bytes)}{names} are free",
             needed_bytes=needed_bytes,
-            free_bytes=free_bytes,
+            free_bytes=free.size_bytes,
         )
 
     def release(self, model: str) -> None:

@@ -80,7 +80,10 @@ class Round:
             self._is_still_complete = self.was_complete and distrust and proven.is_done
             self._tell_plan(manifest, proven if self._is_still_complete else plan, first=looks == 0)
             if plan.is_done:
-                return replace(await self._finish(manifest), worked=looks > 0)
+                outcome = await self._finish(manifest)
+                if outcome is not None:
+                    return replace(outcome, worked=looks > 0)
+                continue
             fetches = await self._carry_out(manifest, plan, found)
             if fetches.failures:
                 return failed(manifest, fetches.failures)
@@ -109,6 +112,7 @@ class Round:
             to_hash=[step.file for step in plan.of("hash")],
             is_complete=self._is_still_complete,
             ever=self.received,
+            waits_for_disk=self.world.waits_for_disk,
         )
         files = self._files(manifest, transfers, plan)
         fetches = Fetches(files, found)
@@ -135,6 +139,9 @@ class Round:
         if to_hash:
             files.transfers.tell_hashed(sum(step is not None for step in damaged))
         steps = [*plan.of("fetch"), *(step for step in damaged if step is not None)]
+        for step in plan.of("fetch"):
+            if found[step.file.path].unreadable:
+                files.tell_unreadable(step.file, found[step.file.path].unreadable)
         contents: dict[tuple[str, str], list[Step]] = {}  # those of one group are one file on disk
         for step in steps:
             contents.setdefault((self.world.disk.where(files.manifest, step.file), step.file.etag), []).append(step)
@@ -205,10 +212,15 @@ class Round:
             await self._not_complete("checking")
         return Step(file=step.file, action="fetch", finding="corrupt")
 
-    async def _finish(self, manifest: Manifest) -> Outcome:
+    async def _finish(self, manifest: Manifest) -> Outcome | None:
+        """None if files that were sealed cannot be read any more: without their seals they are looked at again."""
         world = self.world
         path = await world.disk.store.finish(manifest, self.ref)
         structure = await world.place.structure(self.ref, manifest)
+        for file in manifest.keep(structure.unreadable).files:
+            await world.disk.seals.seal(world.disk.where(manifest, file), file.etag, None)
+        if structure.unreadable:
+            return None
         if structure.problem:
             await world.desires.set_ready(self.ref.key, None)
             raise AskHuman(

@@ -13,7 +13,7 @@ from typing import TypeVar
 from qwen_api.manifest import Manifest, WantedFile
 from qwen_api.models import ModelRef
 from qwen_daemon.core import endpoints as decide
-from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.errors import MakeRoom, Trouble
 from qwen_daemon.engine.endpoints import Door, Endpoint, Endpoints
 from qwen_daemon.engine.relay import Relay
 from qwen_daemon.ports import Body, Hub, Reading
@@ -66,6 +66,8 @@ class Supply:
             self._endpoints.chosen(endpoint)
             try:
                 answer = await ask(endpoint.hub)
+            except MakeRoom:  # no endpoint's fault: this machine lets no connection be opened
+                raise
             except Trouble as trouble:
                 refusals.append((endpoint.name, trouble))
                 self._endpoints.failed(endpoint, "api", (repo, ""), trouble)

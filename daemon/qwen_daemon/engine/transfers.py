@@ -83,9 +83,11 @@ class Transfers:
         *,
         is_complete: bool = False,
         ever: dict[str, int] | None = None,
+        waits_for_disk: Callable[[], bool] = bool,
     ) -> None:
         self._hashing = _Hashing(to_hash, clock.monotonic_s())
         self._is_complete = is_complete
+        self._waits_for_disk = waits_for_disk
         self._model = model
         self._clock = clock
         self._publish = publish
@@ -174,7 +176,8 @@ class Transfers:
             is_silent = idle_s >= STALL_NOTICE_S and not watched.verifying and not transfer.is_held()
             if is_silent and not watched.told_stalled:
                 watched.told_stalled = True
-                next_at = self._clock.utc(max(0.0, STALL_CUT_S - idle_s))
+                # While the disk is waited for nobody listens to the connection, so nobody cuts it.
+                next_at = "" if self._waits_for_disk() else self._clock.utc(max(0.0, STALL_CUT_S - idle_s))
                 self._publish(
                     e.FileStalled(
                         model=self._model,

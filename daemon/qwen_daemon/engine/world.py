@@ -13,6 +13,7 @@ from qwen_daemon.core.tuning import DEFAULT_TUNING, Tuning
 from qwen_daemon.engine.controls import Controls
 from qwen_daemon.engine.disk import Budget, Disk
 from qwen_daemon.engine.endpoints import Endpoints
+from qwen_daemon.engine.patience import Patience
 from qwen_daemon.engine.room import Room
 from qwen_daemon.engine.supply import Supply
 from qwen_daemon.ports import Clock, Desires, Listings, Structure
@@ -47,11 +48,17 @@ class World:
     place_of: Callable[[str], Place]
     offline: bool
     tuning: Tuning = DEFAULT_TUNING
+    waits_for_disk: Callable[[], bool] = bool
     look_again: Callable[[str], None] = lambda _repo: None  # its seals were renewed or broken by another model's round
 
     def supply(self, model: str) -> Supply:
         """What this model (by key) is asked of and fetched from."""
         return Supply(self.endpoints, model)
+
+    def with_patience(self, patience: Patience) -> World:
+        """The world in which it is noticed that the disk does not answer."""
+        place = replace(self.place, disk=patience.with_disk(self.disk))
+        return replace(self, place=place, publish=patience.says, waits_for_disk=patience.is_tried)
 
     def at(self, key: str) -> World:
         """The world as this model sees it."""

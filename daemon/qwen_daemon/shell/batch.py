@@ -58,7 +58,8 @@ class Batch:
                 for one in batch:
                     folders.setdefault(os.path.dirname(one.file.path), []).append(one)
                 with self.inside(self.snapshot, make=True) as snapshot:
-                    root = Root(snapshot)  # what is held is a root as good as any, and nearer
+                    # What is held is a root as good as any, and nearer.
+                    root = Root(snapshot, may_be_renewed=lambda _names: True)
                     for folder, together in folders.items():
                         to_blobs = os.path.relpath(self.blobs, self.snapshot / folder)
                         _link(root, snapshot / folder, to_blobs, together)

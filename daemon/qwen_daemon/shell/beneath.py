@@ -3,7 +3,8 @@
 Others write to a shared cache too: between a look at a folder and a write into it they can put a link in its place. So
 a folder is held open while it is worked in, no step on the way to it follows a link (as openat2(2) with
 RESOLVE_NO_SYMLINKS, which Python does not have), and all work goes through `/proc/self/fd/N`, which leads into that
-very folder whatever its name leads to by now. What stands in the way of a folder is moved aside and kept.
+very folder whatever its name leads to by now. What stands in the way of a folder is moved aside and kept; so is a
+folder that the disk cannot read any more, if what it holds is soon made again.
 
 Two kinds of links are followed: the root itself is wherever it leads, and a folder that people move to other disks may
 be a link - if the daemon's user, root or the owner of the folder it lies in made it, and to where it led when the
@@ -19,30 +20,45 @@ from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 
-from qwen_daemon.core.errors import AskHuman, TryAgain
+import structlog
+
+from qwen_daemon.core.errors import AskHuman, MakeRoom, TryAgain
 from qwen_daemon.shell import durable
 
 TRIES = 5  # at one folder, before whoever swaps it is the trouble; each try moves one thing out of the way
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC  # O_PATH: of a folder on the way one need not read the names
 _STEP = _FOLDER | os.O_NOFOLLOW
+log = structlog.get_logger(__name__)
 
 
 class Root:
     """The folder `path`. `may_be_link` says of names below it whether that folder may be a link to another disk.
 
+    `may_be_renewed` says which ones are made anew when they cannot be read.
     `is_real`: the root must be `path` itself, without any link that leads there.
     """
 
     def __init__(
-        self, path: Path, *, may_be_link: Callable[[Sequence[str]], bool] = lambda _names: False, is_real: bool = False
+        self,
+        path: Path,
+        *,
+        may_be_link: Callable[[Sequence[str]], bool] = lambda _names: False,
+        may_be_renewed: Callable[[Sequence[str]], bool] = lambda _names: False,
+        is_real: bool = False,
     ) -> None:
         self._path = path
         self._may_be_link = may_be_link
+        self._may_be_renewed = may_be_renewed
         self._is_real = is_real
+        self._was_there = path.is_dir()
         self._led: dict[Path, Path | None] = {}  # where what may be a link led at the last look; None: it was none
 
     def look_again(self, *folders: Path) -> None:
-        """See where the links on the way to these folders lead now: call it when a round of work begins."""
+        """See where the links on the way to these folders lead now: call it when a round of work begins.
+
+        Raises MakeRoom(E_CACHE_GONE) if the root was there, and is not any more.
+        """
+        self._miss()
         for link in {link for folder in folders for link in (folder, *folder.parents)}:
             self._led.pop(link, None)
         for folder in folders:
@@ -70,6 +86,8 @@ class Root:
         held = self._open_root(make) if start == self._path else os.open(start, _STEP)
         for depth, name in enumerate(steps, len(names) - len(steps) + 1):
             try:
+                if make and self._may_be_renewed(names[:depth]):
+                    _renew_if_damaged(held, name)
                 below = _step(held, name, folder, make=make, move=not self._may_be_link(names[:depth]))
             finally:
                 os.close(held)
@@ -91,10 +109,17 @@ class Root:
                 start, steps = (led, []) if led is not None else (start, steps)
         return start, steps
 
+    def _miss(self) -> None:
+        """A root that vanished may be a disk that was unmounted: made anew it would fill what lies below."""
+        if self._was_there and not self._path.is_dir():
+            raise MakeRoom("E_CACHE_GONE", f"{self._path} was there and is not any more", is_foreseen=True)
+
     def _open_root(self, make: bool) -> int:
         if make:
+            self._miss()
             durable.make_folder(self._path)
         held = os.open(self._path, _FOLDER)
+        self._was_there = True
         if self._is_real and (real := os.readlink(f"/proc/self/fd/{held}")) != str(self._path):  # noqa: PTH115
             os.close(held)
             detail = f"{self._path} leads to {real} since the daemon began: name the new place in local_dir"
@@ -146,6 +171,27 @@ def _move_aside(held: int, name: str) -> None:
             if stat.S_ISDIR(os.stat(other, dir_fd=held, follow_symlinks=False).st_mode):
                 with suppress(OSError):  # the name is taken again: it stays aside, and nothing in it is lost
                     os.rename(other, name, src_dir_fd=held, dst_dir_fd=held)
+
+
+def _renew_if_damaged(held: int, name: str) -> None:
+    """What cannot be read can be named by nobody either, and what is made in it would be lost: it gets another name."""
+    try:
+        below = os.open(name, _STEP, dir_fd=held)
+    except (FileNotFoundError, NotADirectoryError):
+        return
+    try:
+        with os.scandir(f"/proc/self/fd/{below}") as names:
+            next(names, None)
+    except OSError as error:
+        # Another thread may have been faster, and what has the name now be the new one.
+        with suppress(FileNotFoundError):
+            if durable.is_unreadable(error) and os.path.samestat(os.stat(name, dir_fd=held), os.fstat(below)):
+                other = aside()
+                os.rename(name, other, src_dir_fd=held, dst_dir_fd=held)
+                why = durable.translate(OSError(error.errno, error.strerror)).detail
+                log.warning("folder.unreadable", name=name, moved_to=other, why=why)
+    finally:
+        os.close(below)
 
 
 def _trusted_target(link: Path) -> Path | None:

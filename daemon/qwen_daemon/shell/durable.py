@@ -9,20 +9,25 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import resource
 import secrets
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
+import structlog
+
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.errors import AskHuman, MakeRoom, Trouble, TryAgain
 
+OUT_OF_DESCRIPTORS = (errno.EMFILE, errno.ENFILE)  # of this process, of the whole system
 UNFINISHED = ".qwen-*.tmp"
 MADE_MAX = 5  # times, before a file that keeps vanishing is the disk's trouble
-_FULL = (errno.ENOSPC, errno.EDQUOT)
+_UNREADABLE = (errno.EIO, errno.EBADMSG, errno.EUCLEAN)  # the disk's own word, and checksums of the file system's
 _UNSEEN = (FileNotFoundError, NotADirectoryError, PermissionError)  # of folders: gone, or not for us to look into
 T = TypeVar("T")
+log = structlog.get_logger(__name__)
 
 
 async def in_thread(work: Callable[..., T], *args: object) -> T:
@@ -62,9 +67,11 @@ def sync_file(path: Path) -> None:
         os.close(handle)
 
 
-def free_bytes(folder: Path) -> int:
+def free_room(folder: Path) -> Free:
     """Room for this user on the file system that the folder is on, or will be on."""
-    return shutil.disk_usage(standing_folder(folder)).free
+    found = os.statvfs(standing_folder(folder))
+    names = found.f_favail if found.f_files else None  # Btrfs makes inodes as they are needed, and counts none
+    return Free(size_bytes=found.f_bavail * found.f_frsize, names=names)
 
 
 def standing_folder(folder: Path) -> Path:
@@ -75,11 +82,21 @@ def standing_folder(folder: Path) -> Path:
 
 
 def read(path: Path) -> bytes | None:
-    """The file's content, None if there is none."""
+    """The file's content, None if there is none, or none any more: what the disk cannot read is written anew."""
     try:
         return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as error:
+        if not is_unreadable(error):
+            raise
+        log.warning("file.unreadable", path=str(path), why=translate(error).detail)
+        return None
+
+
+def is_unreadable(error: OSError) -> bool:
+    """The disk cannot give back what was written: it is as good as damaged."""
+    return error.errno in _UNREADABLE
 
 
 def write_file(path: Path, content: bytes) -> None:
@@ -150,15 +167,21 @@ def replace_link(path: Path, target: str) -> None:
 def translate(error: OSError) -> Trouble:
     """Which trouble a failed file operation is."""
     detail = f"{error.strerror} ({errno.errorcode.get(error.errno or 0, 'EIO')})"
-    if error.errno in _FULL:
-        return MakeRoom("E_DISK_FULL", detail)
-    if error.errno == errno.EROFS:
-        return MakeRoom("E_READ_ONLY", detail)
-    if error.errno in (errno.EACCES, errno.EPERM):
-        return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
-    if error.errno == errno.EFBIG:
-        return AskHuman("E_FILE_TOO_BIG", detail)
-    return TryAgain("E_DISK_IO", detail)
+    match error.errno:
+        case errno.ENOSPC:
+            return MakeRoom("E_DISK_FULL", detail)
+        case errno.EDQUOT:
+            return MakeRoom("E_QUOTA", detail)
+        case errno.EROFS:
+            return MakeRoom("E_READ_ONLY", detail)
+        case errno.EMFILE | errno.ENFILE:
+            limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+            return MakeRoom("E_FILES", f"{os.strerror(error.errno)}: this process may have {limit} open")
+        case errno.EACCES | errno.EPERM:
+            return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
+        case errno.EFBIG:
+            return AskHuman("E_FILE_TOO_BIG", detail)
+    return TryAgain("E_DISK_IO", f"{detail}: {_told(error.filename)}" if isinstance(error.filename, str) else detail)
 
 
 def _told(name: object) -> object:

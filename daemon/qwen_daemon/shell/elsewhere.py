@@ -64,7 +64,12 @@ class _Place:
         return self.path if plain_inside(self.cache, self.repo, self.path) else None
 
     def seal(self) -> Seal | None:
-        return seal_of(self.path) if self.real() is not None else None
+        try:
+            return seal_of(self.path) if self.real() is not None else None
+        except OSError as error:
+            if durable.is_unreadable(error):  # another model's trouble, and no reason to fetch less
+                return None
+            raise
 
 
 class Elsewhere:

@@ -25,6 +25,7 @@ from qwen_api.models import is_repo
 from qwen_daemon.core.errors import AskHuman, ResolveAgain, StillShut, Trouble, TryAgain, TryLater
 from qwen_daemon.core.verdict import Answer, Asked, Follow, TakeBody, Verdict, judge
 from qwen_daemon.ports import Body, Reading
+from qwen_daemon.shell import durable
 from qwen_daemon.shell.addresses import Addresses
 from qwen_daemon.shell.body import body_of
 from qwen_daemon.shell.edges import Edges, PrivateAddress, is_private, only_public
@@ -257,6 +258,8 @@ def translate(error: BaseException) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, PrivateAddress):
         return TryAgain("E_REDIRECT", INTO_PRIVATE)
+    if isinstance(error, OSError) and error.errno in durable.OUT_OF_DESCRIPTORS:
+        return durable.translate(error)
     if isinstance(error, (aiohttp.ClientConnectorCertificateError, ssl.SSLCertVerificationError)):
         return AskHuman("E_TLS", f"the server's certificate is not trusted ({kind})")
     if isinstance(error, aiohttp.ClientHttpProxyError):

@@ -40,6 +40,7 @@ from qwen_api.manifest import BadManifest, Manifest, make_manifest
 from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
+from qwen_daemon.shell import durable
 from qwen_daemon.shell.hub_listing import every_file, info_at
 from qwen_daemon.shell.proxy import named, proxy_for
 
@@ -153,6 +154,8 @@ def translate(error: Exception) -> Trouble:
     kind = type(error).__name__
     if isinstance(error, (ValueError, KeyError, TypeError, AttributeError)) and not isinstance(error, OSError):
         return TryAgain("E_LISTING", f"the Hub's answer could not be read ({kind})")
+    if (spent := _out_of_descriptors(error)) is not None:
+        return spent
     if (proxied := _proxy_trouble(error)) is not None:
         return proxied
     return TryAgain("E_NETWORK", _unreached(error))
@@ -186,6 +189,16 @@ def _unreached(error: Exception) -> str:
 def _host_and_port(url: httpx2.URL) -> str:
     host = f"[{url.host}]" if ":" in url.host else url.host
     return f"{host}:{url.port or _PORTS.get(url.scheme, '')}"
+
+
+def _out_of_descriptors(error: BaseException) -> Trouble | None:
+    """The trouble that is no server's, if it is at the bottom of a chain of exceptions."""
+    cause = cast("BaseException | None", error)
+    for _ in range(_CHAIN_MAX):
+        if isinstance(cause, OSError) and cause.errno in durable.OUT_OF_DESCRIPTORS:
+            return durable.translate(cause)
+        cause = cause and (cause.__cause__ or cause.__context__)
+    return None
 
 
 def _system_words(error: BaseException) -> str:

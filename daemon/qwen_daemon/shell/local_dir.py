@@ -19,6 +19,7 @@ from pathlib import Path
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef
 from qwen_api.seals import Seal
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.errors import AskHuman
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
@@ -62,9 +63,9 @@ class LocalDir(StoredFiles):
         del ref
         return await in_thread(self._finish, manifest)
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """See ports.Blobs."""
-        return await in_thread(durable.free_bytes, self._folder)
+        return await in_thread(durable.free_room, self._folder)
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         """See ports.Blobs: files that their metadata names as the Hub's and that nobody wrote to since."""
@@ -122,7 +123,7 @@ class LocalDir(StoredFiles):
         for file in manifest.files:
             if Path(file.path).is_relative_to(KEPT):
                 raise AskHuman("E_LISTING", f"{file.path!r} of the repository would lie among the folder's own records")
-        return {file.path: self._find_one(manifest, file) for file in manifest.files}
+        return {file.path: self._seen(self._find_one, manifest, file) for file in manifest.files}
 
     def _find_one(self, manifest: Manifest, file: WantedFile) -> Found:
         seal = self._seal(self._folder / file.path)

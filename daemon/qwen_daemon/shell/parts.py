@@ -12,9 +12,11 @@ import secrets
 import shutil
 import time
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from qwen_api.manifest import WantedFile
+from qwen_daemon.core.errors import TryAgain
 from qwen_daemon.shell import clone, durable
 from qwen_daemon.shell.part import PartFile
 
@@ -33,10 +35,21 @@ async def open_part(folder: Path, file: WantedFile, name: str | None) -> PartFil
     known = PART_NAME.fullmatch(name or "")
     if name is not None and (known is None or known[1] != file.etag):
         name = None  # a ledger is a hint; a name of another shape is never opened
-    part = await PartFile.open(folder / (name or new_part_name(file.etag)), file.size_bytes)
-    if name is None:  # what is recorded must still have its name after a power cut
-        await durable.in_thread(durable.sync_folder, folder)
+    if name is not None:
+        try:
+            return await PartFile.open(folder / name, file.size_bytes)
+        except TryAgain as trouble:
+            if not (isinstance(trouble.__cause__, OSError) and durable.is_unreadable(trouble.__cause__)):
+                raise
+            await durable.in_thread(_drop, folder / name)  # whoever gets another one knows that nothing is kept
+    part = await PartFile.open(folder / new_part_name(file.etag), file.size_bytes)
+    await durable.in_thread(durable.sync_folder, folder)  # what is recorded must still have its name after a power cut
     return part
+
+
+def _drop(part: Path) -> None:
+    with suppress(OSError):
+        part.unlink()
 
 
 def write_part(folder: Path, etag: str, content: bytes) -> str:

@@ -39,12 +39,12 @@ class PlainCache(HubCache):
         return path
 
     def _find(self, manifest: Manifest) -> dict[str, Found]:
-        found = {}
-        for file in manifest.files:
-            named = self.standing(manifest, file)
-            seal = seal_of(named) if plain_inside(self._cache, manifest.repo, named) else None
-            found[file.path] = Found(linked=seal is not None, seal=seal)
-        return found
+        return {file.path: self._seen(self._find_plain, manifest, file) for file in manifest.files}
+
+    def _find_plain(self, manifest: Manifest, file: WantedFile) -> Found:
+        named = self.standing(manifest, file)
+        seal = seal_of(named) if plain_inside(self._cache, manifest.repo, named) else None
+        return Found(linked=seal is not None, seal=seal)
 
     def _publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
         named = self.standing(manifest, file)

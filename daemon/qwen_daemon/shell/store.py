@@ -16,10 +16,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+import structlog
+
 from qwen_api import places
 from qwen_api.manifest import Manifest, WantedFile, write_tree
 from qwen_api.models import ModelRef, is_commit, is_etag
 from qwen_api.seals import Seal, take_seal
+from qwen_daemon.core.amounts import Free
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
 from qwen_daemon.shell import durable, parts, way
@@ -28,6 +31,8 @@ from qwen_daemon.shell.beneath import Root
 from qwen_daemon.shell.durable import in_thread
 from qwen_daemon.shell.inside import plain_inside, plain_seal, real_inside, seal_inside, seal_of
 from qwen_daemon.shell.stored import StoredFiles
+
+log = structlog.get_logger(__name__)
 
 CACHE_TAG = (  # what huggingface_hub writes, so that backup tools skip the folder (bford.info/cachedir)
     b"Signature: 8a477f597d28d172789f06886806bc55\n"
@@ -43,7 +48,7 @@ class HubCache(StoredFiles):
 
     def __init__(self, cache: Path) -> None:
         self._cache = cache
-        self._root = Root(cache, may_be_link=_may_be_link)
+        self._root = Root(cache, may_be_link=_may_be_link, may_be_renewed=_may_be_renewed)
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
         """See ports.Store."""
@@ -61,9 +66,9 @@ class HubCache(StoredFiles):
         """See ports.Store."""
         return await in_thread(self._finish, manifest, ref)
 
-    async def free_bytes(self) -> int:
+    async def free(self) -> Free:
         """See ports.Blobs."""
-        return await in_thread(durable.free_bytes, self._cache)
+        return await in_thread(durable.free_room, self._cache)
 
     async def remove(self, manifest: Manifest, keep_etags: frozenset[str]) -> int:
         """See ports.Blobs."""
@@ -135,7 +140,10 @@ class HubCache(StoredFiles):
     def _find(self, manifest: Manifest) -> dict[str, Found]:
         blobs = self.parts_folder(manifest.repo)
         is_inside = real_inside(self._cache, manifest.repo, blobs) is not None  # asked once, not for each plain blob
-        return {file.path: self._find_one(manifest, file, blobs / file.etag, is_inside) for file in manifest.files}
+        return {
+            file.path: self._seen(self._find_one, manifest, file, blobs / file.etag, is_inside)
+            for file in manifest.files
+        }
 
     def _find_one(self, manifest: Manifest, file: WantedFile, blob: Path, is_inside: bool) -> Found:
         named = self._named(manifest, file)
@@ -199,12 +207,12 @@ class HubCache(StoredFiles):
         for repo in self._cache.glob("models--*"):
             self._drop_unfinished(repo / "trees")
             self._drop_unfinished(repo / "refs", deep=True)
-            with suppress(*_NOT_OURS), self._root.inside(repo / "blobs") as blobs:
+            with _passing_over(repo / "blobs"), self._root.inside(repo / "blobs") as blobs:
                 swept += parts.drop_strays(blobs.glob(parts.PARTS), known_parts)
         return swept
 
     def _drop_unfinished(self, folder: Path, *, deep: bool = False) -> None:
-        with suppress(*_NOT_OURS), self._root.inside(folder) as held:
+        with _passing_over(folder), self._root.inside(folder) as held:
             durable.drop_unfinished(held, deep=deep)
 
     def _finish(self, manifest: Manifest, ref: ModelRef) -> Path:
@@ -254,6 +262,18 @@ class HubCache(StoredFiles):
                 shutil.rmtree(cache / folder.name, ignore_errors=True)
 
 
+@contextmanager
+def _passing_over(folder: Path) -> Iterator[None]:
+    """What cannot be cleaned is left as it is: nothing wanted depends on it, least of all the daemon's start."""
+    try:
+        with suppress(*_NOT_OURS):
+            yield
+    except OSError as error:
+        if not durable.is_unreadable(error):
+            raise
+        log.warning("folder.unreadable", path=str(folder), why=durable.translate(error).detail)
+
+
 def _may_be_link(names: Sequence[str]) -> bool:
     """A model's folder, its blobs, the locks: people move them to larger disks, or to disks with locks."""
     match names:
@@ -262,6 +282,11 @@ def _may_be_link(names: Sequence[str]) -> bool:
         case [_, "blobs"]:
             return True
     return False
+
+
+def _may_be_renewed(names: Sequence[str]) -> bool:
+    """Folders that hold nothing which is not soon made again: not the blobs."""
+    return len(names) > 1 and (names[0] == ".locks" or names[1] in ("snapshots", "refs", "trees"))
 
 
 def _drop_blob(blobs: Path, etag: str) -> int:

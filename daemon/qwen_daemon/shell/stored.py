@@ -53,6 +53,15 @@ class StoredFiles(ABC):
         except (FileNotFoundError, NotADirectoryError) as error:
             raise TryAgain("E_DISK_CHANGING", "the listing of the commit was removed meanwhile") from error
 
+    def _seen(self, look: Callable[..., Found], *args: object) -> Found:
+        """What `look` finds of one file: damaged, if the disk cannot say what it is."""
+        try:
+            return look(*args)
+        except OSError as error:
+            if not durable.is_unreadable(error):
+                raise
+            return Found(unreadable=durable.translate(error).detail)
+
     async def publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
     ) -> Sequence[Seal | Trouble]:
@@ -101,7 +110,11 @@ class StoredFiles(ABC):
 
         try:
             return await in_thread(copy)
-        except (MakeRoom, TryAgain):
+        except MakeRoom as refused:
+            if refused.code == "E_FILES":
+                raise  # not the disk's word: later it can be copied
+            return None
+        except TryAgain:
             return None
 
     def _drop_part(self, repo: str, name: str) -> None:

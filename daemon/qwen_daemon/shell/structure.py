@@ -43,5 +43,7 @@ class SnapshotStructure:
             listed=whole.by_path(),  # what the patterns leave out is in the repository all the same
             folder=str(folder),
         )
+        # Behind a seal that holds, and still not to be read: the disk forgot it.
+        unreadable = tuple(p.path for p in report.findings if p.cause == "unreadable" and p.path in hashes)
         problem = "; ".join(f"{p.path or p.component}: {CAUSES[p.cause]}" for p in report.findings[:3])
-        return Structure(problem=problem, has_code=report.has_code, has_pickle=report.has_pickle)
+        return Structure(problem=problem, has_code=report.has_code, has_pickle=report.has_pickle, unreadable=unreadable)

@@ -24,17 +24,33 @@ def link(named: Path, target: str) -> bool:
     try:
         named.symlink_to(target)
     except FileExistsError:
-        if named.is_symlink() and os.readlink(named) == target:  # noqa: PTH115 - the text, not a Path
+        if _leads(named) == target:
             return False
         _clear(named)
         durable.replace_link(named, target)
     return True
 
 
+def _leads(named: Path) -> str | None:
+    """The link's text; None if it is no link, or the disk cannot read it."""
+    try:
+        return os.readlink(named) if named.is_symlink() else None  # noqa: PTH115 - the text, not a Path
+    except OSError as error:
+        if durable.is_unreadable(error):
+            return None
+        raise
+
+
 def _clear(named: Path) -> None:
+    """Raises OSError if what stands there is damaged and cannot even be removed."""
     try:
         is_folder = stat.S_ISDIR(named.lstat().st_mode)
     except FileNotFoundError:
+        return
+    except OSError as error:
+        if not durable.is_unreadable(error):
+            raise
+        named.unlink()
         return
     if is_folder:
         named.rename(named.with_name(beneath.aside()))

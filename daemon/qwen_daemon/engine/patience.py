@@ -1,0 +1,152 @@
+"""A disk that does not answer: what was asked of it and has not come back is noticed here, and told of the model.
+
+Nothing can be done about it, not even to give up: a call into the kernel cannot be taken back. So the model stays as it
+is, `downloading` say, with the reason beside it (E_DISK_STUCK) for as long as that lasts. Whatever takes its time by
+right (hashing or copying a whole file) is not watched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from qwen_api import events as e
+from qwen_api.manifest import Manifest, WantedFile
+from qwen_api.models import ModelRef
+from qwen_api.seals import Seal
+from qwen_daemon.core.digest import Bytes
+from qwen_daemon.core.errors import Trouble
+from qwen_daemon.core.plan import Found
+from qwen_daemon.engine.disk import Disk
+from qwen_daemon.ports import Batches, Clock, Part, Store
+
+STUCK_S = 5.0  # a checkpoint on a slow disk takes a second or two
+LOOK_S = 1.0
+
+
+@dataclass
+class Patience:
+    """Of one round of one model. `state` is what the model is said to be; None: nothing is said of it."""
+
+    clock: Clock
+    model: str
+    publish: Callable[[e.Event], int]
+    state: e.ModelState | None
+    _asked: dict[object, tuple[float, str]] = field(default_factory=dict)  # since when, in order, and what
+    _is_asked: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def tell(self) -> None:
+        """Until cancelled: say that the disk is stuck, and that it is not any more."""
+        told: e.ModelState | None = None  # the state that was said to be stuck
+        while True:
+            if told is None:
+                await self._is_asked.wait()
+            await self.clock.sleep(LOOK_S)
+            waited_s, what = self._longest()
+            if waited_s < STUCK_S and told is not None:
+                if told == self.state:
+                    self.publish(e.ModelStateChanged(model=self.model, state=told))
+                told = None
+            elif waited_s >= STUCK_S and self.state not in (None, told):
+                told = self.state
+                since = self.clock.utc(-waited_s)[11:19]
+                detail = f"{what} has not come back since {since} UTC"
+                self.publish(e.ModelStateChanged(model=self.model, state=told, code="E_DISK_STUCK", detail=detail))
+
+    def says(self, event: e.Event) -> int:
+        """Publish; what is said of the model's state is remembered."""
+        if isinstance(event, e.ModelStateChanged) and event.model == self.model:
+            self.state = event.state
+        return self.publish(event)
+
+    def is_tried(self) -> bool:
+        """True if it is the disk that is waited for, and not the line."""
+        return self._longest()[0] >= LOOK_S
+
+    def _longest(self) -> tuple[float, str]:
+        since_s, what = next(iter(self._asked.values()), (self.clock.monotonic_s(), ""))
+        return self.clock.monotonic_s() - since_s, what
+
+    @contextmanager
+    def asking(self, what: str) -> Iterator[None]:
+        """The disk is asked for this inside the context."""
+        call = object()
+        self._asked[call] = (self.clock.monotonic_s(), what)
+        self._is_asked.set()
+        try:
+            yield
+        finally:
+            del self._asked[call]
+            if not self._asked:
+                self._is_asked.clear()
+
+    def with_disk(self, disk: Disk) -> Disk:
+        """The same disk, whose calls are noticed."""
+        return replace(disk, store=_Store(disk.store, self), batches=_Batches(disk.batches, self))
+
+
+class _Part:
+    """ports.Part."""
+
+    def __init__(self, part: Part, patience: Patience, path: str) -> None:
+        self.name = part.name
+        self._part, self._patience, self._path = part, patience, path
+
+    async def write(self, offset: int, data: Bytes, written: Callable[[Bytes], None]) -> None:
+        with self._patience.asking(f"writing {self._path}"):
+            await self._part.write(offset, data, written)
+
+    async def feed(self, offset: int, length: int, take: Callable[[Bytes], None]) -> int:
+        with self._patience.asking(f"reading {self._path}"):
+            return await self._part.feed(offset, length, take)
+
+    async def sync(self) -> None:
+        with self._patience.asking(f"syncing {self._path}"):
+            await self._part.sync()
+
+    async def close(self) -> None:
+        with self._patience.asking(f"closing {self._path}"):
+            await self._part.close()
+
+
+class _Store:
+    """ports.Store."""
+
+    def __init__(self, store: Store, patience: Patience) -> None:
+        self._store, self._patience = store, patience
+
+    async def find(self, manifest: Manifest) -> dict[str, Found]:
+        with self._patience.asking("looking at the files"):
+            return await self._store.find(manifest)
+
+    async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
+        with self._patience.asking("writing the list of files"):
+            await self._store.begin(manifest, ref)
+
+    async def open_part(self, repo: str, file: WantedFile, name: str | None) -> Part:
+        with self._patience.asking(f"opening {file.path}"):
+            return _Part(await self._store.open_part(repo, file, name), self._patience, file.path)
+
+    async def publish(self, manifest: Manifest, file: WantedFile, part: str | bytes | None) -> Seal:
+        with self._patience.asking(f"publishing {file.path}"):
+            return await self._store.publish(manifest, file, part)
+
+    async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
+        with self._patience.asking("writing the branch"):
+            return await self._store.finish(manifest, ref)
+
+
+class _Batches:
+    """ports.Batches."""
+
+    def __init__(self, batches: Batches, patience: Patience) -> None:
+        self._batches, self._patience = batches, patience
+
+    async def publish_all(
+        self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
+    ) -> Sequence[Seal | Trouble]:
+        with self._patience.asking(f"publishing {contents[0][0].path}"):
+            return await self._batches.publish_all(manifest, contents)
