@@ -25,7 +25,7 @@ import struct
 import sys
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +97,8 @@ CALLS: dict[str, tuple[int, int, str]] = {
 }
 _ARCHITECTURE = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}  # column in CALLS, AUDIT_ARCH_*
 FICLONE, FICLONERANGE = 0x40049409, 0x4020940D
-_OPENING = ("open", "openat", "openat2")
+_OPENING = {"open": 1, "openat": 2}  # where the flags stand; those of openat2 are in memory
+_MAKING = os.O_CREAT | os.O_TRUNC
 
 KILL, SKIP = -1, -2  # SIGKILL before it is made; it returns 0 and is not made
 _NOTIF, _RESP = struct.Struct("=QIIiIQ6Q"), struct.Struct("=QqiI")  # seccomp_notif, seccomp_notif_resp
@@ -166,11 +167,13 @@ class Overseen:
 def overseeing(root: Path, calls: Iterable[str], decide: Decide) -> Iterator[tuple[Overseen, list[str]]]:
     """What to put before the one command that is overseen; only its files below `root` are asked about.
 
+    Of `calls`, "openat" is one that makes a name or cuts a file, "openat(read)" any other.
+
     `decide` runs in a thread and says 0 (let it be made), an errno, KILL or SKIP. Leave it when the command ended.
     """
     overseen = Overseen(root, decide)
     name = f"\0overseer-{secrets.token_hex(8)}"
-    wanted = ",".join(str(number) for call in calls if (number := CALLS[call][_COLUMN]) or call == "read")
+    wanted = ",".join(_asked(set(calls)))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
         door.bind(name)
         door.listen(1)
@@ -219,13 +222,26 @@ def _of_file(thread: int, call: str, arguments: Sequence[int]) -> str:
 
 def _kind(thread: int, call: str, arguments: Sequence[int]) -> str:
     """Whether an open makes a name or cuts a file is another thing than reading it; so is a clone than other ioctls."""
-    if call in _OPENING:
-        place = {"open": 1, "openat": 2}.get(call)
+    if call in _OPENING or call == "openat2":
+        place = _OPENING.get(call)
         flags = arguments[place] if place else struct.unpack("Q", _bytes(thread, arguments[2], 8))[0]
-        return call if flags & (os.O_CREAT | os.O_TRUNC) else f"{call}(read)"
+        return call if flags & _MAKING else f"{call}(read)"
     if call == "ioctl":
         return "ficlone" if arguments[1] in (FICLONE, FICLONERANGE) else "ioctl"
     return call
+
+
+def _asked(calls: Set[str]) -> list[str]:
+    """The numbers of these calls; behind it the place of an open's flags, where one that only reads is not asked about.
+
+    A start opens two thousand files to read them.
+    """
+    asked = []
+    for call, (*numbers, _) in CALLS.items():
+        if (numbers[_COLUMN] or call == "read") and calls & {call, f"{call}(read)"}:
+            is_making = call in _OPENING and f"{call}(read)" not in calls
+            asked.append(f"{numbers[_COLUMN]}:{_OPENING[call]}" if is_making else f"{numbers[_COLUMN]}:")
+    return asked
 
 
 def _bytes(thread: int, address: int, count: int) -> bytes:
@@ -248,14 +264,24 @@ _COLUMN, _AUDIT = _ARCHITECTURE.get(platform.machine(), (0, 0))
 _NAMES = {numbers[_COLUMN]: name for name, numbers in CALLS.items()}
 
 
-def _hand_over(name: str, numbers: Sequence[int]) -> None:
-    """This process's calls of these numbers are asked about from now on, by whoever listens there."""
+def _hand_over(name: str, asked: Sequence[str]) -> None:
+    """This process's calls of these numbers (see _asked) are asked about from now on, by whoever listens there."""
     libc = ctypes.CDLL(None, use_errno=True)
-    load, equal, give = 0x20, 0x15, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_RET|K
-    allow, ask = 0x7FFF0000, 0x7FC00000  # SECCOMP_RET_ALLOW, _USER_NOTIF
-    steps = [(load, 0, 0, 4), (equal, 1, 0, _AUDIT), (give, 0, 0, allow), (load, 0, 0, 0)]
-    steps += [(equal, len(numbers) - place, 0, number) for place, number in enumerate(numbers)]
-    steps += [(give, 0, 0, allow), (give, 0, 0, ask)]
+    load, equal, any_of, give = 0x20, 0x15, 0x45, 0x06  # BPF_LD|W|ABS, BPF_JMP|JEQ|K, BPF_JMP|JSET|K, BPF_RET|K
+    allow, ask = (give, 0, 0, 0x7FFF0000), (give, 0, 0, 0x7FC00000)  # SECCOMP_RET_ALLOW, _USER_NOTIF
+    steps = [(load, 0, 0, 4), (equal, 1, 0, _AUDIT), allow, (load, 0, 0, 0)]  # seccomp_data: nr, arch, ip, args[6]
+    for number, _, flags in (each.partition(":") for each in asked):
+        if flags:
+            steps += [
+                (equal, 0, 4, int(number)),
+                (load, 0, 0, 16 + 8 * int(flags)),
+                (any_of, 1, 0, _MAKING),
+                allow,
+                ask,
+            ]
+        else:
+            steps += [(equal, 0, 1, int(number)), ask]
+    steps += [allow]
     program = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *step) for step in steps))
     filter_ = ctypes.create_string_buffer(struct.pack("HxxxxxxP", len(steps), ctypes.addressof(program)))
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as door:
@@ -269,5 +295,5 @@ def _hand_over(name: str, numbers: Sequence[int]) -> None:
 
 
 if __name__ == "__main__":
-    _hand_over(sys.argv[1], [int(number) for number in sys.argv[2].split(",")])
+    _hand_over(sys.argv[1], sys.argv[2].split(","))
     os.execv(sys.argv[3], sys.argv[3:])

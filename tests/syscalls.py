@@ -18,12 +18,13 @@ from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.oracle import Oracle
 from tests.overseer import Point
-from tests.running import Running
+from tests.running import WAIT_S, Running
 
 MIB = 1 << 20
 REPO = "org/one"
 KEY = parse_model(REPO).key
 WEIGHTS = "model.safetensors"
+END_S = 4 * WAIT_S  # several run at once for hours, beside whatever else the machine does
 BYTES_PER_S = 8 * MIB  # so that there are checkpoints before the last byte
 FILES = {
     **model_folder.transformers_model("Qwen2ForCausalLM"),
@@ -54,24 +55,26 @@ class Job:
 
     def run(self) -> int:
         """To its end, and looked at; returns the exit code."""
-        code = self.daemon.run("--config", str(self.daemon.config_file), "--once", REPO)
+        code = self._run()
         self.oracle.look(code)
         return code
 
     def run_overseen(self, decide: Callable[[Point], int], calls: frozenset[str] = CHANGING) -> tuple[int, list[Point]]:
         """The same, asked about each of these calls; returns the exit code and all of them that were made."""
-        asked = {call for call in overseer.CALLS if call in calls or f"{call}(read)" in calls}
-        with overseer.overseeing(self.daemon.root, asked, decide) as (overseen, self.daemon.prefix):
-            code = self.daemon.run("--config", str(self.daemon.config_file), "--once", REPO)
+        with overseer.overseeing(self.daemon.root, calls, decide) as (overseen, self.daemon.prefix):
+            code = self._run()
         self.daemon.prefix = []
         self.oracle.look(None if code == -signal.SIGKILL else code)
         return code, [point for point in overseen.points if point.call in calls and point.file.startswith(OURS)]
+
+    def _run(self) -> int:
+        return self.daemon.run("--config", str(self.daemon.config_file), "--once", REPO, timeout=END_S)
 
     def finish(self) -> None:
         """As a service, to complete; then stopped: whatever was before, now all is right."""
         self.daemon.configure([REPO])
         with self.daemon:
-            self.daemon.wait_complete(KEY)
+            self.daemon.wait_complete(KEY, timeout=END_S)
             self.oracle.check_running()
             code = self.daemon.stop()
         assert code == 0
