@@ -14,7 +14,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/pip --disable-pip-version-check
 SOURCES := daemon monitor loader demo benchmarks docs tests
 # What `make test` calls besides Python, and the Debian package that has it.
-TEST_TOOLS := curl:curl tmux:tmux openssl:openssl systemd-analyze:systemd
+TEST_TOOLS := curl:curl tmux:tmux strace:strace openssl:openssl systemd-analyze:systemd
 BENCH_TOOLS := nginx:nginx aria2c:aria2 curl:curl openssl:openssl
 BENCH_ARGS ?=
 SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \

@@ -67,12 +67,9 @@ class Oracle:
 
     def check_running(self) -> None:
         """Of the daemon that has just told the model complete, and still runs: one end, no gap, nothing open."""
-        numbers = check_stream(self._daemon, self._key)
+        numbers = check_running(self._daemon, self._key)
         life = (self._daemon.root / "stderr").read_bytes()[self._said_bytes :].decode(errors="replace")
         assert {event["seq"] for event in logged(life) if event["seq"] <= numbers[-1]} <= set(numbers)
-        held = [os.readlink(path) for path in _descriptors(self._daemon.pid)]
-        kept = [path for path in held if path.startswith(f"{self._daemon.cache.resolve()}/") or ".part" in path]
-        assert kept == [], "still open"
 
     def _look_at_bytes_sent(self) -> None:
         for path, spans in self._recorded.items():
@@ -146,11 +143,14 @@ class Oracle:
             ], said
 
 
-def check_stream(daemon: Running, key: str) -> list[int]:
-    """Of a model that was just told complete: once; numbers rise; and who asks only now is told the same as who heard.
+def check_running(daemon: Running, key: str) -> list[int]:
+    """Of a model that was just told complete, by a daemon that still runs: told once and last, nothing is open.
 
-    Returns the numbers.
+    The numbers of events rise, and who asks only now is told the same as who heard. Returns the numbers.
     """
+    held = [os.readlink(path) for path in _descriptors(daemon.pid)]
+    kept = [path for path in held if path.startswith(f"{daemon.cache.resolve()}/") or ".part" in path]
+    assert kept == [], "still open"
     late = Follower(lambda: daemon.control, since=0, epoch=daemon.client.version().epoch)
     backlog: list[e.Event] = []
     for line in late:
