@@ -34,9 +34,9 @@ class Oracle:
     """Of one model in the Hub cache; `look` after each life of the daemon, in the order in which they were."""
 
     def __init__(self, daemon: Running, hub: SimHub, sim: SimRepo, files: Mapping[str, bytes]) -> None:
-        self._daemon, self._hub, self._sim, self._files = daemon, hub, sim, files
+        self.daemon, self.hub = daemon, hub
+        self._sim, self._files = sim, files
         self._key = parse_model(sim.id).key
-        self._snapshot = places.snapshot_dir(daemon.cache, sim.id, sim.sha)
         self._recorded: dict[str, set[range]] = {}
         self._named: set[str] = set()
         self._said_bytes = 0
@@ -60,29 +60,33 @@ class Oracle:
             _read_anew(self._snapshot / path)
         told = subprocess.check_output(["sha256sum", *self._files], cwd=self._snapshot, text=True).split()[::2]
         assert told == [hashlib.sha256(content).hexdigest() for content in self._files.values()]
-        assert places.ref_file(self._daemon.cache, self._sim.id, "main").read_text() == self._sim.sha
-        ready = json.loads(places.ready_file(self._daemon.state_dir, self._key).read_bytes())
+        assert places.ref_file(self.daemon.cache, self._sim.id, "main").read_text() == self._sim.sha
+        ready = json.loads(places.ready_file(self.daemon.state_dir, self._key).read_bytes())
         assert (ready["commit"], set(ready["seals"])) == (self._sim.sha, set(self._files))
-        assert [path for path in self._daemon.root.rglob(".qwen-*") if not path.is_dir()] == [], "strays"
+        assert [path for path in self.daemon.root.rglob(".qwen-*") if not path.is_dir()] == [], "strays"
 
     def check_running(self) -> None:
         """Of the daemon that has just told the model complete, and still runs: one end, no gap, nothing open."""
-        numbers = check_running(self._daemon, self._key)
-        life = (self._daemon.root / "stderr").read_bytes()[self._said_bytes :].decode(errors="replace")
+        numbers = check_running(self.daemon, self._key)
+        life = (self.daemon.root / "stderr").read_bytes()[self._said_bytes :].decode(errors="replace")
         assert {event["seq"] for event in logged(life) if event["seq"] <= numbers[-1]} <= set(numbers)
+
+    @property
+    def _snapshot(self) -> Path:
+        return places.snapshot_dir(self.daemon.cache, self._sim.id, self._sim.sha)
 
     def _look_at_bytes_sent(self) -> None:
         for path, spans in self._recorded.items():
             again = [
                 (max(sent.start, span.start), min(sent.end, span.stop))
-                for sent in self._hub.log.served(path=path)
+                for sent in self.hub.log.served(path=path)
                 for span in spans
                 if max(sent.start, span.start) < min(sent.end, span.stop)
             ]
             assert again == [], f"{path}: recorded and fetched again"
-        again_whole = {path for path in self._named if self._hub.log.served(path=path)}
+        again_whole = {path for path in self._named if self.hub.log.served(path=path)}
         assert again_whole == set(), "published and fetched again"
-        self._hub.log.clear()
+        self.hub.log.clear()
 
     def _look_at_names(self) -> None:
         self._named = {path for path in self._files if (self._snapshot / path).exists()}
@@ -91,20 +95,20 @@ class Oracle:
         assert not any((self._snapshot / path).is_symlink() for path in self._files.keys() - self._named), (
             "leads nowhere"
         )
-        listing = places.tree_file(self._daemon.cache, self._sim.id, self._sim.sha)
-        ref = places.ref_file(self._daemon.cache, self._sim.id, "main")
+        listing = places.tree_file(self.daemon.cache, self._sim.id, self._sim.sha)
+        ref = places.ref_file(self.daemon.cache, self._sim.id, "main")
         assert (ref.exists() or bool(self._named)) <= listing.exists(), "huggingface_hub would take it for complete"
         assert not ref.exists() or ref.read_text() == self._sim.sha
-        is_ready = places.ready_file(self._daemon.state_dir, self._key).exists()
+        is_ready = places.ready_file(self.daemon.state_dir, self._key).exists()
         assert is_ready <= (self._named == set(self._files)), "called ready"
-        assert list(self._daemon.state_dir.glob("*.bad*")) == [], "the ledger was set aside"
+        assert list(self.daemon.state_dir.glob("*.bad*")) == [], "the ledger was set aside"
 
     def _read_ledger(self) -> dict[str, set[range]]:
         """Stretches of the files that are on record, read from a copy; no kill makes a ledger that cannot be read."""
-        copy = self._daemon.root / "ledger-copy"
+        copy = self.daemon.root / "ledger-copy"
         shutil.rmtree(copy, ignore_errors=True)
         copy.mkdir()
-        for path in self._daemon.state_dir.glob("ledger*"):
+        for path in self.daemon.state_dir.glob("ledger*"):
             shutil.copy(path, copy)
         if not (copy / "ledger.sqlite").exists():
             return {}
@@ -124,7 +128,7 @@ class Oracle:
 
     def _look_at_log(self, code: int | None) -> None:
         """What one life said on stderr: numbers that rise, one end and that one told, no surprise."""
-        whole = (self._daemon.root / "stderr").read_bytes() if (self._daemon.root / "stderr").exists() else b""
+        whole = (self.daemon.root / "stderr").read_bytes() if (self.daemon.root / "stderr").exists() else b""
         said, self._said_bytes = whole[self._said_bytes :].decode(errors="replace"), len(whole)
         assert [word for word in NEVER_SAID if word in said] == [], said
         events = logged(said)

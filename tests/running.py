@@ -51,7 +51,7 @@ class Running:
 
     `events` are all durable events of the present (or last) process and the progress that was seen; `stderr` is
     everything that all its processes wrote. `config` is appended to the configuration file. `env` may name a token.
-    `gaps` are those in the stream; `prefix` stands before the command, as a tracer would (overseer).
+    `gaps` are those in the stream.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class Running:
         self.events: list[e.Event] = []
         self.gaps: list[e.Gap] = []
         self.arguments: list[str] = []
-        self.prefix: list[str] = []
+        self.under: list[str] = []  # a command that runs it, such as strace -D
         self._process: subprocess.Popen[bytes] | None = None
         self._follower: Follower | None = None
         self._ear: threading.Thread | None = None
@@ -119,7 +119,7 @@ class Running:
 
     def popen(self, *arguments: str) -> subprocess.Popen[bytes]:
         """The command with these arguments, in this daemon's environment."""
-        command = [*self.prefix, sys.executable, "-m", "qwen_daemon", *arguments, *self.arguments]
+        command = [*self.under, sys.executable, "-m", "qwen_daemon", *arguments, *self.arguments]
         with (self.root / "stderr").open("ab") as stderr, (self.root / "stdout").open("ab") as stdout:
             return subprocess.Popen(command, env=self.env, stdout=stdout, stderr=stderr, cwd=self.root)
 

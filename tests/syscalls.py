@@ -40,14 +40,13 @@ CHANGING = frozenset(overseer.CALLS) - READING - {"ioctl"}
 OURS = ("hf/hub", "state", "run")  # the cache, the state and the sockets
 
 
-class Job:
+class Job(Oracle):
     """One download into folders of its own."""
 
     def __init__(self, root: Path, hub: SimHub, files: Mapping[str, bytes] = FILES) -> None:
-        self.hub = hub
-        self.hub.throttle.bytes_per_s = BYTES_PER_S
-        self.daemon = Running(root, endpoint=hub.endpoint, env={"QWEN_DAEMON_LOG": "json"})
-        self.oracle = Oracle(self.daemon, hub, SimRepo(id=REPO, files=files), files)
+        hub.throttle.bytes_per_s = BYTES_PER_S
+        daemon = Running(root, endpoint=hub.endpoint, env={"QWEN_DAEMON_LOG": "json"})
+        super().__init__(daemon, hub, SimRepo(id=REPO, files=files), files)
 
     def start(self) -> subprocess.Popen[bytes]:
         """The job, going."""
@@ -56,15 +55,15 @@ class Job:
     def run(self) -> int:
         """To its end, and looked at; returns the exit code."""
         code = self._run()
-        self.oracle.look(code)
+        self.look(code)
         return code
 
     def run_overseen(self, decide: Callable[[Point], int], calls: frozenset[str] = CHANGING) -> tuple[int, list[Point]]:
         """The same, asked about each of these calls; returns the exit code and all of them that were made."""
-        with overseer.overseeing(self.daemon.root, calls, decide) as (overseen, self.daemon.prefix):
+        with overseer.overseeing(self.daemon.root, calls, decide) as (overseen, self.daemon.under):
             code = self._run()
-        self.daemon.prefix = []
-        self.oracle.look(None if code == -signal.SIGKILL else code)
+        self.daemon.under = []
+        self.look(None if code == -signal.SIGKILL else code)
         return code, [point for point in overseen.points if point.call in calls and point.file.startswith(OURS)]
 
     def _run(self) -> int:
@@ -75,11 +74,11 @@ class Job:
         self.daemon.configure([REPO])
         with self.daemon:
             self.daemon.wait_complete(KEY, timeout=END_S)
-            self.oracle.check_running()
+            self.check_running()
             code = self.daemon.stop()
         assert code == 0
-        self.oracle.look()
-        self.oracle.check_done()
+        self.look()
+        self.check_done()
 
 
 def points(calls: frozenset[str], files: Mapping[str, bytes] = FILES) -> list[Point]:
@@ -88,7 +87,7 @@ def points(calls: frozenset[str], files: Mapping[str, bytes] = FILES) -> list[Po
         job = Job(Path(folder) / "job", hub, files)
         code, made = job.run_overseen(lambda _: 0, calls)
         assert code == 0
-        job.oracle.check_done()
+        job.check_done()
     return made
 
 
@@ -102,6 +101,6 @@ def disturb(point: Point, answer: int, files: Mapping[str, bytes] = FILES) -> tu
         calls = frozenset({point.call})
         code, made = job.run_overseen(lambda asked: answer if asked == point else 0, calls)
         for path in files if point.call in READING else ():
-            job.oracle.may_be_fetched_again(path)
+            job.may_be_fetched_again(path)
         job.finish()
         return code, point in made

@@ -118,9 +118,13 @@ def test_a_call_that_fails_once_costs_no_truth() -> None:
 @pytest.mark.fault("D11", "D15", "D16", "D20", "D24")
 def test_each_call_that_fails_once_costs_no_truth() -> None:
     """ENOSPC, EIO and EINTR at each call that changes the disk, EIO at the first and last of each kind that reads."""
-    refusals = [(point, error) for point in points(CHANGING, SMALLER) for error in EVERY_ERROR]
-    reads = points(READING, SMALLER)
-    refusals += [(point, errno.EIO) for point in _first_and_last(reads)]
+    changing, reading = points(CHANGING, SMALLER), points(READING, SMALLER)
+    refusals = [(point, error) for point in changing for error in EVERY_ERROR]
+    written = {point.file for point in changing if point.call in ("write", "pwrite64")}
+    # Nothing is left to write when a folder is closed, so that fails nowhere; Rust's library, in watchfiles, aborts.
+    refusals += [
+        (point, errno.EIO) for point in _first_and_last(reading) if point.call != "close" or point.file in written
+    ]
     work = partial(refuse_number, refusals)
     long_run.run("failed-calls", "jobs with a system call that failed", work, range(len(refusals)))
 
@@ -150,7 +154,7 @@ def test_interrupted_calls_are_made_again(tmp_path: Path) -> None:
         job = Job(tmp_path, hub)
         code, made = job.run_overseen(decide, RESTARTED)
         assert (code, {point.call for point in made}) == (0, RESTARTED), job.daemon.stderr
-        job.oracle.check_done()
+        job.check_done()
 
 
 @pytest.mark.fault("C6")
@@ -158,7 +162,7 @@ def test_locks_that_do_nothing_are_not_needed(tmp_path: Path) -> None:
     """Two daemons fill one cache, and every flock says yes: both end well, and what stands there is right."""
 
     def run(daemon: Running) -> tuple[int, bool]:
-        with overseeing(tmp_path, {"flock"}, lambda _: SKIP) as (overseen, daemon.prefix):
+        with overseeing(tmp_path, {"flock"}, lambda _: SKIP) as (overseen, daemon.under):
             code = daemon.run("--config", str(daemon.config_file), "--once", REPO)
         return code, any(BLOB.rpartition("/")[2] in point.file for point in overseen.refused)
 
@@ -168,8 +172,8 @@ def test_locks_that_do_nothing_are_not_needed(tmp_path: Path) -> None:
         daemons[1].env["HF_HOME"] = daemons[0].env["HF_HOME"]
         with ThreadPoolExecutor(2) as pool:
             assert list(pool.map(run, daemons)) == [(0, True)] * 2, [daemon.stderr for daemon in daemons]
-        jobs[0].oracle.look(0)
-        jobs[0].oracle.check_done()
+        jobs[0].look(0)
+        jobs[0].check_done()
 
 
 READS = frozenset({"read", "pread64", "preadv", "preadv2"})
@@ -196,7 +200,7 @@ def test_what_cannot_be_read_is_not_called_verified(tmp_path: Path, is_complete:
             job.run_overseen(lambda point: KILL if point == Point("pwrite64", PART, 50) else 0)
         daemon = job.daemon
         daemon.configure([REPO])
-        with overseeing(daemon.root, READS, decide) as (overseen, daemon.prefix), daemon:
+        with overseeing(daemon.root, READS, decide) as (overseen, daemon.under), daemon:
             told = daemon.wait_event(e.FileRetry, path=WEIGHTS)
             assert told.code == "E_DISK_IO"
             assert overseen.refused
@@ -204,11 +208,11 @@ def test_what_cannot_be_read_is_not_called_verified(tmp_path: Path, is_complete:
             is_broken.clear()
             daemon.client.retry(KEY)
             daemon.wait_complete(KEY)
-            job.oracle.check_running()
+            job.check_running()
             assert daemon.stop() == 0
-        job.oracle.may_be_fetched_again(WEIGHTS)
-        job.oracle.look()
-        job.oracle.check_done()
+        job.may_be_fetched_again(WEIGHTS)
+        job.look()
+        job.check_done()
 
 
 # Imports once, then gives birth to a daemon for each line (the milliseconds it may live), and says how it ended.
@@ -257,7 +261,7 @@ def kill_at_random(root: Path, seed: int) -> int:
             while len(ends) < KILLS_PER_JOB and 0 not in ends:
                 print(dice.randrange(LIFE_MS), file=mother.stdin, flush=True)
                 ends.append(int(mother.stdout.readline()))
-                job.oracle.look()
+                job.look()
             mother.stdin.close()
         job.finish()
         killed = ends.count(-signal.SIGKILL)
