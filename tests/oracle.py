@@ -53,6 +53,12 @@ class Oracle:
         self._recorded.pop(path, None)
         self._named.discard(path)
 
+    def forget(self) -> None:
+        """The disk has lost what was not synced, its log too: what was named or on record need not be any more."""
+        self._recorded, self._named = {}, set()
+        log = self.daemon.root / "stderr"
+        self._said_bytes = log.stat().st_size if log.exists() else 0
+
     def check_done(self) -> None:
         """All is there, read from the disk by another program, and nothing else lies about."""
         assert self._named == set(self._files)

@@ -77,6 +77,7 @@ def cut_and_finish(volume: Volume, name: str, byte: int) -> None:
         process.wait()
         volume.unmount()
         volume.mount()
+        job.forget()
         job.look()
         job.finish()
 
