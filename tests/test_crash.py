@@ -87,7 +87,8 @@ REFUSED = (
     (Point("fdatasync", WAL, 6), errno.ENOSPC), (Point("pwrite64", WAL, 20), errno.EIO),
     (Point("rename", BLOB, 1), errno.EIO), (Point("rename", f"{MODEL}/refs/main", 1), errno.EROFS),
     (Point("fchmod", f"hf/hub/.locks/models--org--one/{SIM.entry(WEIGHTS).etag}.lock", 1), errno.EIO),
-    (Point("preadv2", PART, 1), errno.EIO),
+    (Point("preadv2", PART, 1), errno.EIO), (Point("close", PART, 1), errno.EIO),
+    (Point("unlink", "run/qwen-daemon/events.sock", 1), errno.EIO),
 )  # fmt: skip
 
 
