@@ -51,6 +51,7 @@ class Running:
 
     `events` are all durable events of the present (or last) process and the progress that was seen; `stderr` is
     everything that all its processes wrote. `config` is appended to the configuration file. `env` may name a token.
+    `gaps` are those in the stream.
     """
 
     def __init__(
@@ -68,6 +69,7 @@ class Running:
         self.config_file = root / "config.toml"
         self.env = _environment(root, endpoint) | dict(env or {})
         self.events: list[e.Event] = []
+        self.gaps: list[e.Gap] = []
         self.arguments: list[str] = []
         self.under: list[str] = []  # a command that runs it, such as strace -D
         self._process: subprocess.Popen[bytes] | None = None
@@ -105,7 +107,7 @@ class Running:
 
     def start(self) -> None:
         """Start it and return when its sockets answer. Raises Exited if it ends instead."""
-        self.events = []
+        self.events, self.gaps = [], []
         with _notify_socket(self.root / "notify") as notify:
             self._process = self.popen("--config", str(self.config_file))
             _await_ready(notify, self._process, lambda: self.stderr)
@@ -237,6 +239,8 @@ class Running:
                 if isinstance(line, Disconnected):
                     self._changed.notify_all()
                     return
+                if isinstance(line, e.Gap):
+                    self.gaps.append(line)
                 if not isinstance(line, e.Unknown | e.Hello | e.Snapshot | e.Gap | e.Live | e.Bookmark):
                     self.events.append(line)
                 self._changed.notify_all()

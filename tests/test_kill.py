@@ -12,6 +12,7 @@ from qwen_api import places
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.layouts import LOCAL_DIR, Layout, every_layout
+from tests.oracle import check_running
 from tests.running import Running
 
 REPO, KEY = "org/name", "org--name"
@@ -58,5 +59,6 @@ def test_killed_again_and_again_it_still_arrives(tmp_path: Path, layout: Layout)
             verified |= {v.path for v in daemon.seen(e.FileVerified)}
             daemon.start()
         daemon.wait_complete(KEY)
+        check_running(daemon, KEY)
         check_what_is_named(daemon, layout, True)
         assert not verified & {v.path for v in daemon.seen(e.FileVerified) if v.received_bytes}

@@ -308,10 +308,16 @@ async def _serve(
         listener = given.get(name)
         if listener is None:
             listener = instance.listen(path)
-            stack.callback(path.unlink, missing_ok=True)
+            stack.callback(_remove_socket, path)
         stack.callback(listener.close)
         await _site(stack, api.application(control=name == CONTROL), listener, entrance)
     stack.callback(bus.close)
+
+
+def _remove_socket(path: Path) -> None:
+    """One that stays is in nobody's way: the next start puts its own in its place."""
+    with suppress(OSError):
+        path.unlink()
 
 
 async def _site(

@@ -16,6 +16,7 @@ import pytest
 from qwen_api import events as e
 from tests import canary
 from tests.fakes.hub import SimHub, ThreadedSimHub
+from tests.oracle import check_running
 from tests.running import Running
 from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS
 from tests.witness import Witness
@@ -157,6 +158,7 @@ def test_a_disk_that_runs_out_is_named_and_waited_for(
             witness.sees(code, "again in")
             disk.relieve()
             path = Path(daemon.wait_complete(KEY).path)
+            check_running(daemon, KEY)
             assert all((path / name).read_bytes() == content for name, content in FILES.items())
             assert "Traceback" not in daemon.stderr
         at_most_bytes = len(FILES[WEIGHTS]) + (len(FILES[WEIGHTS]) - 2 * MIB)

@@ -9,6 +9,7 @@ import pytest
 
 from qwen_api import events as e
 from tests.fakes.hub import SimHub, ThreadedSimHub
+from tests.oracle import check_running
 from tests.running import Running
 from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS
 from tests.system.test_power_cut import Volume
@@ -44,6 +45,7 @@ def test_a_disk_that_hangs_is_told_and_waited_for(tmp_path: Path) -> None:
                     subprocess.run(["fsfreeze", "--unfreeze", volume.path], check=True)
                 daemon.wait_event(e.ModelStateChanged, after=mark, state="downloading", code="")
                 path = Path(daemon.wait_complete(KEY).path)
+                check_running(daemon, KEY)
                 assert all((path / name).read_bytes() == content for name, content in FILES.items())
                 assert daemon.seen(e.FileFailed) == [] and "Traceback" not in daemon.stderr
     finally:

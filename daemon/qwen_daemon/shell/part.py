@@ -98,7 +98,10 @@ class PartFile:
         """See ports.Part."""
         if self._writing is not None:
             await self._writing
-        await self._handle.close()
+        try:
+            await self._handle.close()
+        except OSError as error:
+            raise durable.translate(error) from error
 
     async def _write_waiting(self) -> None:
         while self._waiting:
