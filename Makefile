@@ -18,7 +18,8 @@ TEST_TOOLS := curl:curl tmux:tmux strace:strace openssl:openssl systemd-analyze:
 BENCH_TOOLS := nginx:nginx aria2c:aria2 curl:curl openssl:openssl
 BENCH_ARGS ?=
 SYSTEM_TOOLS := systemd-nspawn:systemd-container mmdebstrap:mmdebstrap mkfs.xfs:xfsprogs mkfs.btrfs:btrfs-progs \
-	mkfs.ext4:e2fsprogs zsh:zsh fish:fish setpriv:util-linux
+	mkfs.ext4:e2fsprogs zsh:zsh fish:fish setpriv:util-linux \
+	nft:nftables ip:iproute2 tc:iproute2 faketime:faketime
 
 .PHONY: help run test lint test-system test-long bench bench-quick install-user docs clean python-ok tools-test \
   tools-system tools-bench

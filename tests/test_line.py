@@ -79,7 +79,9 @@ async def honest(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter, st
 
 @pytest.fixture(scope="session")
 def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An authority; what it signed for localhost, another host, and the past; and one that nobody signed."""
+    """An authority; what it signed for localhost, another host, and the past, for clients, or with a
+    condition that nobody knows; and what nobody signed, or somebody who is no authority.
+    """
     folder = tmp_path_factory.mktemp("tls")
 
     def openssl(*words: str) -> None:
@@ -88,17 +90,25 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
     new = ("req", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
     by = ("-CA", "ca.pem", "-CAkey", "ca.key")
     openssl(*new, "-x509", "-subj", "/CN=test authority", "-days", "2", "-keyout", "ca.key", "-out", "ca.pem")
-    for name, host, days, signed in (
-        ("good", "localhost", "2", by),
-        ("other", "elsewhere.example", "2", by),
-        ("expired", "localhost", "-1", by),
-        ("self", "localhost", "2", ("-signkey", "self.key")),
+    for name, extension, days, signed in (
+        ("good", "subjectAltName=DNS:localhost", "2", by),
+        ("other", "subjectAltName=DNS:elsewhere.example", "2", by),
+        ("expired", "subjectAltName=DNS:localhost", "-1", by),
+        ("self", "subjectAltName=DNS:localhost", "2", ("-signkey", "self.key")),
+        ("client", "extendedKeyUsage=clientAuth", "2", by),
+        ("unheard of", "1.2.3.4.5=critical,ASN1:NULL", "2", by),
+        ("no authority", "subjectAltName=DNS:localhost", "2", ("-CA", "good.pem", "-CAkey", "good.key")),
     ):
-        alternative = f"subjectAltName=DNS:{host}"
-        openssl(*new, "-subj", f"/CN={host}", "-addext", alternative, "-keyout", f"{name}.key", "-out", f"{name}.csr")
+        host = "elsewhere.example" if name == "other" else "localhost"
+        openssl(*new, "-subj", f"/CN={host}", "-addext", extension, "-keyout", f"{name}.key", "-out", f"{name}.csr")
         files = ("-in", f"{name}.csr", "-out", f"{name}.pem")
         openssl("x509", "-req", *files, *signed, "-days", days, "-copy_extensions", "copy")
+    with (folder / "no authority.pem").open("ab") as chain:
+        chain.write((folder / "good.pem").read_bytes())
     return folder
+
+
+UNTRUSTED = ("other", "expired", "self", "client", "unheard of", "no authority", "unknown authority", "TLS 1.1")
 
 
 def server_context(certificates: Path, name: str) -> ssl.SSLContext:
@@ -114,9 +124,11 @@ def trusting(certificates: Path) -> ssl.SSLContext:
 @pytest.mark.filterwarnings("ignore:ssl.TLSVersion.TLSv1_1 is deprecated")
 @pytest.mark.fault("H28")
 @pytest.mark.parametrize("loop", LOOPS)
-@pytest.mark.parametrize("name", ["other", "expired", "self", "unknown authority", "TLS 1.1"])
+@pytest.mark.parametrize("name", UNTRUSTED)
 def test_whom_nobody_vouches_for_gets_no_request(certificates: Path, name: str, loop: str) -> None:
-    """Another host's, expired, self-signed, of an unknown authority, too old: AskHuman, and the token never left."""
+    """Another host's, expired, self-signed, a client's, with a condition nobody knows, of none or an unknown authority,
+    too old: refused, and the token never left.
+    """
 
     async def work() -> None:
         server = server_context(certificates, name if (certificates / f"{name}.pem").exists() else "good")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -245,6 +246,23 @@ def test_a_graceful_stop_loses_no_byte(hub: SimHub, tmp_path: Path) -> None:
         mark = daemon.mark
         daemon.client.resume(ONE_KEY)
         daemon.wait_complete(ONE_KEY, after=mark)
+        assert hub.log.bytes_twice() == 0 and hub.log.bytes_served(WEIGHTS) == len(BIG)
+
+
+@pytest.mark.fault("K5")
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+def test_who_is_told_to_stop_twice_stops_once(hub: SimHub, tmp_path: Path, second: signal.Signals) -> None:
+    """By a person who is impatient: 0, no traceback, and no byte comes twice afterwards."""
+    gate = hub.gate(WEIGHTS, 9 * MIB)
+    with Running(tmp_path, endpoint=hub.endpoint, models=[ONE]) as daemon:
+        gate.wait_reached()
+        daemon.wait_for(lambda: any(p.received_bytes == gate.at_byte for p in daemon.seen(e.FileProgress)), "received")
+        daemon.signal(second)
+        assert daemon.stop() == 0
+        assert "Traceback" not in daemon.stderr
+        gate.open()
+        daemon.start()
+        daemon.wait_complete(ONE_KEY)
         assert hub.log.bytes_twice() == 0 and hub.log.bytes_served(WEIGHTS) == len(BIG)
 
 

@@ -154,6 +154,31 @@ def test_a_killed_process_is_started_again_and_its_clients_wait_meanwhile(machin
     assert machine.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "1", "ActiveState": "active"}
 
 
+# Connects and asks, one after the other, until there were so many and the restarts are over; says what was refused.
+CONNECT = """
+import sys
+from pathlib import Path
+from qwen_api.client import Client
+pids, asked, over = set(), 0, Path(sys.argv[2])
+while asked < int(sys.argv[3]) or not over.exists():
+    pids.add(Client(Path(sys.argv[1])).version().pid)
+    asked += 1
+print(len(pids), asked)
+"""
+
+
+@pytest.mark.fault("K9")
+def test_a_hundred_connections_during_restarts_are_all_answered(machine: Machine) -> None:
+    """systemd holds the sockets: who connects between one process and the next waits, and none is refused."""
+    machine.run("systemctl", "start", SERVICE)
+    write(machine, "/root/connect.py", CONNECT)
+    restart = "for _ in 1 2 3; do systemctl restart qwen-daemon.service; done; touch /run/over"
+    machine.run("systemd-run", "--unit=restarts", "sh", "-c", restart)
+    processes, asked = machine.run(PYTHON, "/root/connect.py", EVENTS, "/run/over", "100").split()
+    assert int(asked) >= 100 and int(processes) >= 2
+    assert machine.show(SERVICE, "NRestarts", "ActiveState") == {"NRestarts": "0", "ActiveState": "active"}
+
+
 def test_an_unusable_configuration_ends_the_tries_although_a_client_waits(machine: Machine) -> None:
     """Exit 78 is not restarted; a waiting client starts it again only so often; mended, one restart is enough."""
     write(machine, "/etc/qwen-daemon/config.toml", "ofline = true\n")

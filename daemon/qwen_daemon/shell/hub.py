@@ -41,6 +41,7 @@ from qwen_api.models import ModelRef, is_commit, is_repo
 from qwen_daemon.core.errors import AskHuman, Trouble, TryAgain
 from qwen_daemon.core.verdict import Answer, judge_refusal
 from qwen_daemon.shell import durable
+from qwen_daemon.shell.hub_bounds import raise_huge
 from qwen_daemon.shell.hub_listing import every_file, info_at
 from qwen_daemon.shell.proxy import named, proxy_for
 
@@ -264,13 +265,13 @@ def _client() -> httpx2.Client:
     Otherwise its listing call sleeps through a rate limit (six tries, minutes) without anybody seeing it.
     """
     client = default_client_factory()
-    client.event_hooks = {**client.event_hooks, "response": [_raise_refusal, _raise_other_origin, _raise_endless]}
+    hooks = [raise_huge, _raise_refusal, _raise_other_origin, _raise_endless]
+    client.event_hooks = {**client.event_hooks, "response": hooks}
     return client
 
 
 def _raise_refusal(response: httpx2.Response) -> None:
     if response.status_code >= 400:
-        response.read()
         hf_raise_for_status(response)
 
 
