@@ -2,7 +2,7 @@
 
 Whoever starts an installed command plants the token where huggingface_hub keeps one, and the Hub simulator signs with
 the other. What a test left behind (files and their names, streams, events, a process's arguments and environment) is
-then looked through: here is how; conftest and running.Running do it after each test.
+then looked through: here is how; conftest, watched and running.Running do it in each test.
 """
 
 from __future__ import annotations
@@ -39,13 +39,11 @@ def plant(env: Mapping[str, str]) -> None:
 def run(
     command: Sequence[str | Path], *, env: Mapping[str, str], cwd: Path | None = None, timeout: float = RUN_S
 ) -> subprocess.CompletedProcess[str]:
-    """An installed command to its end, with nobody at its input; Leaked if a secret is in what it said."""
+    """An installed command to its end, with the token planted and nobody at its input."""
     plant(env)
-    done = subprocess.run(
+    return subprocess.run(
         command, env=env, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=timeout
     )
-    refuse({"standard output": done.stdout, "standard error": done.stderr})
-    return done
 
 
 def refuse(said: Mapping[str, str | bytes], secrets: Iterable[str] = PLANTED) -> None:
@@ -57,6 +55,11 @@ def refuse(said: Mapping[str, str | bytes], secrets: Iterable[str] = PLANTED) ->
 def refuse_in_files(root: Path, secrets: Iterable[str] = PLANTED) -> None:
     """Leaked if a secret is in a name, a link or a file under `root`, but for a file that is the token and no more."""
     _complain([(str(path), secret) for path in root.rglob("*") for secret in secrets if _keeps(path, secret)])
+
+
+def refuse_in_open(handle: int, place: str, secrets: Iterable[str] = PLANTED) -> None:
+    """Leaked if a secret is in a file that is open and has no name."""
+    refuse({place: os.pread(handle, os.fstat(handle).st_size, 0)}, secrets)
 
 
 def refuse_in_process(pid: int, secrets: Iterable[str] = PLANTED) -> None:
