@@ -20,8 +20,9 @@ from hypothesis import settings
 from demo import tiny_pipeline
 from qwen_api import language
 from qwen_api.places import is_offline
-from tests import canary
+from tests import canary, watched
 
+watched.install()
 settings.register_profile("unhurried", deadline=None, max_examples=60)
 settings.load_profile("unhurried")
 
@@ -47,11 +48,20 @@ def own_environment() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def secrets_stay(request: pytest.FixtureRequest) -> Iterator[None]:
-    """No file that a test leaves holds a canary: set up before what writes there, this looks when that is over."""
+    """Nothing that a test leaves, takes away or starts shows a canary: set up first, this looks when all is over."""
     folder = request.getfixturevalue("tmp_path") if "tmp_path" in request.fixturenames else None
     yield
     if folder is not None:
-        canary.refuse_in_files(folder)
+        watched.look(lambda: canary.refuse_in_files(folder))
+    assert watched.found() == []
+
+
+@pytest.fixture(autouse=True, scope="session")
+def secrets_stay_to_the_end() -> Iterator[None]:
+    """What modules and the session share ends after their last test."""
+    yield
+    watched.end()
+    assert watched.found() == []
 
 
 @pytest.hookimpl(wrapper=True)

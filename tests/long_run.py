@@ -22,6 +22,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+from tests import watched
+
 FIGURES = Path(__file__).parents[1] / "docs" / "figures.toml"
 TELL_S = 20.0  # how often progress is told and kept
 
@@ -93,10 +95,12 @@ def _before(name: str, first: int) -> Mapping[str, Any]:
 
 
 def _do(work: Callable[[int], int], block: range) -> tuple[int, list[str]]:
+    watched.install()  # this is a process that conftest knows nothing of
     count, failures = 0, []
     for number in block:
         try:
             count += work(number)
+            assert watched.found() == []
         except Exception:
             failures.append(f"number {number}:\n{traceback.format_exc()}")
     return count, failures

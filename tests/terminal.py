@@ -18,6 +18,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from tests import canary, watched
+
 ENTER_SCREEN = b"\x1b[?1049h"  # xterm's alternate screen
 LEAVE_SCREEN = b"\x1b[?1049l"
 SHOW_CURSOR = b"\x1b[?25h"
@@ -47,6 +49,7 @@ class Terminal:
     ) -> None:
         self.process.kill()
         self.process.wait(PATIENCE_S)
+        watched.look(lambda: canary.refuse({"the terminal": self.output}))
         self.close()
 
     def close(self) -> None:

@@ -124,7 +124,16 @@ def test_another_mount_is_told_from_damage() -> None:
 @pytest.mark.parametrize("state", ["queued", "checking", "downloading", "paused", "waiting"])
 def test_waits_while_the_daemon_works(state: e.ModelState) -> None:
     """An old ready file proves nothing while the daemon says otherwise."""
-    ready = Ready(repo="org/name", revision="main", commit=COMMIT, path="/c", verified="sha256", seals={})
+    ready = Ready(
+        repo="org/name",
+        revision="main",
+        commit=COMMIT,
+        path="/c",
+        verified="sha256",
+        seals={},
+        has_code=False,
+        has_pickle=False,
+    )
     found = find_candidate(REF, status(state), ready, Disk(commit=COMMIT, path="/c", files=FILES))
     assert isinstance(found, Waiting)
     assert (found.done_bytes, found.size_bytes, found.missing) == (52, 100, ("b",))
@@ -181,7 +190,16 @@ def test_a_commit_is_found_under_any_revision() -> None:
 def test_without_a_daemon_the_ready_file_goes_before_the_disk() -> None:
     """It has seals, so nothing need be hashed."""
     seal = Seal(inode=1, size_bytes=9, mtime_ns=1, ctime_ns=1)
-    ready = Ready(repo="org/name", revision="main", commit=COMMIT, path="/r", verified="sha256", seals={"a": seal})
+    ready = Ready(
+        repo="org/name",
+        revision="main",
+        commit=COMMIT,
+        path="/r",
+        verified="sha256",
+        seals={"a": seal},
+        has_code=False,
+        has_pickle=False,
+    )
     disk = Disk(commit=COMMIT, path="/d", files=FILES)
     found = find_candidate(REF, None, ready, disk)
     assert isinstance(found, Candidate)

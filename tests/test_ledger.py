@@ -200,7 +200,16 @@ async def test_a_full_or_broken_disk_is_told_as_trouble(tmp_path: Path) -> None:
 
 async def test_the_ready_file_is_whole_or_absent(tmp_path: Path) -> None:
     """Written, replaced, removed, and removing twice is no error."""
-    ready = Ready(repo=REPO, revision="main", commit=COMMIT, path="/x", verified="sha256", seals={"a": SEAL})
+    ready = Ready(
+        repo=REPO,
+        revision="main",
+        commit=COMMIT,
+        path="/x",
+        verified="sha256",
+        seals={"a": SEAL},
+        has_code=False,
+        has_pickle=False,
+    )
     path = places.ready_file(tmp_path, KEY)
     async with opened(tmp_path) as ledger:
         await ledger.set_ready(KEY, ready)

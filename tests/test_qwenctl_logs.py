@@ -106,6 +106,7 @@ def daemon() -> Iterator[Running]:
         ThreadedSimHub(SimHub()) as hub,
         Running(Path(folder), endpoint=hub.endpoint) as running,
     ):
+        running.wait_for(lambda: "reader.came" in running.stderr, "the last line for now: its own reader's")
         yield running
 
 

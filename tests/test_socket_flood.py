@@ -1,13 +1,18 @@
 """Clients that send without end, come a thousand times a second, or come and stay: others are served as ever.
 
 Against the installed daemon on both its sockets, beside a reader that must lose nothing and commands that must be
-answered. What it grows by and how many descriptors it has are the kernel's words.
+answered. What it grows by and how many descriptors it has are the kernel's words. How long a callback keeps the loop
+from others is counted in a daemon on a loop of Python's, in CPU time, which a busy machine stretches little.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,7 +27,7 @@ from qwen_daemon.shell.door import CONNECTIONS_PER_USER_MAX
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.model_folder import safetensors, transformers_model
 from tests.running import WAIT_S, Running
-from tests.test_socket_stress import rss_bytes
+from tests.test_socket_stress import CALLBACK_S_MAX, rss_bytes
 
 REPO, KEY = "org/name", "org--name"
 FILES = {**transformers_model("Qwen2ForCausalLM"), "model.safetensors": safetensors("w")}
@@ -30,6 +35,24 @@ MIB = 1 << 20
 ENDLESS_BYTES = 1 << 30
 GROWN_BYTES_MAX = 16 * MIB
 PER_SECOND, SECONDS = 1000, 3
+
+
+class Timed(Running):
+    """The daemon on a loop that counts."""
+
+    def popen(self, *arguments: str) -> subprocess.Popen[bytes]:
+        command = [sys.executable, "-m", "tests.fakes.timed_daemon", *arguments]
+        with (self.root / "stderr").open("ab") as stderr, (self.root / "stdout").open("ab") as stdout:
+            return subprocess.Popen(command, env=self.env, stdout=stdout, stderr=stderr, cwd=Path(__file__).parents[1])
+
+    def dearest_s(self) -> dict[str, float]:
+        """The dearest callbacks since this was asked last."""
+        self.signal(signal.SIGUSR2)
+        self.client.state()  # signals are handled before anything else
+        self.signal(signal.SIGUSR1)
+        self.client.state()
+        told: dict[str, float] = json.loads((self.root / "stdout").read_text().splitlines()[-1])
+        return told
 
 
 @pytest.fixture(scope="module")
@@ -109,55 +132,60 @@ ENDLESS: dict[str, tuple[bytes, bytes, tuple[bytes, ...]]] = {
 }
 
 
+def send_without_end(path: Path, kind: str, answers: list[bytes], sent_bytes: list[int]) -> None:
+    """One client; what it sent and what it was answered."""
+    first, piece, _ = ENDLESS[kind]
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(1.0 if kind == "requests without reading" else WAIT_S)
+        client.connect(str(path))
+        sent = 0
+        try:
+            client.sendall(first)
+            while sent < ENDLESS_BYTES:
+                client.sendall(piece)
+                sent += len(piece)
+        except (ConnectionError, TimeoutError):
+            pass
+        sent_bytes.append(sent)
+        try:
+            answers.append(client.recv(4096))
+        except ConnectionError:
+            answers.append(b"")
+
+
 @pytest.mark.fault("S2")
 @pytest.mark.parametrize("kind", ENDLESS)
 def test_a_gigabyte_without_end_is_refused_and_disturbs_nobody(daemon: Running, kind: str) -> None:
     """A clear answer, then the end: at once for a head; a body is read and dropped for a second at most."""
-    first, piece, statuses = ENDLESS[kind]
+    statuses = ENDLESS[kind][2]
     answers: list[bytes] = []
     sent_bytes: list[int] = []
-
-    def flood(path: Path) -> None:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-            client.settimeout(1.0 if kind == "requests without reading" else WAIT_S)
-            client.connect(str(path))
-            sent = 0
-            try:
-                client.sendall(first)
-                while sent < ENDLESS_BYTES:
-                    client.sendall(piece)
-                    sent += len(piece)
-            except (ConnectionError, TimeoutError):
-                pass
-            sent_bytes.append(sent)
-            try:
-                answers.append(client.recv(4096))
-            except ConnectionError:
-                answers.append(b"")
-
-    endure(daemon, flood)
+    endure(daemon, lambda path: send_without_end(path, kind, answers, sent_bytes))
     assert len(answers) == 2 and all(answer.split(b" ", 2)[1] in statuses for answer in answers), answers
     assert "body" in kind or max(sent_bytes) < ENDLESS_BYTES, "all of it was taken"
+
+
+WORDS = (b"", b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n", b"GET /v1/ev", b"\x00\xff")
+
+
+def come_and_go(path: Path) -> int:
+    """A thousand clients a second, one after the other; how many."""
+    began_s = time.monotonic()
+    for number in range(PER_SECOND * SECONDS):
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+            client.connect(str(path))
+            client.send(WORDS[number % len(WORDS)])
+            if number % 3 == 0:
+                client.shutdown(socket.SHUT_WR)
+        time.sleep(max(0.0, began_s + number / PER_SECOND - time.monotonic()))  # the pace, not a wait
+    return PER_SECOND * SECONDS
 
 
 @pytest.mark.fault("S6")
 def test_a_thousand_connections_a_second_disturb_nobody(daemon: Running) -> None:
     """Some ask, some only come and go, some go half-way and some say half a word."""
-    words = (b"", b"GET /healthz HTTP/1.1\r\nHost: d\r\n\r\n", b"GET /v1/ev", b"\x00\xff")
     came: list[int] = []
-
-    def flood(path: Path) -> None:
-        began_s = time.monotonic()
-        for number in range(PER_SECOND * SECONDS):
-            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
-                client.connect(str(path))
-                client.send(words[number % len(words)])
-                if number % 3 == 0:
-                    client.shutdown(socket.SHUT_WR)
-            time.sleep(max(0.0, began_s + number / PER_SECOND - time.monotonic()))  # the pace, not a wait
-        came.append(number + 1)
-
-    endure(daemon, flood)
+    endure(daemon, lambda path: came.append(come_and_go(path)))
     assert came == [PER_SECOND * SECONDS] * 2
 
 
@@ -181,3 +209,43 @@ def test_who_comes_and_stays_is_turned_away_in_time(daemon: Running) -> None:
         assert time.monotonic() < until_s
         os.sched_yield()
     assert Client(daemon.control).state().models[KEY].state == "complete"
+
+
+FLOODS: dict[str, Callable[[Path], object]] = {
+    **{kind: lambda path, kind=kind: send_without_end(path, kind, [], []) for kind in ENDLESS},  # type: ignore[misc]
+    "a thousand connections a second": come_and_go,
+    "refused commands": lambda path: refused(path, 2000),
+}
+
+
+def refused(path: Path, count: int) -> None:
+    """Each is written down, for a while."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+        client.settimeout(WAIT_S)
+        client.connect(str(path))
+        for _ in range(count):
+            client.sendall(b"POST /v1/nothing HTTP/1.1\r\nHost: d\r\nContent-Length: 0\r\n\r\n")
+            assert client.recv(4096).startswith(b"HTTP/1.1 40")
+
+
+@pytest.fixture(scope="module")
+def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timed]:
+    with (
+        ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub,
+        Timed(tmp_path_factory.mktemp("timed"), endpoint=hub.endpoint, models=[REPO]) as daemon,
+    ):
+        daemon.wait_complete(KEY)
+        yield daemon
+
+
+@pytest.mark.fault("S2", "S6")
+@pytest.mark.parametrize("flood", FLOODS)
+def test_no_flood_keeps_the_loop_from_others(timed: Timed, flood: str) -> None:
+    """No callback of the daemon costs more than ten milliseconds of CPU, while a flood comes in at both sockets."""
+    timed.dearest_s()
+    floods = [threading.Thread(target=FLOODS[flood], args=(path,)) for path in sockets(timed)]
+    for thread in floods:
+        thread.start()
+    for thread in floods:
+        thread.join()
+    assert {name: spent_s for name, spent_s in timed.dearest_s().items() if spent_s > CALLBACK_S_MAX} == {}

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import socket
 import sqlite3
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,9 +13,13 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api import places
+from qwen_api.commands import WIRE_HEADER
 from qwen_api.seals import read_ready
 from qwen_daemon.shell.ledger import FILE_NAME
 from qwen_daemon.shell.ledger_file import FORMAT
+from qwen_monitor import exits
+from tests import canary
+from tests.fakes.daemon import FakeDaemon
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.model_folder import safetensors, transformers_model
 from tests.running import Exited, Running
@@ -128,3 +134,57 @@ def test_a_configuration_of_a_newer_program_is_refused_with_its_key_and_a_way_ou
             daemon.config_file.write_text(f"[quantum]\nlevel = 9\n{good}")
             assert "`quantum`" in daemon.wait_event(e.ConfigRejected).detail
             assert daemon.client.state().models[KEY].state == "complete"
+
+
+COMMANDS = (
+    "qwenctl ls",
+    "qwenctl pause org/name",
+    "qwenctl wait org/name",
+    "qwenctl events --no-follow",
+    "qwenctl download org/name",
+    "qwen-monitor --once",
+    "qwen-monitor --plain --no-wait",
+    "qwen-monitor --json --no-wait",
+    "qwen-loader org/name --timeout 0 -- true",
+)
+
+
+@pytest.mark.fault("S8")
+@pytest.mark.parametrize(("wire", "way_out"), [(e.WIRE_VERSION + 1, "update"), (e.WIRE_VERSION - 1, "restart")])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_daemon_of_another_protocol_is_named_and_not_misread(
+    tmp_path: Path, command: str, wire: int, way_out: str
+) -> None:
+    """What, why and a way out at once, from whatever speaks with it."""
+    added = e.ModelAdded(model=KEY, repo=REPO, revision="main")
+    with FakeDaemon(tmp_path / "run" / places.APP, added, wire=wire):
+        env = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run"), "QWEN_LANG": "en"}
+        name, *words = command.split()
+        done = canary.run([Path(sys.executable).parent / name, *words], env=env, cwd=tmp_path)
+        said = done.stderr
+        assert done.returncode == exits.DAEMON_DOWN, said
+        assert f"version {wire}" in said and way_out in said and "E_PROTOCOL" in said, said
+        assert done.stdout == "" or "E_PROTOCOL" in done.stdout
+
+
+@pytest.mark.fault("S8")
+def test_one_that_says_so_only_in_its_stream_is_named_too(tmp_path: Path) -> None:
+    """The first line of the stream has the version; the rest is not read."""
+    with FakeDaemon(tmp_path / "run" / places.APP, wire=e.WIRE_VERSION + 1, tells_wire=False):
+        env = {"HOME": str(tmp_path), "XDG_RUNTIME_DIR": str(tmp_path / "run"), "QWEN_LANG": "en"}
+        command = [Path(sys.executable).parent / "qwenctl", "events", "--no-follow", "--json"]
+        done = canary.run(command, env=env, cwd=tmp_path)
+        assert done.returncode == exits.DAEMON_DOWN and "E_PROTOCOL" in done.stderr + done.stdout
+        assert "hello" not in done.stdout and "snapshot" not in done.stdout
+
+
+@pytest.mark.fault("S8")
+def test_the_daemon_says_its_version_with_every_answer(tmp_path: Path) -> None:
+    """With streams and refusals too."""
+    with ThreadedSimHub(SimHub()) as hub, Running(tmp_path, endpoint=hub.endpoint) as daemon:
+        for asked in ("GET /v1/state", "GET /v1/events?follow=0", "GET /v1/nothing", "POST /v1/models/x/pause"):
+            with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as client:
+                client.connect(str(daemon.control))
+                client.sendall(f"{asked} HTTP/1.1\r\nHost: d\r\nConnection: close\r\n\r\n".encode())
+                head = b"".join(iter(lambda client=client: client.recv(1 << 16), b"")).partition(b"\r\n\r\n")[0]
+            assert f"{WIRE_HEADER}: {e.WIRE_VERSION}".encode() in head, asked

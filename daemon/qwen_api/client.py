@@ -23,6 +23,7 @@ import msgspec
 
 from qwen_api import commands, places
 from qwen_api.events import (
+    WIRE_VERSION,
     BadLine,
     Bookmark,
     Event,
@@ -130,7 +131,7 @@ class Client:
 
     def version(self) -> commands.Version:
         """Which daemon this is and where it keeps things."""
-        return _decoded(self._ask("GET", "/v1/version"), commands.Version)
+        return _decoded(self._ask("GET", "/v1/version", any_wire=True), commands.Version)
 
     def state(self) -> Status:
         """Everything it knows now."""
@@ -210,12 +211,16 @@ class Client:
         raw = self._ask(method, url, msgspec.json.encode(body) if body is not None else b"")
         return _decoded(raw, commands.Accepted)
 
-    def _ask(self, method: str, url: str, body: bytes = b"") -> bytes:
+    def _ask(self, method: str, url: str, body: bytes = b"", *, any_wire: bool = False) -> bytes:
         connection = _UnixConnection(self._control, self._timeout_s)
         try:
             connection.request(method, url, body, {"Content-Type": "application/json"} if body else {})
             answer = connection.getresponse()
+            if not any_wire:
+                _check_wire(answer)
             raw = answer.read()
+        except DaemonUnreachable:
+            raise
         except (OSError, http.client.HTTPException) as error:
             raise _unreachable(self._control, error) from error
         finally:
@@ -284,6 +289,7 @@ class Follower:
                     return
             connection.request("GET", f"/v1/events?{self._query()}", headers={"Accept": "application/x-ndjson"})
             answer = connection.getresponse()
+            _check_wire(answer)
             if answer.status != 200:
                 problem = _problem(answer.status, answer.read())
                 raise DaemonUnreachable(problem.code, problem.title, problem.fix)
@@ -311,6 +317,8 @@ class Follower:
         self.raw = raw
         match line:
             case Hello():
+                if line.v != WIRE_VERSION:
+                    raise _other_wire(str(line.v))
                 self.connected = True
                 if self._since is not None and self.epoch not in ("", line.epoch):
                     self._since = 0  # the number was of another epoch's counting
@@ -366,6 +374,22 @@ def _decoded(raw: bytes, kind: type[_T]) -> _T:
     except UNDECODABLE as error:
         why = _("the daemon's answer cannot be read ({error})", error=error)
         raise DaemonUnreachable("E_DAEMON_DOWN", why, _("it may be of another version: qwenctl version")) from error
+
+
+def _check_wire(answer: http.client.HTTPResponse) -> None:
+    """Raise DaemonUnreachable for a daemon whose answers mean something else than this version reads in them."""
+    told = answer.headers.get(commands.WIRE_HEADER, str(WIRE_VERSION))  # the first ones did not say it
+    if told != str(WIRE_VERSION):
+        raise _other_wire(told)
+
+
+def _other_wire(told: str) -> DaemonUnreachable:
+    theirs = told[:9] if told.isascii() and told.isprintable() else "?"
+    why = _("it speaks version {theirs} of the protocol, this program version {ours}", theirs=theirs, ours=WIRE_VERSION)
+    is_older = theirs.isdigit() and int(theirs) < WIRE_VERSION
+    restart = _("restart it, it is older than what is installed: systemctl restart qwen-daemon")
+    update = _("use the programs that were installed with it, or update these: qwenctl version")
+    return DaemonUnreachable("E_PROTOCOL", why, restart if is_older else update)
 
 
 def _problem(status: int, raw: bytes) -> commands.Problem:

@@ -15,6 +15,8 @@ from qwen_api.rates import Rate
 from qwen_api.seals import Seal
 from qwen_api.status import FileStatus
 
+WIRE_HEADER = "Qwen-Wire"  # in every answer: events.WIRE_VERSION of the daemon
+
 Pattern = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]
 
 COUNT_MAX = 64

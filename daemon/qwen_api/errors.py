@@ -207,6 +207,10 @@ ERRORS: dict[str, tuple[str, str]] = {
         N_("you may not open the daemon's socket"),
         N_("join its group: sudo usermod -aG qwen-admin $USER, then log in again"),
     ),
+    "E_PROTOCOL": (
+        N_("the daemon speaks another version of the protocol than this program"),
+        N_("update the older of the two; `qwenctl version` says which is which"),
+    ),
     "E_READ_ONLY_SOCKET": (
         N_("this socket only answers questions"),
         N_("use the control socket: join its group with sudo usermod -aG qwen-admin $USER, then log in again"),

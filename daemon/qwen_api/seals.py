@@ -32,8 +32,10 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     verified: str
     seals: dict[str, Seal]
-    has_code: bool = False
-    has_pickle: bool = False
+    has_code: (
+        bool  # both without a default: a file that does not say it is none, or an unsaid danger would be no danger
+    )
+    has_pickle: bool
 
 
 def take_seal(file: Path | int) -> Seal:

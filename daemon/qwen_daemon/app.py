@@ -47,6 +47,7 @@ from qwen_daemon.shell.fetch import FetchConfig, http_session
 from qwen_daemon.shell.ledger import SqliteLedger
 from qwen_daemon.shell.scrub import BackgroundReader
 from qwen_daemon.shell.systemd import Notifier, inherited_sockets
+from qwen_daemon.shell.visitors import Visitors
 from qwen_daemon.shell.watch import FileWatch
 
 log = structlog.get_logger(__name__)
@@ -303,7 +304,8 @@ async def _serve(
     stack: AsyncExitStack, settings: Settings, given: Mapping[str, socket.socket], api: Api, bus: Bus
 ) -> None:
     """Both sockets, inherited from systemd or bound here; at the end, streams end before connections are cut."""
-    entrance = door.Door()
+    visitors = Visitors()
+    entrance = door.Door(lambda transport: visitors.tell("connection.refused", transport, code="E_BUSY"))
     for name, path in ((CONTROL, settings.control_socket), (EVENTS, places.events_socket(settings.control_socket))):
         listener = given.get(name)
         if listener is None:

@@ -1,7 +1,8 @@
 """Log lines, through structlog: readable on a terminal, `<N>`-prefixed logfmt for journald, JSON if asked for.
 
 Events are typed first; one subscriber turns them into lines here, so log level and wording are never part of the
-protocol. One processor redacts tokens and signed addresses in every field of every record, foreign ones included.
+protocol. One processor redacts tokens and signed addresses in every field of every record, foreign ones included, and
+one keeps a record on one line of what can be printed: names, headers and paths are strangers' words.
 """
 
 from __future__ import annotations
@@ -21,11 +22,19 @@ from structlog.types import Processor
 from qwen_api import events as e
 from qwen_daemon.core.order import SMALL_BYTES
 
+# Credentials in the shapes they come in: bare, in headers (also of a printed dict), in addresses whole or in pieces.
 _SECRETS = (
     (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_***"),
+    (
+        re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=,]\s*[\"']?)(?:(?:basic|bearer|token)\s+)?[^\s\"',]+"),
+        r"\1***",
+    ),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
     (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+"), r"\1?***"),
+    (re.compile(r"(:/+)[^\s/?#\"'@]+@"), r"\1***@"),
+    (re.compile(r"(?i)((?:x-amz-[a-z-]+|signature|policy|key-pair-id|token)(?:=|%3d))[^\s&\"']+"), r"\1***"),
 )
+_HINT = re.compile(r"(?i)hf_|bearer|authorization|cookie|:/|=|%3d")  # one look spares the others, nearly always
 # syslog(3) priorities, as sd-daemon(3) wants them in front of a line
 _PRIORITIES = {"critical": 2, "error": 3, "warning": 4, "info": 6, "debug": 7}
 _WARNINGS = (
@@ -48,6 +57,8 @@ def configure(env: Mapping[str, str], *, level: str = "info") -> None:
     form = env.get("QWEN_DAEMON_LOG") or _form_for_stderr(env)
     renderers = _renderers(form, env)
     rest: list[Processor] = [structlog.processors.format_exc_info, _redact]
+    if form != "json":  # which escapes by itself
+        rest.append(_on_one_line)
     foreign: list[Processor] = [structlog.stdlib.add_log_level, structlog.stdlib.ExtraAdder(), *rest]
     formatter = structlog.stdlib.ProcessorFormatter(
         foreign_pre_chain=foreign,
@@ -107,10 +118,20 @@ def _is_a_setback(event: e.Event) -> bool:
 
 
 def redact(text: str) -> str:
-    """The text without tokens and without the query of any address (signatures live there)."""
-    for pattern, instead in _SECRETS:
-        text = pattern.sub(instead, text)
+    """The text without tokens, passwords and the query of any address (signatures live there)."""
+    if _HINT.search(text):
+        for pattern, instead in _SECRETS:
+            text = pattern.sub(instead, text)
     return text
+
+
+def printable(text: str) -> str:
+    r"""The text with all that moves a cursor, ends a line or turns a reading direction as \x1b, \n, \u202e."""
+    return text if text.isprintable() else "".join(map(_shown, text))
+
+
+def _shown(character: str) -> str:
+    return character if character.isprintable() else ascii(character)[1:-1]
 
 
 def _is_said(key: str, value: object) -> bool:
@@ -122,7 +143,33 @@ def _field(key: str, value: object) -> object:
 
 
 def _redact(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
-    return {key: redact(value) if isinstance(value, str) else value for key, value in event.items()}
+    return {key: _redacted(value) for key, value in event.items()}
+
+
+def _redacted(value: object) -> object:
+    """JSON's kinds of values, whatever it was: what a renderer would spell out itself would go unseen."""
+    match value:
+        case str():
+            return redact(value)
+        case None | bool() | int() | float():
+            return value
+        case Mapping():
+            return {redact(str(key)): _redacted(inner) for key, inner in value.items()}
+        case list() | tuple() | set() | frozenset():
+            return [_redacted(inner) for inner in value]
+        case _:
+            return redact(str(value))
+
+
+def _on_one_line(_logger: Any, _name: str, event: MutableMapping[str, Any]) -> MutableMapping[str, Any]:
+    """A traceback keeps its lines, each set in: on the left edge stands nothing but records."""
+    traceback = event.pop("exception", "")
+    shown = {
+        key: printable(str(value)) if isinstance(value, str | list | dict) else value for key, value in event.items()
+    }
+    if traceback:
+        shown["exception"] = "\n".join("  " + printable(line) for line in traceback.split("\n"))
+    return shown
 
 
 def _form_for_stderr(env: Mapping[str, str]) -> str:
@@ -145,7 +192,9 @@ def _renderers(form: str, env: Mapping[str, str]) -> list[Processor]:
     colors = sys.stderr.isatty() and not env.get("NO_COLOR")
     return [
         structlog.processors.TimeStamper(fmt="%H:%M:%S", utc=False),
-        structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=18, pad_level=False),
+        structlog.dev.ConsoleRenderer(
+            colors=colors, pad_event_to=18, pad_level=False, exception_formatter=structlog.dev.plain_traceback
+        ),
     ]
 
 

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from qwen_api import places
+from qwen_api.indexes import read_config
 from qwen_api.inventory import Inventory, find_snapshot, hash_file, listing_beside, look
 from qwen_api.language import _
 from qwen_api.manifest import Manifest, WantedFile, component_of
@@ -123,7 +124,7 @@ def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) 
     }
     known = set(candidate.files)
     strays = tuple(file.path for file in here.files if file.path not in known)
-    if _index_names_code(here):
+    if _names_code(here):
         candidate = msgspec.structs.replace(candidate, has_code=True)
     return Examined(candidate, proofs, {path: seal for path, seal in taken.items() if seal}, strays, listing)
 
@@ -208,6 +209,12 @@ def _prove(path: Path, seal: Seal | None, listed: WantedFile | None, memory: Has
     if digest is None:
         return Proof.UNPROVEN
     return Proof.HASHED if digest == listed.etag else Proof.WRONG
+
+
+def _names_code(here: Inventory) -> bool:
+    """Whether an index or a config asks for code, its own or another repository's: nobody's word is needed for that."""
+    configs = (file.text for file in here.files if file.path.endswith("config.json") and file.text)
+    return _index_names_code(here) or any(read_config(text).has_auto_map for text in configs)
 
 
 def _index_names_code(here: Inventory) -> bool:

@@ -127,6 +127,8 @@ class Overlap:
             path=answer.folder,
             verified="sha256",
             seals=answer.seals,
+            has_code=model.has_code,  # what is not complete is not yet judged: the look at the files is what counts
+            has_pickle=model.has_pickle,
         )
         for _ in range(2):
             found = evidence.examine(candidate, [known], self._memory)

@@ -43,7 +43,7 @@ VERIFY_TRIES_MAX = 2  # asked to verify the same damage more often than this, th
 VERIFIED = "sha256"  # git-sha1 for the small files that the Hub keeps in git; sha256 for every weight
 _TIMEOUT = "E_WAIT_TIMEOUT"
 # Without a daemon these are what is wrong, and not that too little time was given.
-_TIME_IS_NO_CURE = ("E_DAEMON_DOWN", "E_SOCKET_DENIED", "E_CORRUPT", "E_NO_LISTING")
+_TIME_IS_NO_CURE = ("E_DAEMON_DOWN", "E_SOCKET_DENIED", "E_PROTOCOL", "E_CORRUPT", "E_NO_LISTING")
 
 OnEvent = Callable[[Waiting], None]
 OnModel = Callable[[ModelStatus], None]

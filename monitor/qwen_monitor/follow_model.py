@@ -12,9 +12,11 @@ from typing import TypeVar
 
 from qwen_api.client import Disconnected, Follower, Line
 from qwen_api.events import Hello, ModelChecked, ModelComplete, ModelRemoved, ModelResolved, ModelStateChanged
+from qwen_api.language import _
 from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus
 from qwen_monitor.console import Console
+from qwen_monitor.exits import Refusal
 from qwen_monitor.plain import waiting_text
 from qwen_monitor.progress import Progress
 
@@ -27,13 +29,14 @@ def follow_model(
     console: Console,
     decide: Callable[[ModelStatus | None, bool], T | None],
     *,
-    on_lost: Callable[[Disconnected], T | None] = lambda _: None,
+    on_lost: Callable[[Disconnected], T | None] = lambda _lost: None,
     timeout_s: float | None = None,
 ) -> tuple[T | None, ModelStatus | None]:
     """Show progress until `decide(model, has_news)` gives something; (None, last status) after `timeout_s`.
 
     `has_news` becomes True with the first event about the model's state that came after the greeting. `on_lost` is
-    asked whenever the daemon is gone; while it gives None the stream is tried again for ever.
+    asked whenever the daemon is gone; while it gives None the stream is tried again for ever. Raises Refusal for a
+    daemon of another protocol.
     """
     follower = Follower(find)
     progress = Progress(ref, console)
@@ -62,6 +65,8 @@ def _follow(
     has_news, said_lost = False, False
     for line in follower:
         if isinstance(line, Disconnected):
+            if line.code == "E_PROTOCOL":  # no waiting mends that
+                raise Refusal(line.code, _("the daemon cannot be reached"), line.why, line.fix)
             decided = on_lost(line)
             if decided is not None:
                 return decided, follower.status.models.get(ref.key)

@@ -45,9 +45,18 @@ class FakeDaemon:
 
     `control` and `events` are the sockets, in `directory`. `commands` are the commands in the order they came. `folder`
     and `seals` are what it answers of every model's files, `whereabouts` (by path) of single ones.
+    `wire` is its protocol's version; a daemon of the first days does not tell it with its answers (`tells_wire`).
     """
 
-    def __init__(self, directory: Path, *script: e.Event, version: str = "1.2.3", bookmark_s: float = 5.0) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        *script: e.Event,
+        version: str = "1.2.3",
+        bookmark_s: float = 5.0,
+        wire: int = e.WIRE_VERSION,
+        tells_wire: bool = True,
+    ) -> None:
         self.control = directory / places.CONTROL_SOCKET
         self.events = places.events_socket(self.control)
         self.commands: list[Command] = []
@@ -59,6 +68,7 @@ class FakeDaemon:
         self.whereabouts: dict[str, commands.Whereabouts] = {}
         self._directory = directory
         self._bookmark_s = bookmark_s
+        self._wire, self._tells_wire = wire, tells_wire
         self._refusals: deque[commands.Problem] = deque()
         self._ring: deque[tuple[int, bytes]] = deque()
         self._dropped_seq = 0
@@ -179,8 +189,13 @@ class FakeDaemon:
         for path in (self.control, self.events):
             await web.UnixSite(self._runner, str(path)).start()
 
+    async def _say_wire(self, _request: web.Request, response: web.StreamResponse) -> None:
+        response.headers[commands.WIRE_HEADER] = str(self._wire)
+
     def _routes(self) -> web.Application:
         app = web.Application(middlewares=[self._guard])
+        if self._tells_wire:
+            app.on_response_prepare.append(self._say_wire)
         app.router.add_get("/v1/events", self._stream)
         app.router.add_get("/v1/state", self._state)
         app.router.add_get("/v1/version", self._version)
@@ -247,7 +262,7 @@ class FakeDaemon:
 
     def _greeting(self, request: web.Request) -> bytes:
         seq = self.status.seq
-        hello = e.Hello(v=e.WIRE_VERSION, epoch=self.epoch, server="qwen-daemon/fake", seq=seq)
+        hello = e.Hello(v=self._wire, epoch=self.epoch, server="qwen-daemon/fake", seq=seq)
         snapshot = e.Snapshot(seq=seq, ts=FIRST_TS, state=msgspec.Raw(encode_status(self.status)))
         lines = [e.encode_line(hello), e.encode_line(snapshot), *self._backlog(request)]
         return b"".join([*lines, e.encode_line(e.Live(seq=seq))])
@@ -284,7 +299,7 @@ class FakeDaemon:
     async def _version(self, _request: web.Request) -> web.Response:
         version = commands.Version(
             version=self.status.version,
-            wire=e.WIRE_VERSION,
+            wire=self._wire,
             epoch=self.epoch,
             pid=self.status.pid,
             cache_dir="/cache",

@@ -10,15 +10,18 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import sys
 
 from aiohttp import web
 
 from qwen_api import events as e
+from qwen_daemon import logs
 from qwen_daemon.engine.bus import Bus
 from qwen_daemon.process import collect_rarely
 from qwen_daemon.shell.api_stream import EventStream
 from qwen_daemon.shell.clock import SystemClock
+from qwen_daemon.shell.visitors import Visitors
 from tests.fakes.timed_loop import TimedLoop
 
 TICK_S = 0.01
@@ -31,7 +34,7 @@ async def serve(path: str, count: int, per_second: int, before: int) -> None:
         publish(bus, number)
         await asyncio.sleep(0)
     app = web.Application()
-    app.add_routes([web.get("/v1/events", EventStream(bus, lambda name: name).answer)])
+    app.add_routes([web.get("/v1/events", EventStream(bus, lambda name: name, Visitors()).answer)])
     runner = web.AppRunner(app, shutdown_timeout=10)
     await runner.setup()
     await web.UnixSite(runner, path).start()
@@ -55,6 +58,7 @@ def publish(bus: Bus, number: int) -> None:
 
 
 if __name__ == "__main__":
+    logs.configure(os.environ)
     collect_rarely()
     with asyncio.Runner(loop_factory=TimedLoop) as runner:
         timed = runner.get_loop()

@@ -67,6 +67,8 @@ class SmallModel:
             path=str(self.folder),
             verified="sha256",
             seals={f.path: take_seal(self.folder / f.path) for f in self.manifest.files},
+            has_code=False,
+            has_pickle=False,
         )
 
     def write_ready(self, state: Path) -> SmallModel:

@@ -10,6 +10,7 @@ import pytest
 
 from qwen_api import events as e
 from qwen_daemon.config import ConfiguredModel
+from tests import test_sharing as sharing
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.running import Running
@@ -122,3 +123,15 @@ def test_while_we_download_the_old_one_waits(hub: SimHub, tmp_path: Path) -> Non
             told, _ = other.communicate(timeout=TIMEOUT_S)
         assert told.decode().splitlines()[-1] == complete.path and is_right(Path(complete.path))
         assert hub.log.bytes_twice(WEIGHTS) == 0
+
+
+def old_download(scene: sharing.Scene) -> None:
+    done = scene.run(OLD / "bin" / "hf", "download", sharing.REPO)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+@pytest.mark.fault("C13", "C14")
+@pytest.mark.parametrize(("moment", "lockless"), [(2, False), (9, True), (16, False), (16, True)])
+def test_the_old_one_may_come_whenever(tmp_path: Path, moment: int, lockless: bool) -> None:
+    """At the beginning, in the middle and at the end of our download; with locks and with locks that do nothing."""
+    sharing.interleave(tmp_path, old_download, moment, lockless=lockless)

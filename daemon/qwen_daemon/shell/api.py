@@ -25,6 +25,7 @@ from qwen_daemon.shell.api_orders import Commands, Orders
 from qwen_daemon.shell.api_stream import EventStream, Stream
 from qwen_daemon.shell.api_wire import accepted, json_answer, peer, read_body
 from qwen_daemon.shell.problems import Refusal, answer_problems
+from qwen_daemon.shell.visitors import Visitors
 
 BODY_BYTES_MAX = 64 << 10
 LOADERS_MAX = 64
@@ -51,7 +52,8 @@ class Api:
     ) -> None:
         self._bus = bus
         self._engine = engine
-        self._stream = EventStream(bus, self._key)
+        self._visitors = Visitors()
+        self._stream = EventStream(bus, self._key, self._visitors)
         self._orders = Orders(bus, engine, self._key)
         self._version = version
         self._holdings = holdings
@@ -59,7 +61,9 @@ class Api:
 
     def application(self, *, control: bool) -> web.Application:
         """The routes of one of the two sockets."""
-        app = web.Application(middlewares=[answer_problems(control=control)], client_max_size=BODY_BYTES_MAX)
+        middlewares = [answer_problems(self._visitors, control=control)]
+        app = web.Application(middlewares=middlewares, client_max_size=BODY_BYTES_MAX)
+        app.on_response_prepare.append(_say_wire)
         app.add_routes(
             [
                 web.get("/v1/events", self._stream.answer),
@@ -157,3 +161,7 @@ class Api:
         if model is None:
             raise UnknownModel(key)
         return model
+
+
+async def _say_wire(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers[commands.WIRE_HEADER] = str(e.WIRE_VERSION)

@@ -15,6 +15,7 @@ from qwen_api import events as e
 from qwen_api.language import N_
 from qwen_api.status import Status
 from qwen_daemon.shell.problems import Refusal
+from qwen_daemon.shell.visitors import Visitors
 
 WRITE_TIMEOUT_S = 30.0  # a reader that takes nothing for so long is dropped
 READERS_MAX = 64
@@ -41,17 +42,19 @@ class Stream(Protocol):
 
 
 class EventStream:
-    """Handles the readers of one bus; `key` reads a model's name."""
+    """Handles the readers of one bus; `key` reads a model's name. Who reads, and who is one too many, is told."""
 
-    def __init__(self, bus: Stream, key: Callable[[str], str]) -> None:
+    def __init__(self, bus: Stream, key: Callable[[str], str], visitors: Visitors) -> None:
         self._bus = bus
         self._key = key
+        self._visitors = visitors
         self._readers: list[web.Request] = []
 
     async def answer(self, request: web.Request) -> web.StreamResponse:
         """Until the reader goes away, the daemon ends, or with `follow=0` up to now."""
         # A reader that went away is noticed at its next line only; it must not keep others out until then.
         if sum(reader.transport is not None for reader in self._readers) >= READERS_MAX:
+            self._visitors.tell("reader.refused", request.transport, readers=READERS_MAX)
             raise Refusal(503, "E_BUSY", N_("too many readers"), f"{READERS_MAX} streams are open", "close one")
         since, follow = _int_query(request, "since"), request.query.get("follow", "1") != "0"
         passes = _filter(self._key(request.query.get("model", "")), request.query.get("types", ""))
@@ -59,6 +62,7 @@ class EventStream:
         content_type = "text/event-stream" if as_sse else "application/x-ndjson"
         response = web.StreamResponse(headers={"Content-Type": content_type, "Cache-Control": "no-store"})
         self._readers.append(request)
+        self._visitors.tell("reader.came", request.transport, readers=len(self._readers))
         try:
             await response.prepare(request)
             # Closed here and now, so that the bus forgets a reader that went away.

@@ -25,21 +25,28 @@ LINGER_S = 1.0  # what is sent beyond an answer is read and dropped for so long,
 
 
 class Door:
-    """The connections of all sockets that it stands at."""
+    """The connections of all sockets that it stands at; `turned_away` hears of each that was not let in."""
 
-    def __init__(self) -> None:
+    def __init__(self, turned_away: Callable[[asyncio.BaseTransport], object]) -> None:
         self.inside: Final = Counter[int]()
+        self._turned_away = turned_away
 
     def before(self, serve: Callable[[], asyncio.Protocol]) -> Callable[[], asyncio.Protocol]:
         """A factory of protocols that lets in to `serve` who may come in."""
-        return lambda: _Entering(self.inside, serve)
+        return lambda: _Entering(self.inside, serve, self._turned_away)
 
 
 class _Entering(asyncio.Protocol):
     """Hands every call on to the protocol that serves, once the connection is let in."""
 
-    def __init__(self, inside: Counter[int], serve: Callable[[], asyncio.Protocol]) -> None:
+    def __init__(
+        self,
+        inside: Counter[int],
+        serve: Callable[[], asyncio.Protocol],
+        turned_away: Callable[[asyncio.BaseTransport], object],
+    ) -> None:
         self._inside = inside
+        self._turned_away = turned_away
         self._serve = serve
         self._uid = -1
         self._served: asyncio.Protocol | None = None
@@ -48,6 +55,7 @@ class _Entering(asyncio.Protocol):
         """Count it, or answer that there are too many and close."""
         self._uid = peer(transport)[1]
         if self._inside.total() >= CONNECTIONS_MAX or self._inside[self._uid] >= CONNECTIONS_PER_USER_MAX:
+            self._turned_away(transport)
             cast("asyncio.WriteTransport", transport).write(_FULL)  # uvloop's are no subclasses
             transport.close()
             return

@@ -123,7 +123,7 @@ class HttpOrigin:
             self._learn_host(content, response.url)
             yield body_of(response, take, silence_s=self._session.timeout.sock_read or HEADERS_TIMEOUT_S)
         except (aiohttp.ClientError, OSError, TimeoutError) as error:
-            raise translate(error) from error
+            raise translate(error) from None  # its message may hold the signed address, and a traceback shows it
         finally:
             if response is not None:
                 _hang_up(response)
@@ -158,7 +158,7 @@ class HttpOrigin:
             try:
                 return await self._walk(file_url, asked, learnt)
             except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise translate(error) from error
+                raise translate(error) from None  # as above
 
     async def _walk(
         self, url: str, asked: Asked, learnt: Callable[[str], None] = lambda _address: None

@@ -15,6 +15,7 @@ from qwen_api.language import N_
 from qwen_api.models import BadModelName
 from qwen_daemon.core.choice import UnknownFile
 from qwen_daemon.core.errors import Configured, FilesUnknown, Trouble, UnknownModel
+from qwen_daemon.shell.visitors import Visitors
 
 log = structlog.get_logger(__name__)
 
@@ -26,8 +27,8 @@ class Refusal(Exception):
         self.problem = commands.Problem(status=status, code=code, title=title, detail=detail, fix=fix)
 
 
-def answer_problems(*, control: bool) -> Middleware:
-    """The middleware that turns whatever a handler raises into a Problem."""
+def answer_problems(visitors: Visitors, *, control: bool) -> Middleware:
+    """The middleware that turns whatever a handler raises into a Problem, and tells who was refused a command."""
 
     @web.middleware
     async def answer(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -39,6 +40,9 @@ def answer_problems(*, control: bool) -> Middleware:
             problem = _http_problem(request, error, control=control)
         except Exception as error:
             problem = _problem(error)
+        if request.method not in ("GET", "HEAD"):
+            about = f"{request.method} {request.path}"
+            visitors.tell("command.refused", request.transport, command=about, code=problem.code, status=problem.status)
         body = msgspec.json.encode(problem)
         return web.Response(body=body, status=problem.status, content_type="application/problem+json")
 
