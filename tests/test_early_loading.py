@@ -30,7 +30,7 @@ from qwen_loader.assembly import Assembly, Dropped, Loaded, Placed, Step, Wishes
 from qwen_loader.gate import Waiting
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.overlap import load_order, next_component
-from qwen_loader.ready import ModelUnavailable, ReadyModel
+from qwen_loader.ready import ModelUnavailable, ReadyModel, WaitClosed
 from tests.fakes.daemon import FakeDaemon
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
 from tests.fakes.hub_wire import Gate
@@ -104,12 +104,14 @@ class Scene:
         self.daemon.folder = str(model.folder)
         self.told: queue.SimpleQueue[News] = queue.SimpleQueue()
         self.seen: list[News] = []
+        self.may_read = threading.Event()
+        self.may_read.set()
         self.pipeline: Any = None
         self.error: Exception | None = None
         self.arrival = Arrival(
             model.ref,
             Wishes(device="cpu"),
-            tell=self.told.put,
+            tell=self._tell,
             env={"HOME": str(runtime.parent), "XDG_RUNTIME_DIR": str(runtime.parent)},
             cache_dir=model.cache,
         )
@@ -125,6 +127,12 @@ class Scene:
         self.arrival.close()
         self._thread.join()
         self.daemon.__exit__(None, None, None)
+
+    def _tell(self, news: News) -> None:
+        """In the thread that reads: it goes on when it may."""
+        self.told.put(news)
+        if isinstance(news, Loaded):
+            self.may_read.wait(PATIENCE_S)
 
     def _arrive(self) -> None:
         try:
@@ -237,6 +245,19 @@ def test_a_wait_that_is_closed_gives_the_memory_back(scene: Scene) -> None:
     scene.arrival.close()
     scene.end()
     assert [dropped.components for dropped in scene.all(Dropped)] == [("vae",)]
+
+
+@loader
+def test_a_wait_that_ends_does_not_wait_for_what_is_being_read(scene: Scene) -> None:
+    """A component takes minutes to read from a slow disk, --timeout is over now; what was read is freed afterwards."""
+    scene.may_read.clear()
+    scene.came("", "vae")
+    scene.next(Loaded)
+    scene.arrival.close()
+    scene.end()
+    assert (type(scene.error), scene.arrival.is_reading) == (WaitClosed, True)
+    scene.may_read.set()
+    assert scene.next(Dropped).components == ("vae",)
 
 
 @loader

@@ -15,6 +15,7 @@ import traceback
 from collections.abc import Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NoReturn
 
 import msgspec
 
@@ -167,16 +168,17 @@ class _Attendant:
         if self._asked.json:
             problem = {"code": code, "why": why, "fix": fix, "missing": missing}
             _print_json({"model": str(self._asked.ref), "state": "failed", "error": problem})
+        if self._job.is_reading:
+            _end_now(words.exit_code(code))
         return words.exit_code(code)
 
     def _interrupted(self, received: signal.Signals) -> int:
         code = words.EXIT_SIGNAL + received
         self._job.close()
         self._thread.join(ENDING_S)
-        if self._thread.is_alive():  # inside torch, which cannot be asked to stop
+        if self._thread.is_alive() or self._job.is_reading:
             self._presence.leave("gone", received.name)
-            sys.stdout.flush()
-            os._exit(code)
+            _end_now(code)
         return code
 
     def _become(self, ready: ReadyModel) -> int:
@@ -238,6 +240,12 @@ class _Attendant:
         unverified = " (unverified)" if ready.source == "hub" else ""
         sys.stdout.write(f"{outcome.picture or ready.path or ready.repo}{unverified}\n")
         sys.stdout.flush()
+
+
+def _end_now(code: int) -> NoReturn:
+    """Without waiting for what is inside torch and cannot be asked to stop."""
+    sys.stdout.flush()
+    os._exit(code)
 
 
 def command_environment(environment: dict[str, str], ready: ReadyModel, policy: Policy) -> dict[str, str]:

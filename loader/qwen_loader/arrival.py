@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -23,7 +24,7 @@ from qwen_loader import words
 from qwen_loader.assembly import Assembly, Dropped, Loaded, Placed, Step, Wishes
 from qwen_loader.gate import Policy, Waiting
 from qwen_loader.overlap import Overlap
-from qwen_loader.ready import NotReady, ReadyModel
+from qwen_loader.ready import ReadyModel
 from qwen_loader.wait import Wait
 
 
@@ -125,19 +126,15 @@ class Arrival:
     def wait(self) -> ReadyModel:
         """Wait for the whole model, loading what is complete. What was loaded is freed when it ends in an exception.
 
-        Raises what Wait.run raises.
+        Raises what Wait.run raises, soon: a component that is being read then is freed when it has been read.
         """
-        if not self._early:
+        with self._overlap if self._early else nullcontext():
             return self._wait.run()
-        try:
-            with self._overlap:
-                return self._wait.run()
-        except NotReady as error:
-            self._assembly.free(_("the model did not come: {why}", why=error.why))
-            raise
-        except BaseException:
-            self._assembly.free(_("the wait was ended"))
-            raise
+
+    @property
+    def is_reading(self) -> bool:
+        """A wait has failed and a component is still being read."""
+        return self._overlap.is_reading
 
     def load(self, ready: ReadyModel) -> Any:
         """The pipeline. Raises LoadFailed."""

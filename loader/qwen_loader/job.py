@@ -100,6 +100,11 @@ class Job:
             if not isinstance(error, NotReady | LoadFailed | OSError):
                 raise
 
+    @property
+    def is_reading(self) -> bool:
+        """It has failed, and yet something is inside torch."""
+        return self._arrival.is_reading
+
     def close(self) -> None:
         """End the waiting; loading cannot be ended."""
         self._arrival.close()

@@ -2,7 +2,8 @@
 
 The daemon says which components are complete; each is loaded in a thread once its own files and model_index.json are
 proven by their seals (or by a hash, where a seal does not hold). Nothing here ever fails a load: what cannot be loaded
-early is left to `Assembly.finish`, which sees every proof again. Who waits for `complete` is `wait`.
+early is left to `Assembly.finish`, which sees every proof again. Who waits for `complete` is `wait`; if that fails,
+what was loaded is let go of.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Self
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable
 from qwen_api.commands import ModelFiles
 from qwen_api.inventory import Stopped
+from qwen_api.language import N_, _
 from qwen_api.manifest import component_of
 from qwen_api.seals import Ready, Seal
 from qwen_api.status import ModelStatus
@@ -23,12 +25,15 @@ from qwen_loader import evidence, gate
 from qwen_loader.assembly import Assembly
 from qwen_loader.gate import Candidate, Policy
 from qwen_loader.libraries import LoadFailed
+from qwen_loader.ready import NotReady
 from qwen_loader.snapshot import MODEL_INDEX
 from qwen_loader.stored import pick_variant, sum_by_component, weight_paths
 
+ENDING_S = 2.0  # how long a failed wait is held up by a component that is being read
+
 
 class Overlap:
-    """Use as a context manager; `look` is told the model's state as often as it changes, from any thread."""
+    """A context manager around the wait; `look` is told the model's state whenever it changes, from any thread."""
 
     def __init__(
         self,
@@ -49,6 +54,7 @@ class Overlap:
         self._changed = threading.Condition()
         self._model: ModelStatus | None = None
         self._ending = False
+        self._let_go = ""  # why nothing of it is wanted any more
         self._commit = ""
         self._left: set[str] = set()  # what could not be loaded early
         self._thread = threading.Thread(target=self._run, name="overlap", daemon=True)
@@ -57,11 +63,20 @@ class Overlap:
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         with self._changed:
             self._ending = True
+            if error is not None:
+                came_not = N_("the model did not come: {why}")
+                self._let_go = _(came_not, why=error.why) if isinstance(error, NotReady) else _("the wait was ended")
             self._changed.notify()
-        self._thread.join()  # a component that is being read is wanted in any case
+        # A component that is being read is wanted if the model is complete; else it is freed whenever it has been read.
+        self._thread.join(ENDING_S if error is not None else None)
+
+    @property
+    def is_reading(self) -> bool:
+        """A component is still being read, inside torch, which cannot be asked to stop."""
+        return self._thread.is_alive()
 
     def look(self, model: ModelStatus) -> None:
         """This is the model now. Returns at once."""
@@ -70,6 +85,11 @@ class Overlap:
             self._changed.notify()
 
     def _run(self) -> None:
+        self._load_what_comes()
+        if self._let_go:
+            self._assembly.free(self._let_go)
+
+    def _load_what_comes(self) -> None:
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._ending or self._model is not None)
@@ -130,7 +150,7 @@ class Overlap:
             has_code=model.has_code,  # what is not complete is not yet judged: the look at the files is what counts
             has_pickle=model.has_pickle,
         )
-        for _ in range(2):
+        for _try in range(2):
             found = evidence.examine(candidate, [known], self._memory)
             verdict = gate.admit(found.candidate, found.proofs, self._policy, found.strays)
             if isinstance(verdict, gate.Admitted):

@@ -121,6 +121,9 @@ class Wait:
         self._expired.set()
         self._follower.close()
 
+    def _is_over(self) -> bool:
+        return self._closed.is_set() or self._expired.is_set()
+
     def _why_it_ended(self) -> NotReady:
         last = self._last
         if self._closed.is_set() or not self._expired.is_set():
@@ -284,7 +287,7 @@ class Wait:
         def tell(done_bytes: int, size_bytes: int) -> None:
             self._tell(Waiting(code="", why=why, phase="hashing", done_bytes=done_bytes, size_bytes=size_bytes))
 
-        evidence.hash_listed(folder, wanted, self._memory, progress=tell, stop=self._closed.is_set)
+        evidence.hash_listed(folder, wanted, self._memory, progress=tell, stop=self._is_over)
         return all(self._memory.get(folder / file.path) is not None for file in wanted)
 
     def _damaged(self, candidate: Candidate, paths: tuple[str, ...]) -> None:
