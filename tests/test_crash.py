@@ -7,6 +7,7 @@ nothing is left lying about. `make test` takes some of them, `make test-long` al
 from __future__ import annotations
 
 import errno
+import os
 import random
 import signal
 import subprocess
@@ -178,6 +179,28 @@ def test_locks_that_do_nothing_are_not_needed(tmp_path: Path) -> None:
 
 
 READS = frozenset({"read", "pread64", "preadv", "preadv2"})
+
+
+@pytest.mark.fault("C15")
+def test_a_file_put_in_the_place_of_a_finished_one_is_not_believed(tmp_path: Path) -> None:
+    """Between its hash and its name, with its length and its times: it is seen, and the right one comes."""
+    put = []
+
+    def decide(point: Point) -> int:
+        if point == Point("rename", BLOB, 1):
+            (part,) = (tmp_path / MODEL / "blobs").glob(Path(PART).name)
+            before, other = part.stat(), part.with_name("other")
+            other.write_bytes(bytes(before.st_size))
+            os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+            put.append(other.rename(part))
+        return 0
+
+    with ThreadedSimHub(SimHub(SIM)) as hub:
+        job = Job(tmp_path, hub)
+        job.may_be_fetched_again(WEIGHTS)
+        assert job.run_overseen(decide, frozenset({"rename"}))[0] == 0
+        assert len(put) == 1
+        job.check_done()
 
 
 @pytest.mark.fault("D16")

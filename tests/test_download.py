@@ -113,6 +113,9 @@ class Disk:
     async def close(self) -> None:
         pass
 
+    def is_published_as(self, seal: Seal) -> bool:
+        raise NotImplementedError
+
     def crash(self) -> None:
         self.written = bytearray(self.durable)
 

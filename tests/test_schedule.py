@@ -111,6 +111,9 @@ class ZeroPart:
     async def close(self) -> None:
         pass
 
+    def is_published_as(self, seal: Seal) -> bool:
+        raise NotImplementedError
+
 
 class NoBook:
     """A ledger that keeps nothing."""

@@ -32,9 +32,8 @@ class Ready(msgspec.Struct, frozen=True, kw_only=True):
     path: str
     verified: str
     seals: dict[str, Seal]
-    has_code: (
-        bool  # both without a default: a file that does not say it is none, or an unsaid danger would be no danger
-    )
+    # Neither has a default: a file that does not say it is none, for an unsaid danger would be no danger.
+    has_code: bool
     has_pickle: bool
 
 

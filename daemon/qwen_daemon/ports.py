@@ -109,6 +109,9 @@ class Part(Protocol):
     async def close(self) -> None:
         """Give the handle back; what was not synced is in no one's promise."""
 
+    def is_published_as(self, seal: Seal) -> bool:
+        """Whether the file with this seal is the one that was closed, and nobody wrote into it since."""
+
 
 class Store(Protocol):
     """The layout on disk: the Hub cache's or a local_dir's. Paths never leave this port except snapshot paths."""

@@ -266,6 +266,10 @@ class SimPart:
         else:
             part.make_durable(before, size_bytes)
 
+    def is_published_as(self, seal: Seal) -> bool:
+        """See ports.Part: nobody else writes here."""
+        return seal is not None
+
     async def close(self) -> None:
         """See ports.Part."""
 

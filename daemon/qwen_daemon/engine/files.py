@@ -218,6 +218,8 @@ class Files:
                     await part.close()
                 self._refuse_wrong(file, digest)
                 seal = await self.disk.store.publish(self.manifest, file, part.name)
+                if not part.is_published_as(seal):  # it stands there unproven, and the next try does away with it
+                    raise TryAgain("E_PART_GONE", "somebody changed the finished file while it got its name")
                 self.budget.contents.brought(file.etag)
                 await self.disk.ledger.settle(self._where(file), file.etag, file.size_bytes, (), seal)
             except StartOver:

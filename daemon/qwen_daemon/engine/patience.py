@@ -111,6 +111,9 @@ class _Part:
         with self._patience.asking(f"closing {self._path}"):
             await self._part.close()
 
+    def is_published_as(self, seal: Seal) -> bool:
+        return self._part.is_published_as(seal)
+
 
 class _Store:
     """ports.Store."""

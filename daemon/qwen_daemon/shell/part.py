@@ -17,8 +17,10 @@ import aiofiles
 import aiofiles.os
 from aiofiles.threadpool.binary import AsyncFileIO
 
+from qwen_api.seals import Seal, take_seal
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import TryAgain
+from qwen_daemon.core.twins import is_same_file
 from qwen_daemon.shell import durable
 
 WRITE_BYTES = 64 << 10  # for larger writes Linux takes larger pages: on a virtual machine three times the CPU
@@ -44,6 +46,7 @@ class PartFile:
         self._waiting: list[_Write] = []
         self._writing: asyncio.Task[None] | None = None  # one: for a file's lock threads would spin, not sleep
         self._piece = memoryview(b"")
+        self._closed: Seal | None = None  # what it looked like at last
 
     @classmethod
     async def open(cls, path: Path, bytes_max: int) -> PartFile:
@@ -99,9 +102,16 @@ class PartFile:
         if self._writing is not None:
             await self._writing
         try:
-            await self._handle.close()
+            try:
+                self._closed = await _seal(self._handle.fileno())
+            finally:
+                await self._handle.close()
         except OSError as error:
             raise durable.translate(error) from error
+
+    def is_published_as(self, seal: Seal) -> bool:
+        """See ports.Part."""
+        return self._closed is not None and is_same_file(self._closed, seal)
 
     async def _write_waiting(self) -> None:
         while self._waiting:
@@ -158,6 +168,7 @@ def _sync(descriptor: int) -> int:
     return os.fstat(descriptor).st_nlink  # 0: it would be lost however durable it is
 
 
+_seal = aiofiles.os.wrap(take_seal)
 _drop_cached = aiofiles.os.wrap(os.posix_fadvise)
 
 
