@@ -158,8 +158,8 @@ def check_running(daemon: Running, key: str) -> list[int]:
 
     The numbers of events rise, and who asks only now is told the same as who heard. Returns the numbers.
     """
-    held = [os.readlink(path) for path in _descriptors(daemon.pid)]
-    kept = [path for path in held if ".part" in path or ".tmp" in path]  # folders are looked into at any time
+    # Folders are looked into at any time.
+    kept = [held for held in _descriptors(daemon.pid) if ".part" in held or ".tmp" in held]
     assert kept == [], "still open"
     late = Follower(lambda: daemon.control, since=0, epoch=daemon.client.version().epoch)
     backlog: list[e.Event] = []
@@ -215,10 +215,10 @@ def _is_cached(descriptor: int) -> bool:
         return True
 
 
-def _descriptors(pid: int) -> list[Path]:
-    found = []
+def _descriptors(pid: int) -> list[str]:
+    """What each of them leads to."""
+    held = []
     for path in Path(f"/proc/{pid}/fd").iterdir():
         with suppress(FileNotFoundError):  # closed meanwhile
-            os.readlink(path)
-            found.append(path)
-    return found
+            held.append(os.readlink(path))
+    return held

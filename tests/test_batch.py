@@ -32,6 +32,7 @@ class Disk:
     async def publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
     ) -> Sequence[Seal | Trouble]:
+        assert contents, "nobody has anything to publish"
         await asyncio.sleep(0)
         self.batches.append([file.path for file, _ in contents])
         if self.refuses is not None:

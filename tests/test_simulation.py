@@ -192,11 +192,11 @@ async def story(clock: SimClock) -> list[e.Event]:
         await asyncio.wait([task], timeout=dice.choice((0.5, 3, 30)) * dice.random())
         how = dice.choice(("stop", "kill", "kill", "power"))
         life.process.is_alive = how == "stop"
-        if not task.done():
-            task.cancel()
+        is_cut_short = task.cancel()
         ended = (await asyncio.gather(task, return_exceptions=True))[0]
         if isinstance(ended, Exception) and life.process.is_alive:
             raise ended
+        assert not is_cut_short or isinstance(ended, asyncio.CancelledError) or how != "stop", "it goes on all the same"
         life.process.is_alive = False
         if how == "power":
             platter.cut_power(dice)

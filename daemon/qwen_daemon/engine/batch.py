@@ -67,6 +67,8 @@ class Batch:
 
     async def _publish_waiting(self) -> None:
         batch, self._waiting = self._waiting, []
+        if not batch:  # a cancelled one has taken them all since this was decided
+            return
         for each in batch:
             each.is_taken = True
         outcomes: list[Seal | Trouble]

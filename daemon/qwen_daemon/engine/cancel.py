@@ -43,37 +43,70 @@ async def _outcome(work: Coroutine[Any, Any, T]) -> T | _Raised:
 
 
 async def together(works: Iterable[Coroutine[Any, Any, T]]) -> list[T]:
-    """Run all at once; the first failure cancels the others and is raised as itself, not as a group."""
+    """Run all at once; the first failure cancels the others and is raised as itself, not as a group.
+
+    A cancellation goes before failures: an asyncio.TaskGroup forgets it when one of its tasks fails on the way out, and
+    who is to stop would go on.
+    """
+    tasks: list[asyncio.Task[T]] = []
+    cancelled: asyncio.CancelledError | None = None
     try:
-        async with asyncio.TaskGroup() as group:
-            tasks = []
-            for work in works:
-                tasks.append(group.create_task(work))
-                if len(tasks) % BEGUN_AT_ONCE == 0:
-                    await asyncio.sleep(0)
-    except BaseExceptionGroup as failed:
-        raise _first(failed) from failed
+        for work in works:
+            tasks.append(asyncio.create_task(work))
+            if len(tasks) % BEGUN_AT_ONCE == 0:
+                await asyncio.sleep(0)
+        if tasks:
+            await asyncio.wait(tasks, return_when=asyncio.FIRST_EXCEPTION)
+    except asyncio.CancelledError as error:
+        cancelled = error
+    failures = _failures(tasks)
+    cancelled = await _end(tasks) or cancelled
+    failures += _failures(tasks)
+    if cancelled is not None:
+        raise cancelled
+    if failures:
+        raise failures[0]
     return [task.result() for task in tasks]
+
+
+def _failures(tasks: Iterable[asyncio.Task[Any]]) -> list[BaseException]:
+    return [error for task in tasks if task.done() and not task.cancelled() and (error := task.exception()) is not None]
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> asyncio.CancelledError | None:
+    """Cancel all and wait for their ends; returns what cancelled us meanwhile: if it were lost, we would go on."""
+    running = [task for task in tasks if not task.done()]
+    for task in running:
+        task.cancel()
+    cancelled: asyncio.CancelledError | None = None
+    while running:
+        try:
+            await asyncio.wait(running)
+        except asyncio.CancelledError as error:
+            cancelled = error
+        running = [task for task in running if not task.done()]
+    return cancelled
 
 
 @asynccontextmanager
 async def beside(work: Coroutine[Any, Any, None]) -> AsyncIterator[None]:
-    """Run `work` while the body runs, and cancel it at the body's end; its own failure is raised there."""
+    """Run `work` while the body runs, and cancel it at the body's end; its own failure is raised there.
+
+    As with `together` a cancellation goes before failures, and the body's failure before that of `work`.
+    """
     task = asyncio.create_task(work)
+    cancelled: asyncio.CancelledError | None = None
     try:
         yield
+    except asyncio.CancelledError as error:
+        cancelled = error
     finally:
-        task.cancel()
-        cancelled: asyncio.CancelledError | None = None
-        while not task.done():
-            try:
-                await asyncio.wait([task])
-            except asyncio.CancelledError as error:  # of us, not of `work`: lost, it would keep us running for ever
-                cancelled = error
-        if not task.cancelled():
-            task.result()
-        if cancelled is not None:
-            raise cancelled
+        cancelled = await _end([task]) or cancelled
+        failures = _failures([task])
+    if cancelled is not None:
+        raise cancelled
+    if failures:
+        raise failures[0]
 
 
 async def wait(event: asyncio.Event, seconds: float) -> bool:
@@ -85,8 +118,3 @@ async def wait(event: asyncio.Event, seconds: float) -> bool:
     except TimeoutError:
         return False
     return True
-
-
-def _first(group: BaseExceptionGroup[BaseException]) -> BaseException:
-    first = group.exceptions[0]
-    return _first(first) if isinstance(first, BaseExceptionGroup) else first
