@@ -128,8 +128,9 @@ class Edges(aiohttp.TCPConnector):
             self.clear_dns_cache()  # a look-up that was under way may have put it there
 
     def is_private(self, name: str) -> bool:
-        """Whether the name itself is, or any address it led to when it was last looked up."""
-        return any(map(is_private, (name, *self._names.behind(name))))
+        """Whether the name itself is, or all addresses it led to when it was last looked up: one could be a lure."""
+        behind = self._names.behind(name)
+        return is_private(name) or (bool(behind) and all(map(is_private, behind)))
 
     def _forgive(self, name: str) -> None:
         """Those who never lied cannot be reached: rather ask all of them again than nobody."""
