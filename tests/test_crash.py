@@ -114,7 +114,7 @@ TOO_LATE = (
 
 @pytest.mark.fault("D20")
 def test_a_lock_that_cannot_be_given_back_is_no_failure() -> None:
-    """EIO from unlocking and closing, as network file systems have it: complete all the same, at once and exit code 0."""
+    """EIO from unlocking and closing, as network file systems have it: complete at once all the same, exit code 0."""
     with ThreadPoolExecutor(AT_ONCE) as pool:
         ended = list(pool.map(lambda point: disturb(point, errno.EIO), TOO_LATE))
     assert dict(zip(TOO_LATE, ended, strict=True)) == dict.fromkeys(TOO_LATE, (0, True))
