@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from qwen_api import events as e
 from tests import long_run
 from tests.fakes.hub import SimHub, ThreadedSimHub
-from tests.syscalls import FILES, MIB, SIM, WEIGHTS, Job
+from tests.running import Running
+from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS, Job
 
 pytestmark = pytest.mark.system
 
@@ -70,16 +72,25 @@ def cut_and_finish(volume: Volume, name: str, byte: int) -> None:
     with ThreadedSimHub(SimHub(SIM)) as hub:
         job = Job(volume.path / name, hub)
         hub.throttle.bytes_per_s = BYTES_PER_S
-        process = job.start()
+        daemon = job.daemon
+        daemon.configure([REPO])
+        daemon.start()
         hub.wait_reached(WEIGHTS, byte)
+        if byte > MIB:
+            daemon.wait_for(lambda: durable_bytes(daemon), "a checkpoint")
+        told = {event.path for event in daemon.seen(e.FileVerified)}
+        durable = {WEIGHTS: durable_bytes(daemon)}
         volume.cut_power()
-        process.kill()
-        process.wait()
+        daemon.kill()
         volume.unmount()
         volume.mount()
-        job.forget()
-        job.look()
+        job.look_after_a_power_cut(told, durable)
         job.finish()
+
+
+def durable_bytes(daemon: Running) -> int:
+    """As much of the weights as the daemon has told to be durable."""
+    return max((each.durable_bytes for each in daemon.seen(e.FileProgress) if each.path == WEIGHTS), default=0)
 
 
 @pytest.mark.fault("D1", "D2", "K1")
