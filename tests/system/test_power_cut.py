@@ -100,6 +100,21 @@ def test_what_is_on_record_outlives_the_power(volume: Volume) -> None:
         cut_and_finish(volume, str(byte), byte)
 
 
+@pytest.mark.fault("D1", "D2")
+def test_what_was_told_complete_is_there_with_the_ledger_elsewhere(volume: Volume, tmp_path: Path) -> None:
+    """On one disk a sync of the ledger writes down all names as well; here the cache's disk has only its own syncs."""
+    with ThreadedSimHub(SimHub(SIM)) as hub:
+        job = Job(tmp_path / "honest", hub)
+        daemon = job.daemon
+        daemon.env["HF_HOME"], daemon.cache = str(volume.path / "hf"), volume.path / "hf" / "hub"
+        assert daemon.run("--config", str(daemon.config_file), "--once", REPO) == 0
+        volume.cut_power()
+        volume.unmount()
+        volume.mount()
+        job.look_after_a_power_cut(set(FILES))
+        job.finish()
+
+
 def cut_at_random(seed: int) -> int:
     """On either file system, at a byte that the seed names."""
     dice = random.Random(seed)
