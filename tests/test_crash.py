@@ -85,7 +85,8 @@ EVERY_ERROR = (errno.ENOSPC, errno.EIO, errno.EINTR)
 Refusal = tuple[Point, int]
 REFUSED = (
     (Point("pwrite64", PART, 30), errno.ENOSPC), (Point("openat", PART, 1), errno.EDQUOT),
-    (Point("pwrite64", PART, 8), errno.EFBIG), (Point("fdatasync", PART, 1), errno.EIO),
+    (Point("pwrite64", PART, 8), errno.EFBIG), (Point("pwrite64", PART, 20), errno.EROFS),
+    (Point("fdatasync", PART, 1), errno.EIO),
     (Point("fdatasync", WAL, 6), errno.ENOSPC), (Point("pwrite64", WAL, 20), errno.EIO),
     (Point("rename", BLOB, 1), errno.EIO), (Point("rename", f"{MODEL}/refs/main", 1), errno.EROFS),
     (Point("fchmod", LOCK, 1), errno.EIO),
