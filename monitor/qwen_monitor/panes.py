@@ -141,9 +141,13 @@ def loader_row(loader: LoaderStatus, width: int, glyphs: Glyphs) -> Row:
         held = f" {bytes_text(loader.component_bytes)} / {bytes_text(loader.component_size_bytes)}"
     elif loader.state == "loading" and loader.loaded_bytes:
         held = f" {bytes_text(loader.loaded_bytes)}"
-    why = f": {loader.detail}" if loader.detail else ""
     memory = f"{loader.device} {bytes_text(loader.vram_bytes)}" if loader.vram_bytes else loader.device
     tone: Tone = "bad" if loader.state == "failed" else "good" if loader.state == "ready" else "plain"
-    return Row(
-        text=line(f" {_('LOADER')} {loader.name}{pid} {what}{part}{held}{why}", memory, width, glyphs), tone=tone
-    )
+    name = f" {_('LOADER')} {safe(loader.name, max(8, width // 4), glyphs)}"
+    doing = f" {what}{safe(part, max(8, width // 4), glyphs)}{held}"
+    why = f": {loader.detail}" if loader.detail else ""
+    # What it does and what happened must be whole: before that the device and the pid are left out.
+    wholes = ((f"{name}{pid}{doing}{why}", memory), (f"{name}{doing}{why}", memory), (f"{name}{doing}{why}", ""))
+    fits = (whole for whole in wholes if cell_width("  ".join(whole)) <= width)
+    text, edge = next(fits, (f"{name}{doing}: {safe(loader.detail, width - cell_width(name + doing) - 2, glyphs)}", ""))
+    return Row(text=line(text, edge, width, glyphs), tone=tone)
