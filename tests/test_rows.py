@@ -31,6 +31,7 @@ from qwen_monitor.display import (
     spark,
 )
 from qwen_monitor.event_text import EventText, event_text
+from qwen_monitor.memory import Memory
 from qwen_monitor.pace import Pace
 from qwen_monitor.panes import loader_row
 from qwen_monitor.rows import draw
@@ -316,6 +317,23 @@ def test_a_loader_that_failed_says_so_before_why(width: int) -> None:
         vram_bytes=17_000_000_000,
     )
     assert "is loading transformer 3.1 GB / 40.9 GB" in loader_row(loading, width, UNICODE).text
+
+
+def test_a_stalled_file_is_no_retrying_one_in_its_component_either() -> None:
+    """And once the model is paused nothing stands still or is retried any more, however little of it had come."""
+    stalled = e.FileStalled(model=download.MODEL, path=download.ACTIVE, idle_s=10, next_at=download.RETRY_AT)
+    status = status_of(*download.half_way(), stalled)
+    row = next(row for row in texts(Scene(status=status)) if row.startswith(" ↻ transformer"))
+    assert row.endswith("1 stalled")
+
+    path = "text_encoder/model-00001-of-00002.safetensors"
+    begun = e.FileStarted(model=download.MODEL, path=path, attempt=1, size_bytes=download.SIZES[path])
+    events = [*download.half_way(), begun]
+    memory = Memory().fed(status_of(*events), 0.0, is_live=True)
+    paused = status_of(*events, e.ModelStateChanged(model=download.MODEL, state="paused"))
+    shown = memory.fed(paused, 1.0, is_live=True).shown(paused).models[download.MODEL]
+    assert {file.state for file in shown.files.values()} == {"verified", "queued"}
+    assert shown.done_bytes == status.models[download.MODEL].done_bytes
 
 
 def test_with_several_models_the_way_to_the_next_one_is_shown() -> None:

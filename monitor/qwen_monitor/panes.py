@@ -40,7 +40,7 @@ def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -
 
     With less than four rows one has to do for all.
     """
-    parts = sorted(model.components(), key=lambda c: (c.is_complete, not (c.failed_files or c.retrying_files)))
+    parts = sorted(model.components(), key=lambda c: (c.is_complete, not _is_in_trouble(c)))
     if count < 1 or not parts:
         return []
     if count < TABLE_ROWS:
@@ -95,6 +95,10 @@ def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
     return Row(text=line(f" {sign} {part.name or _('(root)')}", edge, width, glyphs), tone=tone)
 
 
+def _is_in_trouble(part: ComponentStatus) -> bool:
+    return bool(part.failed_files or part.retrying_files or part.stalled_files)
+
+
 def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, Tone]:
     if part.failed_files:
         return glyphs.failed, _("{count} failed", count=part.failed_files), "bad"
@@ -102,6 +106,8 @@ def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, T
         return glyphs.done, _("verified"), "good"
     if part.retrying_files:
         return glyphs.retry, _("{count} retrying", count=part.retrying_files), "warn"
+    if part.stalled_files:
+        return glyphs.retry, _("{count} stalled", count=part.stalled_files), "warn"
     if part.active_files:
         return glyphs.active, rate_text(part.rate_bps) if part.rate_bps else _("active"), "active"
     if part.paused_files:
