@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from qwen_api.language import LANGUAGES, speak
 from qwen_api.status import ModelStatus, Status, fold
 from qwen_monitor.console import Console
 from qwen_monitor.display import ASCII, UNICODE, Glyphs, cell_width
@@ -41,6 +42,23 @@ def test_every_line_fits_and_what_moves_is_shown(width: int, height: int, glyphs
         assert "20.3%" in lines[1] and "84.9 MB/s" in lines[0]
     if width >= 79:
         assert lines[0].startswith("Qwen/Qwen-Image-Edit-2511@") and "downloading" in lines[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_rows_say_all_at_80_columns_in_both_languages(language: str) -> None:
+    """Russian words are longer: state, rate, estimate, share, sizes and each file's reason are there all the same."""
+    speak(language)
+    lines = foreground_lines(half_way(), Pace(), 78, 24, NOW, UNICODE)
+
+    assert [line for line in lines if cell_width(line) > 78] == []
+    head, bar_line, *files = lines
+    assert "Qwen/Qwen-Image-Edit-2511@6f3ccc0b" in head and "4:42" in head
+    words = ("downloading", "84.9 MB/s", "20.3%", "6.1/30.1 GB", "retry", "connection reset by peer")
+    if language == "ru":
+        words = ("скачивается", "84,9 МБ/с", "20,3%", "6,1/30,1 ГБ", "через", "connection reset by peer")
+    state, rate, share, sizes, wait, why = words
+    assert state in head and rate in head and share in bar_line and sizes in bar_line
+    assert any(download.RETRYING in row and wait in row for row in files) and any(why in row for row in files)
 
 
 class Screen(io.StringIO):
