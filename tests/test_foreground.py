@@ -9,12 +9,15 @@ from typing import Any
 
 import pytest
 
+from qwen_api.events import DaemonStopping
 from qwen_api.language import LANGUAGES, speak
+from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status, fold
 from qwen_monitor.console import Console
 from qwen_monitor.display import ASCII, UNICODE, Glyphs, cell_width
 from qwen_monitor.foreground import foreground_lines
 from qwen_monitor.pace import Pace
+from qwen_monitor.progress import Progress
 from tests.fakes import download
 
 NOW = datetime(2026, 11, 23, 14, 25, tzinfo=UTC)
@@ -127,6 +130,22 @@ def test_a_remark_stands_above_the_block_and_data_replaces_it(screen: Screen) ->
     assert screen.rows == ["retry: a", "model 20%", "a 2"]
     ours.end_progress()
     assert [row for row in screen.rows if row] == ["retry: a"]
+
+
+def test_a_remark_does_not_take_the_rows_away_until_something_moves_again(screen: Screen) -> None:
+    """All may be waiting: the next line of the stream comes in seconds. What has no subject is told without one."""
+    ours = Progress(ModelRef(repo=download.REPO), console(screen))
+    status = Status()
+    *before, retry, _disk, _loader = download.half_way()
+    for event in before:
+        status = fold(status, event)
+        ours.take(event, status)
+    ours.take(retry, fold(status, retry))
+    ours.take(DaemonStopping(reason="asked to"), fold(status, retry))
+    rows = [row for row in screen.rows if row]
+    assert rows[0].startswith(f"retry: {download.RETRYING}: try 3/4")
+    assert "daemon: is stopping (asked to)" in rows
+    assert any(row.startswith(f"{download.REPO}@") for row in rows[rows.index("daemon: is stopping (asked to)") :])
 
 
 def test_a_pipe_sees_no_block() -> None:
