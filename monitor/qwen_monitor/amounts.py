@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from qwen_api.events import ModelState
+from qwen_api.file_status import at_rest
 from qwen_api.status import FileStatus, ModelStatus
 
 # States in which a file of which nothing is said may be one that was not looked at yet.
@@ -38,7 +39,8 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             proven = frozenset(path for path, file in model.files.items() if file.is_verified)
             return Amounts(commit=model.commit, files=model.files, proven=proven, earlier_bytes=self._earlier(model))
         before, looked = self.files, model.state not in _NOT_LOOKED
-        files = {p: file if looked or not _is_blank(file) else before[p] for p, file in model.files.items()}
+        rested = before if looked else at_rest(before)  # its bytes stay; that it moves, or stands still, does not
+        files = {p: file if looked or not _is_blank(file) else rested[p] for p, file in model.files.items()}
         moved = [(before[path], file) for path, file in model.files.items() if file is not before[path]]
         return Amounts(
             commit=self.commit,
