@@ -13,7 +13,7 @@ import re
 import shutil
 import sqlite3
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from contextlib import closing, suppress
 from pathlib import Path
 from typing import Any
@@ -52,6 +52,21 @@ class Oracle:
         """What is on record of this file could not be read: whoever doubts it is right."""
         self._recorded.pop(path, None)
         self._named.discard(path)
+
+    def told_verified(self) -> set[str]:
+        """The files that the life that has just ended called durable and named; asked before the power goes."""
+        whole = (self.daemon.root / "stderr").read_bytes()
+        events = logged(whole[self._said_bytes :].decode(errors="replace"))
+        return {event["path"] for event in events if event["event"] == "file.verified"}
+
+    def look_after_a_power_cut(self, told: Set[str] = frozenset(), durable: Mapping[str, int] | None = None) -> None:
+        """What was not synced is lost, the log too; but not one file that was told verified, nor bytes told durable."""
+        self.forget()
+        self.look()
+        assert told <= self._named, "told verified, and lost"
+        for path, told_bytes in (durable or {}).items():
+            kept_bytes = sum(map(len, self._recorded[path])) if path in self._recorded else 0
+            assert path in self._named or kept_bytes >= told_bytes, f"{path}: told durable, and lost"
 
     def forget(self) -> None:
         """The disk has lost what was not synced, its log too: what was named or on record need not be any more."""

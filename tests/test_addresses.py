@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
-from collections.abc import AsyncIterator
+import socket
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
+from aiohttp.abc import AbstractResolver, ResolveResult
 
 from qwen_api.manifest import WantedFile
 from qwen_daemon.core.errors import StillShut, TryAgain, TryLater
@@ -133,6 +136,64 @@ async def test_only_an_endpoint_in_a_private_network_sends_us_into_one(
             await read(origin, 0, MIB)
     file = f"{endpoint}/{REPO.id}/resolve/{REPO.sha}/{WEIGHTS}"
     assert asked == [(file, True), (to, False)][: 1 + is_followed]
+    assert refused.value.code == ("E_HTTP" if is_followed else "E_REDIRECT")
+
+
+class Names(AbstractResolver):
+    """Addresses by name."""
+
+    def __init__(self, **addresses: Sequence[str]) -> None:
+        self.addresses = {f"{name}.example": behind for name, behind in addresses.items()}
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        return [
+            ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
+            for address in self.addresses[host]
+        ]
+
+    async def close(self) -> None:
+        pass
+
+
+@pytest.mark.fault("H33", "T1")
+@pytest.mark.parametrize(
+    ("hub", "is_followed"), [(["127.0.0.1"], True), (["127.0.0.1", "8.8.8.8"], False), ([], False)]
+)
+async def test_a_name_leads_into_a_private_network_only_for_a_hub_that_is_in_one(
+    hub: list[str], is_followed: bool
+) -> None:
+    """In it with all its addresses (as also behind a resolver that gives private ones to all names), not with a lure.
+
+    Without an address the Hub is behind a proxy, and the other name, of NO_PROXY, is not.
+    """
+    asked: list[str] = []
+    ended = asyncio.Semaphore(0)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):
+            asked.append((await reader.readuntil(b"\r\n\r\n")).decode().lower().partition("host: ")[2].split(":")[0])
+            to = f"http://cdn.example:{port}/x"
+            status = "302 Found" if len(asked) == 1 else "503 No"
+            writer.write(f"HTTP/1.1 {status}\r\nLocation: {to}\r\nContent-Length: 0\r\n\r\n".encode())
+            await writer.drain()
+        writer.close()
+        await writer.wait_closed()
+        ended.release()
+
+    names = Names(hub=hub, cdn=["127.0.0.1"])
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server, http_session(CONFIG, names) as session:
+        port = server.sockets[0].getsockname()[1]
+        if not hub:
+            os.environ |= {"ALL_PROXY": f"http://127.0.0.1:{port}", "NO_PROXY": "cdn.example"}
+        endpoint = f"http://hub.example:{port}"
+        origin = HttpOrigin(session, endpoint, Token(lambda: "token"), on_throttled=lambda _origin, _after_s: None)
+        with pytest.raises(TryAgain) as refused:
+            await read(origin, 0, MIB)
+        for _ in ("hub", "cdn"):
+            await ended.acquire()
+    assert asked == ["hub.example", "cdn.example"][: 1 + is_followed]
     assert refused.value.code == ("E_HTTP" if is_followed else "E_REDIRECT")
 
 

@@ -140,3 +140,17 @@ def test_another_commit_begins_anew() -> None:
     amounts, shown = seen(listed(), DOWNLOADING, WHOLE, listed("2" * 40))
     assert (shown.done_bytes, amounts.dropped_bytes, amounts.doubted_bytes) == (0, 0, 0)
     assert shown.received_bytes + amounts.earlier_bytes == 1000
+
+
+def test_another_choice_of_the_same_commit_counts_no_byte_twice() -> None:
+    """A file of both keeps its count; what came for one that is not wanted any more is still told."""
+
+    def chosen(*paths: str) -> e.ModelResolved:
+        files = tuple(e.ListedFile(path=path, size_bytes=SIZES[path], etag="") for path in paths)
+        return e.ModelResolved(model=MODEL, commit=COMMIT, files=files, size_bytes=0)
+
+    status, amounts = started(), Amounts()
+    for event in (chosen("a", "b"), progress("a", 900, 900), progress("b", 100, 100), chosen("a", "c/d")):
+        status = fold(status, event)
+        amounts = amounts.fed(status.models[MODEL])
+    assert (status.models[MODEL].received_bytes, amounts.earlier_bytes) == (900, 100)

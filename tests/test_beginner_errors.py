@@ -43,7 +43,7 @@ def run(home: Path, *command: str, **env: str) -> tuple[int, str]:
         ("qwen-daemon status", 2, "qwenctl has the commands"),
         ("qwen-daemon --nope", 2, "--nope"),
         ("qwen-daemon --config nowhere.toml", 78, "nowhere.toml"),
-        ("qwen-daemon --once qwen-image-edti", 2, "did you mean 'qwen-image-edit'?"),
+        ("qwen-daemon --once qwen-image-edti", 2, "fix: did you mean: qwen-daemon --once qwen-image-edit\n"),
         ("qwen-monitor --nope", 2, "--nope"),
         ("qwen-monitor --once", 69, "start it with"),
         ("qwen-monitor qwen-image-edti --plain", 2, "fix: did you mean: qwen-monitor qwen-image-edit --plain\n"),
@@ -52,6 +52,7 @@ def run(home: Path, *command: str, **env: str) -> tuple[int, str]:
         ("qwenctl add qwen-image-edit", 69, "start it with"),
         ("qwenctl wait qwen-image-edit --timeout soon", 2, "such as 90, 45s, 30m or 1h30m"),
         ("qwen-loader qwen-image-edit --timeout soon", 2, "such as 90, 45s, 30m or 1h30m"),
+        ("qwen-loader qwen-image-edti --keep", 2, "fix: did you mean: qwen-loader qwen-image-edit --keep\n"),
         ("qwen-loader qwen-image-edit --timeout 0", 69, "start it with"),
     ],
 )

@@ -24,7 +24,7 @@ from qwen_daemon.core.errors import (
 from qwen_daemon.core.order import SMALL_BYTES
 from qwen_daemon.core.pace import STALL_NOTICE_S, WINDOW_S, Pace, eta_s
 from qwen_daemon.core.plan import Found, make_plan
-from qwen_daemon.core.spans import SPAN_BYTES, Span, keep_in_order, next_start, recorded_bytes
+from qwen_daemon.core.spans import SPAN_BYTES, Span, keep_in_order, recorded_bytes
 from tests.fakes.model_folder import COMMIT, REPO
 
 SIZE = 1000
@@ -47,15 +47,6 @@ def test_spans_that_are_kept_lie_in_the_file_in_order_and_apart(spans: list[Span
     assert all(before.end <= after.offset for before, after in itertools.pairwise(kept))
     assert recorded_bytes(kept) <= SIZE
     assert keep_in_order(kept, SIZE) == kept
-
-
-@given(spans_of_any_kind, st.integers(0, SIZE - 1))
-def test_a_hole_ends_where_the_next_span_begins(spans: list[Span], position: int) -> None:
-    """The stretch to fetch is never empty and holds the beginning of no recorded span."""
-    kept = keep_in_order(spans, SIZE)
-    end = next_start(kept, position, SIZE)
-    assert position < end <= SIZE
-    assert not [span for span in kept if position < span.offset < end]
 
 
 @given(st.lists(st.integers(1, 3 * SPAN_BYTES // 2), max_size=4), st.integers(0, 100))

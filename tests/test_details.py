@@ -13,6 +13,7 @@ from qwen_api.language import LANGUAGES, speak
 from qwen_api.status import PastTrouble, Status
 from qwen_monitor.details import segment_map
 from qwen_monitor.display import ASCII, UNICODE, chart
+from qwen_monitor.event_text import EventText
 from qwen_monitor.scene import Scene, Size
 from qwen_monitor.view import Order, Priority, Say, View, files_shown, press
 from tests.fakes import download
@@ -67,6 +68,15 @@ def test_a_stalled_file_says_for_how_long_and_what_happens_when() -> None:
     assert "no byte for 0:30, the connection is cut in 0:07" in details(stalled())
     listed = texts(Scene(status=status_of(*download.half_way(), stalled())))
     assert "     no byte for 0:30, the connection is cut in 0:07" in listed
+
+
+def test_a_daemon_that_began_anew_is_told_beside_the_files_own_events() -> None:
+    """Its tries are counted from the first again; what happened to other files stands elsewhere."""
+    began = EventText(word="daemon", subject="", detail="restarted, was away 0:12", ts=AT, is_bad=True)
+    log = (*event_log(*download.half_way()), began)
+    page = texts(Scene(status=status_of(*download.half_way()), view=OPEN, events=log), SIZES[1])
+    assert any("restarted, was away 0:12" in row for row in page)
+    assert not any("verified" in row and "tokenizer" in row for row in page)
 
 
 def test_a_failed_file_says_who_acts_next() -> None:

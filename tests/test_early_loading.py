@@ -261,6 +261,21 @@ def test_a_wait_that_ends_does_not_wait_for_what_is_being_read(scene: Scene) -> 
 
 
 @loader
+def test_a_fallback_can_wait_until_what_is_being_read_is_let_go_of(scene: Scene) -> None:
+    """The whole model must not be loaded from the Hub beside it."""
+    scene.may_read.clear()
+    scene.came("", "vae")
+    scene.next(Loaded)
+    scene.arrival.close()
+    scene.end()
+    waiting = threading.Thread(target=scene.arrival.end_reading)
+    waiting.start()
+    scene.may_read.set()
+    waiting.join()
+    assert not scene.arrival.is_reading and scene.next(Dropped).components == ("vae",)
+
+
+@loader
 def test_another_commit_in_mid_download_begins_anew(scene: Scene) -> None:
     """Components of two commits are never one pipeline."""
     scene.came("", "vae")

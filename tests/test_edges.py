@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from qwen_api import events as e
 from qwen_api.manifest import WantedFile
-from qwen_daemon.shell.edges import trusted
+from qwen_daemon.shell.edges import is_private, trusted
 from qwen_daemon.shell.fetch import HttpOrigin, http_session
 from qwen_daemon.shell.tokens import Token
 from tests.fakes import hub_kinds as kinds
@@ -46,6 +46,34 @@ def test_somebody_is_always_asked_and_never_a_liar_beside_an_honest_one(
     assert asked <= addresses and max(lies.get(a, 0) for a in asked) == min(lies.get(a, 0) for a in addresses)
 
 
+@pytest.mark.fault("H33", "T1")
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("nas", "localhost", "localhost.", "nas.local."),
+        *("10.0.0.1", "10.0.0.1.", "127.1", "0x7f.1", "0177.0.0.1", "2130706433", "0.0.0.0"),
+        *("169.254.169.254", "100.64.0.1", "198.18.0.1", "224.0.0.1"),
+        *("::", "::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "::127.0.0.1", "::ffff:10.0.0.1"),
+        *("64:ff9b::10.0.0.1", "64:ff9b:1::10.0.0.1", "2002:a00:1::1"),
+    ],
+)
+def test_one_s_own_network_in_every_spelling(host: str) -> None:
+    """As resolvers read names and numbers, and as IPv6 wraps IPv4 (mapped, NAT64, 6to4)."""
+    assert is_private(host)
+
+
+@pytest.mark.parametrize(
+    "host",
+    [
+        *("huggingface.co", "huggingface.co.", "1.example", "8.8.8.8", "2600:9000::1", "::ffff:8.8.8.8"),
+        *("64:ff9b::8.8.8.8", "64:ff9b:1::8.8.8.8", "2002:808:808::1"),
+    ],
+)
+def test_what_is_no_one_s_own_network(host: str) -> None:
+    """Also the IPv4 machines that a host with IPv6 alone reaches through a NAT64 of its network."""
+    assert not is_private(host)
+
+
 @pytest.mark.fault("H36", "H38")
 @pytest.mark.parametrize("place", [0.0, 0.5, 1.0])
 def test_a_lying_edge_of_its_own_name_is_left_at_the_next_try(tmp_path: Path, place: float) -> None:
@@ -65,15 +93,19 @@ def test_a_lying_edge_of_its_own_name_is_left_at_the_next_try(tmp_path: Path, pl
 
 
 class Behind(AbstractResolver):
-    """One name and its addresses."""
+    """One name and its addresses; `failures` look-ups from now fail."""
 
     def __init__(self, *addresses: str) -> None:
         self.addresses = addresses
+        self.failures = 0
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
         assert host == CDN
+        if self.failures:
+            self.failures -= 1
+            raise OSError(None, "Temporary failure in name resolution")
         return [
             ResolveResult(hostname=host, host=address, port=port, family=socket.AF_INET, proto=0, flags=0)
             for address in self.addresses
@@ -96,14 +128,14 @@ class Reader:
         asked: list[set[str]] = []
         while len(asked) < TRIES_MAX:
             before = len(self.hub.log.requests(server="cdn"))
-            content = await self._once()
+            content = await self.once()
             asked.append({request.edge for request in self.hub.log.requests(server="cdn")[before:]})
             if sha256(content).hexdigest() == self.file.sha256:
                 return asked
             self.origin.distrust(NAME, self.file)
         raise AssertionError(f"never right: {asked}")
 
-    async def _once(self) -> bytes:
+    async def once(self) -> bytes:
         size = self.file.size_bytes
         cuts = [part * size // 8 for part in range(9)]
         of = (NAME, self.repo.sha, self.file)
@@ -155,6 +187,21 @@ def test_whichever_byte_an_edge_has_wrong_another_has_it_right(place: float) -> 
                 at_byte = int(place * (8 * MIB - 1))
                 reader.hub.faults.add(Fault(kinds.Corrupt(), edge=liar, at_byte=at_byte))
             await reader.tries()
+
+    run("uvloop", work())
+
+
+@pytest.mark.fault("H38", "H29")
+def test_a_name_that_is_not_found_for_a_while_forgives_nobody() -> None:
+    """The line was away, and the machine that lied is the same one when it is back."""
+
+    async def work() -> None:
+        async with behind_one_name(33 * MIB) as (reader, names):
+            reader.hub.faults.add(Fault(kinds.Corrupt(), edge=reader.hub.edges[0]))
+            await reader.once()
+            reader.origin.distrust(NAME, reader.file)
+            names.failures = 1
+            assert all(len(edges) == 1 for edges in await reader.tries()) and not names.failures
 
     run("uvloop", work())
 

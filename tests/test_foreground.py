@@ -9,11 +9,15 @@ from typing import Any
 
 import pytest
 
+from qwen_api.events import DaemonStopping
+from qwen_api.language import LANGUAGES, speak
+from qwen_api.models import ModelRef
 from qwen_api.status import ModelStatus, Status, fold
 from qwen_monitor.console import Console
 from qwen_monitor.display import ASCII, UNICODE, Glyphs, cell_width
 from qwen_monitor.foreground import foreground_lines
 from qwen_monitor.pace import Pace
+from qwen_monitor.progress import Progress
 from tests.fakes import download
 
 NOW = datetime(2026, 11, 23, 14, 25, tzinfo=UTC)
@@ -41,6 +45,23 @@ def test_every_line_fits_and_what_moves_is_shown(width: int, height: int, glyphs
         assert "20.3%" in lines[1] and "84.9 MB/s" in lines[0]
     if width >= 79:
         assert lines[0].startswith("Qwen/Qwen-Image-Edit-2511@") and "downloading" in lines[0]
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_the_rows_say_all_at_80_columns_in_both_languages(language: str) -> None:
+    """Russian words are longer: state, rate, estimate, share, sizes and each file's reason are there all the same."""
+    speak(language)
+    lines = foreground_lines(half_way(), Pace(), 78, 24, NOW, UNICODE)
+
+    assert [line for line in lines if cell_width(line) > 78] == []
+    head, bar_line, *files = lines
+    assert "Qwen/Qwen-Image-Edit-2511@6f3ccc0b" in head and "4:42" in head
+    words = ("downloading", "84.9 MB/s", "20.3%", "6.1/30.1 GB", "retry", "connection reset by peer")
+    if language == "ru":
+        words = ("скачивается", "84,9 МБ/с", "20,3%", "6,1/30,1 ГБ", "через", "connection reset by peer")
+    state, rate, share, sizes, wait, why = words
+    assert state in head and rate in head and share in bar_line and sizes in bar_line
+    assert any(download.RETRYING in row and wait in row for row in files) and any(why in row for row in files)
 
 
 class Screen(io.StringIO):
@@ -109,6 +130,22 @@ def test_a_remark_stands_above_the_block_and_data_replaces_it(screen: Screen) ->
     assert screen.rows == ["retry: a", "model 20%", "a 2"]
     ours.end_progress()
     assert [row for row in screen.rows if row] == ["retry: a"]
+
+
+def test_a_remark_does_not_take_the_rows_away_until_something_moves_again(screen: Screen) -> None:
+    """All may be waiting: the next line of the stream comes in seconds. What has no subject is told without one."""
+    ours = Progress(ModelRef(repo=download.REPO), console(screen))
+    status = Status()
+    *before, retry, _disk, _loader = download.half_way()
+    for event in before:
+        status = fold(status, event)
+        ours.take(event, status)
+    ours.take(retry, fold(status, retry))
+    ours.take(DaemonStopping(reason="asked to"), fold(status, retry))
+    rows = [row for row in screen.rows if row]
+    assert rows[0].startswith(f"retry: {download.RETRYING}: try 3/4")
+    assert "daemon: is stopping (asked to)" in rows
+    assert any(row.startswith(f"{download.REPO}@") for row in rows[rows.index("daemon: is stopping (asked to)") :])
 
 
 def test_a_pipe_sees_no_block() -> None:

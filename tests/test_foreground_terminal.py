@@ -53,7 +53,8 @@ def test_rows_are_drawn_and_ctrl_c_leaves_a_clean_screen_and_the_way_to_go_on(hu
     env = environment(hub, tmp_path)
     with Tmux(tmp_path, [QWENCTL, "download", REPO], **env) as tmux:
         gate.wait_reached()
-        shown = tmux.wait_for(lambda rows: any(re.search(rf"▶ {LARGE} +\S+/40\.0 MB", row) for row in rows))
+        file = re.compile(rf"▶ {LARGE} +\S+/40\.0 MB")
+        shown = tmux.wait_for(lambda rows: any(map(file.search, rows)) and any("█" in row for row in rows))
         top = next(index for index, row in enumerate(shown) if row.startswith(f"{REPO}@"))
         assert re.search(r"downloading .*B/s +ETA", shown[top])
         assert re.search(r"█.* \d+\.\d% .*/\S+ MB .*files verified", shown[top + 1])

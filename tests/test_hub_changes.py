@@ -9,6 +9,7 @@ import pytest
 from qwen_api import events as e
 from qwen_api import places
 from qwen_api.commands import AddModel
+from qwen_api.events import FollowPolicy
 from tests.fakes import hub_kinds as kinds
 from tests.fakes import model_folder
 from tests.fakes.hub import BytesContent, Fault, SimHub, SimRepo, SparseContent, ThreadedSimHub
@@ -68,6 +69,40 @@ def test_a_repository_that_is_shut_in_mid_job(tmp_path: Path, said: dict[str, ob
 
 def hub_sha() -> str:
     return SimRepo(id=REPO, files=FILES).sha
+
+
+@pytest.mark.fault("H43")
+@pytest.mark.parametrize("at_byte", [0, 5 * MIB, len(BIG) - 1])
+def test_a_branch_that_moves_in_mid_file_does_not_mix_commits(tmp_path: Path, at_byte: int) -> None:
+    """Before the first byte, in the middle, before the last: what was begun is finished, and the branch stays with it.
+
+    Then the new commit is told, or followed: of the large file not a byte comes twice.
+    """
+    policies: tuple[FollowPolicy, ...] = ("notify", "auto", "pin")
+    repos = {f"org--{policy}": SimRepo(id=f"org/{policy}", files=FILES) for policy in policies}
+    old = {key: repo.sha for key, repo in repos.items()}
+    with ThreadedSimHub(SimHub(*repos.values())) as hub:
+        gate = hub.gate(WEIGHTS, at_byte)
+        models = [AddModel(model=f"org/{policy}", follow=policy) for policy in policies]
+        config = "[disk]\nreserve_bytes = 0\n[check]\nhub_interval_s = 0.3\n"
+        with Running(tmp_path, endpoint=hub.endpoint, models=models, config=config) as daemon:
+            gate.wait_reached()
+            for key in repos:
+                daemon.wait_event(e.ModelResolved, model=key)
+            for repo in repos.values():
+                repo.commit_files({"config.json": CONFIG["config.json"] + b" "})
+            gate.open()
+            for key, commit in old.items():
+                daemon.wait_complete(key)
+                complete = daemon.seen(e.ModelComplete, model=key)[0]
+                assert complete.commit == commit
+                assert all((Path(complete.path) / path).read_bytes() == FILES[path] for path in FILES)
+            assert daemon.wait_event(e.ModelMoved, model="org--notify").new_commit == repos["org--notify"].sha
+            daemon.wait_event(e.ModelComplete, model="org--auto", commit=repos["org--auto"].sha)
+            refs = {key: places.ref_file(daemon.cache, repo.id, "main").read_text() for key, repo in repos.items()}
+            assert refs == old | {"org--auto": repos["org--auto"].sha}
+        hub.log.settle()
+        assert hub.log.bytes_served(WEIGHTS) == len(BIG)
 
 
 @pytest.mark.fault("H10", "H36", "D10")

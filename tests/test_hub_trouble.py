@@ -147,7 +147,8 @@ def test_silence_is_cut_and_taken_up_at_the_same_byte(hub: SimHub, tmp_path: Pat
     hub.faults.add(Fault(kinds.Stall(), path=WEIGHTS, at_byte=5 * MIB + 1, times=1))
     config = "[disk]\nreserve_bytes = 0\n[network]\nread_timeout_s = 1\n"
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO], config=config) as daemon:
-        assert daemon.wait_event(e.FileRetry).code == "E_STALLED"
+        told = daemon.wait_event(e.FileRetry)
+        assert (told.code, told.kept_bytes) == ("E_STALLED", 5 * MIB + 1)
         daemon.client.retry(KEY)
         daemon.wait_complete(KEY)
         assert daemon.seen(e.FileResumed)[0].kept_bytes == 5 * MIB + 1
@@ -205,7 +206,8 @@ def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
                 daemon.client.pause(key_of(name))
                 daemon.wait_state(key_of(name), "paused")
                 assert (failed.code, failed.path) == ("E_CORRUPT", WEIGHTS)
-                assert [event.attempt for event in daemon.seen(e.FileRetry, model=key_of(name))] == [2, 3, 4]
+                tries = [(event.attempt, event.kept_bytes) for event in daemon.seen(e.FileRetry, model=key_of(name))]
+                assert tries == [(2, 0), (3, 0), (4, 0)]
                 folder = daemon.cache / f"models--{key_of(name)}"
                 assert not list((folder / "snapshots").rglob(WEIGHTS))
                 assert [path.name for path in (folder / "blobs").iterdir()] == [repos[name].entry("config.json").oid]

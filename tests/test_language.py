@@ -30,14 +30,23 @@ from qwen_loader.words import STATES, for_daemon
 from qwen_monitor import event_text as event_text_module
 from qwen_monitor.amounts import Amounts
 from qwen_monitor.control_arguments import make_parser
-from qwen_monitor.display import UNICODE, bytes_text, cell_width, duration_text, pair_text, percent_text, rate_text
+from qwen_monitor.display import (
+    RATE_WIDTH,
+    UNICODE,
+    bytes_text,
+    cell_width,
+    duration_text,
+    pair_text,
+    percent_text,
+    rate_text,
+)
 from qwen_monitor.event_text import WORD_WIDTH, event_text
 from qwen_monitor.exits import refusal_of
 from qwen_monitor.feed import Picture
 from qwen_monitor.report_text import WORDS, Advice, report_lines
 from qwen_monitor.rows import draw
 from qwen_monitor.scene import Link, Scene, Size
-from qwen_monitor.sentences import error_text
+from qwen_monitor.sentences import FILE_STATES, error_text
 from qwen_monitor.status_text import status_lines
 from qwen_monitor.summary import farewell
 from qwen_monitor.view import KEYS, View
@@ -320,6 +329,52 @@ def test_every_key_is_explained_whole_on_80_columns(language: str) -> None:
     assert "…" not in texts
     assert all(command in texts for *_, command in KEYS)
     assert ("the next model" in texts) == (language == "en")
+
+
+def test_a_full_disk_is_told_whole_with_the_way_out_and_the_countdown(language: str) -> None:
+    """At 80x24 and 60x16 the reason with its facts and the advice are there to the last word."""
+    full = e.ModelStateChanged(
+        model=download.MODEL, state="waiting", code="E_DISK_FULL", detail=DETAIL, retry_at="2026-11-23T14:26:32Z"
+    )
+    scene = Scene(status=status_of(*download.half_way(), full))
+    for size in (Size(width=80, height=24), Size(width=60, height=16)):
+        rows = [row.text for row in draw(scene, size, NOW, UNICODE)]
+        text = " ".join(" ".join(row.split()) for row in rows)
+        why, fix = (_(part) for part in ERRORS["E_DISK_FULL"])
+        again = "again in 0:42" if language == "en" else "снова через 0:42"
+        assert again in text
+        assert f"{why} ({DETAIL})" in text.replace(f"{again} ", "")
+        assert fix in text
+
+
+def test_the_header_keeps_the_models_name(language: str) -> None:
+    """Before it is shortened, how long the daemon runs is left out; a header that tells of a lost daemon has it too."""
+    status = status_of(*download.half_way(), download.added("org--two", "org/two"))
+    size = Size(width=80, height=24)
+    name = "Qwen/Qwen-Image-Edit-2511@6f3ccc0b [1/2]"
+    assert name in draw(Scene(status=status), size, NOW, UNICODE)[0].text
+    lost = Link(is_live=False, lost_s=14, retry_in_s=4)
+    header = draw(Scene(status=status, link=lost), size, NOW, UNICODE)[0].text
+    assert "Qwen/" in header and "@6f3ccc0b [1/2]" in header and "0:14" in header and "0:04" in header
+
+
+def test_the_lines_left_in_the_scrollback_fit_the_terminal(language: str) -> None:
+    """Three lines are three rows, also with several models and a path that is long."""
+    models = list(status_of(*download.half_way(), download.added("org--two", "org/two")).models.values())
+    for width in (60, 80, 120):
+        lines = farewell(models, Status(version="1.2.3", pid=4100), {}, NOW, width=width)
+        assert [line for line in lines if cell_width(line) > width] == []
+        assert len(lines) == 3 and "20.3%" in lines[0].replace(",", ".") and "qwen-monitor --once" in lines[1]
+    alone = farewell(models[:1], Status(version="1.2.3", pid=4100), {}, NOW)
+    assert "3/8" in alone[1] or "3 из 8" in alone[1]
+    assert "text_en" in alone[1] and ".safetensors" in alone[1]
+
+
+def test_the_states_of_files_fit_their_column(language: str) -> None:
+    """Or the bar and the bytes before them would stand one cell further left than in the other rows."""
+    assert [word for word in FILE_STATES.values() if cell_width(_(word)) > RATE_WIDTH] == []
+    waits = [_(words, time="59:59") for words in ("retry {time}", "stall {time}", "fail {time}")]
+    assert [word for word in waits if cell_width(word) > RATE_WIDTH + 1] == []
 
 
 def test_the_words_of_event_lines_fit_their_column(language: str) -> None:

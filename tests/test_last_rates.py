@@ -140,6 +140,22 @@ def test_a_download_that_ends_however_tells_its_average(end: str) -> None:
     run_simulated(story, 0)
 
 
+def test_a_disk_that_hangs_for_a_while_ends_no_download() -> None:
+    """The model is `downloading` before, meanwhile and after; what came is counted from the plan on."""
+
+    async def story(clock: SimClock) -> None:
+        told = Story(clock)
+        told.hear(PLANNED)
+        await told.comes(4, 1 * GB)
+        told.hear(e.ModelStateChanged(model=M, state="downloading", code="E_DISK_STUCK"))
+        told.hear(e.ModelStateChanged(model=M, state="downloading"))
+        await told.comes(6, 5 * GB)
+        told.hear(ENDS["complete"])
+        assert told.found() == {M: GB // 2}
+
+    run_simulated(story, 0)
+
+
 def test_a_second_download_counts_its_own_bytes_and_a_short_one_none() -> None:
     """What came before its plan came at another speed."""
 

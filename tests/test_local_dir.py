@@ -5,9 +5,11 @@ The installed commands, a simulated Hub or the repository's own mirror, and the 
 
 from __future__ import annotations
 
+import errno
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,7 @@ from qwen_daemon.config import ConfiguredModel
 from tests import canary
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
+from tests.overseer import Point, overseeing
 from tests.running import Running
 
 REPO, KEY, WEIGHTS, COPY = "org/one", "org--one", "model.safetensors", "deep/er/same.safetensors"
@@ -366,3 +369,29 @@ def test_what_cannot_be_a_folder_is_refused(tmp_path: Path) -> None:
         assert done.returncode == 78 and "local_dir" in done.stderr and REPO in done.stderr, done.stderr
     alone = command(env, "qwen-daemon", "--local-dir", "x", cwd=tmp_path)
     assert alone.returncode == 78 and "--once" in alone.stderr
+
+
+@pytest.mark.fault("D22")
+def test_a_folder_of_another_disk_below_it_is_named(tmp_path: Path) -> None:
+    """A component's folder may be a mount: what came cannot be moved there. It is kept, and told where it belongs."""
+    path, is_mounted = "transformer/model.safetensors", threading.Event()
+    files = {**model_folder.transformers_model("Qwen2ForCausalLM"), WEIGHTS: model_folder.safetensors("w"), path: BIG}
+    is_mounted.set()
+
+    def decide(point: Point) -> int:
+        return errno.EXDEV if is_mounted.is_set() and point.file == f"one/{path}" else 0
+
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=files))) as hub:
+        daemon = Running(tmp_path, endpoint=hub.endpoint, models=[kept_in(tmp_path / "one")])
+        with overseeing(tmp_path, {"rename"}, decide) as (overseen, daemon.under), daemon:
+            for attempt in (2, 3):
+                told = daemon.wait_event(e.FileRetry, path=path, attempt=attempt)
+                assert told.code == "E_DISK_IO" and told.detail.endswith(f"(EXDEV): {tmp_path / 'one' / path}")
+                assert told.kept_bytes == len(BIG) and daemon.seen(e.ModelComplete) == []
+                if attempt == 3:
+                    is_mounted.clear()
+                daemon.client.retry(KEY)
+            daemon.wait_complete(KEY)
+            assert len(overseen.refused) == 2 and "Traceback" not in daemon.stderr
+        assert contents(tmp_path / "one") == files
+        assert hub.log.bytes_served(path) == len(BIG)

@@ -49,6 +49,7 @@ SIGNED = (
     "Cookie: {signature}",
     "{{'Set-Cookie': '{signature}; Path=/'}}",
     "http://user:{signature}@proxy:3128/{path}",
+    "http://user:p@{signature}@proxy:3128",
     "Proxy-Authorization: Basic {signature}",
 )
 addresses = st.builds(

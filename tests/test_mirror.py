@@ -1,6 +1,7 @@
 """The mirror, as clients meet it: real processes, the real `hf`, raw sockets. The pure parts come last."""
 
 import asyncio
+import errno
 import hashlib
 import http.client
 import json
@@ -11,8 +12,9 @@ import shutil
 import socket
 import subprocess
 import sys
+import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from textwrap import dedent
@@ -38,6 +40,7 @@ from qwen_daemon.mirror.routes import (
     read_path,
 )
 from qwen_daemon.mirror.tally import RANGES_KEPT_MAX, Tally, bytes_sent_twice, union
+from tests.overseer import Point, overseeing
 
 HF = str(Path(sys.executable).parent / "hf")
 REPO = "acme/tiny"
@@ -97,9 +100,11 @@ class Mirror:
 
 
 @contextmanager
-def mirror(folder: Path, *options: str, code: str = COMMAND, errors: list[str] | None = None) -> Iterator[Mirror]:
+def mirror(
+    folder: Path, *options: str, code: str = COMMAND, errors: list[str] | None = None, under: Sequence[str] = ()
+) -> Iterator[Mirror]:
     arguments = [str(folder)] if code is SMALL_PAGES else [str(folder), "--listen", "127.0.0.1:0", *options]
-    command = [sys.executable, "-c", code, *arguments]
+    command = [*under, sys.executable, "-c", code, *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         try:
@@ -298,6 +303,33 @@ def test_a_cache_without_trees_takes_hashes_from_blob_names(cache: Path, tmp_pat
     with mirror(cache) as new, mirror(tmp_path / "hub") as old:
         query = f"/api/models/{REPO}/tree/main?recursive=true"
         assert new.json(query) == old.json(query)
+
+
+@pytest.mark.fault("D30")
+@pytest.mark.parametrize("record", ["trees/*.json", "refs/main"])
+def test_a_record_that_cannot_be_read_is_no_smaller_repository(cache: Path, tmp_path: Path, record: str) -> None:
+    """Half of the files are here and the list of all cannot be read: 500 with the reason, until it can be."""
+    home = tmp_path / "hub/models--acme--tiny"
+    shutil.copytree(cache / "hub", tmp_path / "hub", symlinks=True)
+    next(home.rglob("model.safetensors")).unlink()
+    (path,) = home.glob(record)
+    is_broken = threading.Event()
+    is_broken.set()
+
+    def decide(point: Point) -> int:
+        return errno.EIO if is_broken.is_set() and point.file == str(path.relative_to(tmp_path)) else 0
+
+    errors: list[str] = []
+    with (
+        overseeing(tmp_path, {"read"}, decide) as (_, under),
+        mirror(tmp_path / "hub", errors=errors, under=under) as served,
+    ):
+        asked = f"/api/models/{REPO}/revision/main"
+        response, said = served.ask(asked)
+        assert response.status == 500 and b"Input/output error" in said
+        is_broken.clear()
+        assert WEIGHTS in [file["rfilename"] for file in served.json(asked)["siblings"]]
+    assert any("cannot read" in line for line in errors)
 
 
 def test_one_models_folder_is_served_under_the_given_name(models: Path) -> None:

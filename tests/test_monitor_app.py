@@ -388,5 +388,5 @@ async def test_leaving_has_an_exit_code_and_three_lines(daemon: FakeDaemon, key:
     assert app.return_code == code
     lines = app.farewell()
     assert len(lines) == 3
-    assert "3/8 files verified" in lines[0]
+    assert "3/8 files verified" in lines[1]
     app.feed.close()

@@ -221,7 +221,7 @@ def test_a_daemon_that_is_down_leaves_its_last_picture_dimmed(daemon: FakeDaemon
         assert DIM not in tmux.tones()[1]
         daemon.stop()
         lost = tmux.wait_for(lambda rows: "disconnected 0:01" in rows[0])
-        assert "next try in 0:0" in lost[0] and "last data " in lost[0]
+        assert "next try in 0:0" in lost[0] and "Qwen/Qwen-Image-Edit-2511@6f3ccc0b" in lost[0]
         assert "3/8 files" in lost[1]
         tones = tmux.tones()
         assert DIM not in tones[0]

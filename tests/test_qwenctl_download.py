@@ -187,7 +187,8 @@ def test_what_the_hub_does_not_have_is_3(env: Env, hub: str, words: tuple[str, .
     done = run(env, *words)
 
     assert (done.returncode, done.stdout) == (code, "")
-    assert done.stderr.startswith("error[E_")
+    said = [line for line in done.stderr.splitlines() if not line.startswith("waiting for the list of files")]
+    assert said[0].startswith("error[E_")  # perhaps after the word that the Hub takes its time: machines are busy
 
 
 def test_a_mistyped_repository_is_answered_with_the_known_one(env: Env, hub: str) -> None:

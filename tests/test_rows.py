@@ -31,6 +31,7 @@ from qwen_monitor.display import (
     spark,
 )
 from qwen_monitor.event_text import EventText, event_text
+from qwen_monitor.memory import Memory
 from qwen_monitor.pace import Pace
 from qwen_monitor.panes import loader_row
 from qwen_monitor.rows import draw
@@ -180,6 +181,14 @@ def test_the_rate_is_that_of_the_last_ten_seconds() -> None:
     assert stopped.eta_s(0) == 0
 
 
+def test_bytes_of_a_time_without_samples_are_no_leap_in_the_graph() -> None:
+    """A daemon that was away for a while comes back with what it fetched before anybody saw it."""
+    seen = [(float(s), s * 1000) for s in range(10)]
+    graph = paced(*seen, (20.0, 20_000)).history(20)
+    assert max(graph) == pytest.approx(1000)
+    assert sum(graph) == pytest.approx(20_000)
+
+
 def test_a_count_that_falls_starts_the_pace_anew() -> None:
     """A restarted daemon counts from zero; its rate is not negative."""
     assert paced((0, 10**9), (1, 0), (2, 500)).rate_bps() == 500
@@ -291,6 +300,50 @@ def test_a_loader_shows_how_much_of_a_component_has_come_and_why_it_may_hang() -
     assert "LOADER gpu0 is loading transformer 3.1 GB / 9.9 GB: nothing moves" in text
 
 
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_loader_that_failed_says_so_before_why(width: int) -> None:
+    """Pid and device go first, then the middle of the reason: state and code are always there."""
+    why = "E_NO_VRAM: CUDA out of memory: tried to allocate 2.00 GiB while 23.10 GiB of 23.99 GiB are in use"
+    loader = LoaderStatus(name="image-api", state="failed", pid=4121, device="cuda:0", detail=why)
+    assert loader_row(loader, width, UNICODE).text.startswith(" LOADER image-api has failed: E_NO_VRAM")
+    loading = LoaderStatus(
+        name="image-api",
+        state="loading",
+        pid=4121,
+        device="cuda:0",
+        component="transformer",
+        component_bytes=3_100_000_000,
+        component_size_bytes=40_900_000_000,
+        vram_bytes=17_000_000_000,
+    )
+    assert "is loading transformer 3.1 GB / 40.9 GB" in loader_row(loading, width, UNICODE).text
+
+
+def test_a_stalled_file_is_no_retrying_one_in_its_component_either() -> None:
+    """And once the model is paused nothing stands still or is retried any more, however little of it had come."""
+    stalled = e.FileStalled(model=download.MODEL, path=download.ACTIVE, idle_s=10, next_at=download.RETRY_AT)
+    status = status_of(*download.half_way(), stalled)
+    row = next(row for row in texts(Scene(status=status)) if row.startswith(" ↻ transformer"))
+    assert row.endswith("1 stalled")
+
+    path = "text_encoder/model-00001-of-00002.safetensors"
+    begun = e.FileStarted(model=download.MODEL, path=path, attempt=1, size_bytes=download.SIZES[path])
+    events = [*download.half_way(), begun]
+    memory = Memory().fed(status_of(*events), 0.0, is_live=True)
+    paused = status_of(*events, e.ModelStateChanged(model=download.MODEL, state="paused"))
+    shown = memory.fed(paused, 1.0, is_live=True).shown(paused).models[download.MODEL]
+    assert {file.state for file in shown.files.values()} == {"verified", "queued"}
+    assert shown.done_bytes == status.models[download.MODEL].done_bytes
+
+
+def test_with_several_models_the_way_to_the_next_one_is_shown() -> None:
+    """Whatever else the bottom line has no room for."""
+    two = status_of(*download.half_way(), download.added("org--two", "org/two"))
+    for size in SIZES:
+        assert "Tab Model" in texts(Scene(status=two), size)[-1]
+        assert "Tab" not in texts(Scene(status=status_of(*download.half_way())), size)[-1]
+
+
 @pytest.mark.parametrize("size", SIZES, ids=lambda s: f"{s.width}x{s.height}")
 @pytest.mark.parametrize("glyphs", [UNICODE, ASCII], ids=["unicode", "ascii"])
 def test_a_download_half_way_fills_the_screen(size: Size, glyphs) -> None:
@@ -344,11 +397,13 @@ def test_the_smallest_screens_keep_header_and_keys() -> None:
 
 
 def test_a_lost_daemon_leaves_the_last_picture_dimmed() -> None:
-    """The header says since when and when the next try is; the rest stays, dim."""
+    """The header says since when, when the next try is, and of which model this is; the rest stays, dim."""
     link = Link(is_live=False, lost_s=14, retry_in_s=4, why="no daemon answers", fix="start it")
     rows = draw(Scene(status=status_of(*download.half_way()), link=link), SIZES[1], NOW, UNICODE)
     assert "○ disconnected 0:14, next try in 0:04" in rows[0].text
-    assert "last data 14:25:36" in rows[0].text
+    assert "Qwen/Qwen-Image-Edit-2511@6f3ccc0b" in rows[0].text
+    wide = draw(Scene(status=status_of(*download.half_way()), link=link), SIZES[2], NOW, UNICODE)[0].text
+    assert "Qwen/Qwen-Image-Edit-2511@6f3ccc0b  last data 14:25:36" in wide
     assert {row.tone for row in rows[1:]} == {"dim"}
     assert [row.text for row in rows[-3:-1]] == [" no daemon answers", " fix: start it"]
 
@@ -509,4 +564,6 @@ def test_leaving_leaves_three_lines() -> None:
     assert len(lines) == 3
     assert "goes on without the monitor" in lines[2]
     assert len(farewell([], Status(version="1"), {}, NOW)) == 3
+    gone = farewell(list(status.models.values()), status, {}, NOW, lost_s=72)
+    assert gone[2] == "qwen-daemon has not answered for 1:12; look closer: qwenctl doctor"
     assert farewell([], Status(), {}, NOW)[0] == "qwen-daemon was not reached"  # nobody knows whether a model is wanted

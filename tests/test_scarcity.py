@@ -6,6 +6,7 @@ import os
 import resource
 import signal
 import subprocess
+import threading
 from itertools import count, islice
 from pathlib import Path
 
@@ -15,7 +16,8 @@ from qwen_api import events as e
 from qwen_api.commands import AddModel
 from tests.fakes import model_folder
 from tests.fakes.hub import SimHub, SimRepo, ThreadedSimHub
-from tests.running import Running
+from tests.overseer import Point, overseeing
+from tests.running import WAIT_S, Running
 from tests.witness import Witness
 
 REPO, KEY, WEIGHTS = "org/one", "org--one", "model.safetensors"
@@ -69,6 +71,37 @@ def test_without_descriptors_it_waits_and_still_answers(tmp_path: Path) -> None:
         resource.prlimit(daemon.pid, resource.RLIMIT_NOFILE, before)
         assert is_right(daemon.wait_complete(KEY))
         assert "E_INTERNAL" not in daemon.stderr and daemon.seen(e.FileFailed) == []
+
+
+@pytest.mark.fault("D25")
+def test_a_state_directory_that_hangs_is_named(tmp_path: Path) -> None:
+    """A sync of the ledger that does not come back, as from a dead network share: E_DISK_STUCK says whose it is.
+
+    The daemon answers meanwhile, and goes on by itself once it does.
+    """
+    hangs, goes_on = threading.Event(), threading.Event()
+
+    def decide(point: Point) -> int:
+        if hangs.is_set() and point.file.startswith("state/"):
+            goes_on.wait(WAIT_S)
+        return 0
+
+    with ThreadedSimHub(SimHub(SimRepo(id=REPO, files=FILES))) as hub:
+        gate = hub.gate(WEIGHTS, MIB)
+        daemon = Running(tmp_path, endpoint=hub.endpoint, models=[REPO])
+        with overseeing(tmp_path, {"fdatasync"}, decide) as (_, daemon.under), daemon:
+            gate.wait_reached()
+            daemon.wait_event(e.FileVerified, path="config.json")
+            hangs.set()
+            gate.open()
+            try:
+                stuck = daemon.wait_event(e.ModelStateChanged, state="downloading", code="E_DISK_STUCK")
+                assert stuck.detail.startswith("writing the ledger in the state directory has not come back since")
+                assert daemon.client.state().models[KEY].code == "E_DISK_STUCK"
+            finally:
+                goes_on.set()
+            assert is_right(daemon.wait_complete(KEY))
+            assert daemon.seen(e.FileRetry) + daemon.seen(e.FileFailed) == [] and "Traceback" not in daemon.stderr
 
 
 def limit_with(left: int, pid: int) -> int:

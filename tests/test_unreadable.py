@@ -6,16 +6,21 @@ as soon as it has done so: what stands there afterwards is another file.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import signal
+import threading
 from pathlib import Path
 
 import pytest
 
 from qwen_api import events as e
 from qwen_api import places
+from qwen_daemon.config import ConfiguredModel
+from qwen_daemon.shell.local_dir import KEPT
 from tests.fakes.hub import SimHub, ThreadedSimHub
+from tests.overseer import Point, overseeing
 from tests.running import WAIT_S, Running
 from tests.syscalls import FILES, REPO, SIM, WEIGHTS
 
@@ -49,9 +54,9 @@ class Unreading:
             os.close(end)
 
 
-def complete(root: Path, hub: ThreadedSimHub) -> Running:
+def complete(root: Path, hub: ThreadedSimHub, model: str | ConfiguredModel = REPO) -> Running:
     """A daemon that was complete, and is stopped."""
-    daemon = Running(root, endpoint=hub.endpoint, models=[REPO])
+    daemon = Running(root, endpoint=hub.endpoint, models=[model])
     with daemon:
         daemon.wait_complete(KEY)
     hub.log.clear()
@@ -102,6 +107,28 @@ def test_a_seal_that_holds_does_not_hide_it(tmp_path: Path, name: str) -> None:
             gate.open()
             assert is_right(daemon.wait_complete(KEY))
             assert daemon.seen(e.ModelStateChanged, state="failed") == [] and "Traceback" not in daemon.stderr
+
+
+@pytest.mark.fault("D30")
+@pytest.mark.parametrize("record", [f"trees/{SIM.sha}.json", f"download/{WEIGHTS}.metadata"])
+def test_the_records_of_a_folder_of_ones_own_are_written_anew(tmp_path: Path, record: str) -> None:
+    """Whatever of them cannot be read: the files are here, so not a byte of them is fetched."""
+    folder, path = tmp_path / "one", Path("one", KEPT, record)
+    renewed = threading.Event()
+
+    def decide(point: Point) -> int:
+        if point.file == str(path) and point.call == "rename":
+            renewed.set()
+        return errno.EBADMSG if point.file == str(path) and not renewed.is_set() else 0
+
+    with ThreadedSimHub(SimHub(SIM)) as hub:
+        daemon = complete(tmp_path, hub, ConfiguredModel(model=REPO, local_dir=str(folder)))
+        content = (tmp_path / path).read_bytes()
+        with overseeing(tmp_path, {"rename", "read"}, decide) as (overseen, daemon.under), daemon:
+            assert is_right(daemon.wait_complete(KEY))
+            assert {point.call for point in overseen.refused} == {"read"} and renewed.is_set()
+        assert (tmp_path / path).read_bytes()[:80] == content[:80]  # behind it, metadata says when
+        assert not {each.path for each in hub.log.served()} & FILES.keys() and "Traceback" not in daemon.stderr
 
 
 @pytest.mark.fault("D30")

@@ -283,7 +283,10 @@ class FileStalled(_FileEvent, frozen=True, kw_only=True, tag="file.stalled"):
 
 
 class FileRetry(_FileEvent, frozen=True, kw_only=True, tag="file.retry"):
-    """A try failed with `code`; the next one, `attempt` of `attempts_max`, begins at `retry_at`."""
+    """A try failed with `code`; the next one, `attempt` of `attempts_max`, begins at `retry_at`.
+
+    `kept_bytes` of the file are on record and will not be fetched again, unless they turn out to be damaged.
+    """
 
     attempt: int
     attempts_max: int

@@ -51,6 +51,7 @@ class ComponentStatus(msgspec.Struct, frozen=True, kw_only=True):
     rate_bps: int
     failed_files: int = 0
     retrying_files: int = 0
+    stalled_files: int = 0
     active_files: int = 0
     paused_files: int = 0
 
@@ -404,7 +405,8 @@ def _sum_component(name: str, files: list[FileStatus]) -> ComponentStatus:
         verified_bytes=sum(f.size_bytes for f in files if f.is_verified),
         rate_bps=sum(f.rate_bps for f in files if f.state == "downloading"),
         failed_files=sum(f.state == "failed" for f in files),
-        retrying_files=sum(f.state in ("retrying", "stalled") for f in files),
-        active_files=sum(f.state in ("downloading", "stalled", "verifying") for f in files),
+        retrying_files=sum(f.state == "retrying" for f in files),
+        stalled_files=sum(f.state == "stalled" for f in files),
+        active_files=sum(f.state in ("downloading", "verifying") for f in files),
         paused_files=sum(f.is_held for f in files),
     )

@@ -143,7 +143,8 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         if wanted is not None:
             configuration.local_dirs(app.once_models(settings, wanted), settings.cache_dir)
     except BadModelName as error:
-        return complain("E_USAGE", "no such model name", str(error), "see qwen-daemon --help", EXIT_USAGE)
+        fix = f"did you mean: qwen-daemon --once {error.near}" if error.near else "see qwen-daemon --help"
+        return complain("E_USAGE", "no such model name", str(error), fix, EXIT_USAGE)
     except BadRate as error:
         return complain("E_USAGE", "no such speed", str(error), "--limit-rate 20MB/s", EXIT_USAGE)
     except configuration.BadConfig as error:

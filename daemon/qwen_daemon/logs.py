@@ -30,8 +30,9 @@ _SECRETS = (
         r"\1***",
     ),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
-    (re.compile(r"(https?://[^\s?\"']+)\?[^\s\"']+"), r"\1?***"),
-    (re.compile(r"(:/+)[^\s/?#\"'@]+@"), r"\1***@"),
+    # No address goes on into the next: a thousand in a row without a query would be looked through a thousand times.
+    (re.compile(r"(https?://(?:(?!https?://)[^\s?\"'])+)\?[^\s\"']+"), r"\1?***"),
+    (re.compile(r"(:/+)[^\s/?#\"']+@"), r"\1***@"),
     (re.compile(r"(?i)((?:x-amz-[a-z-]+|signature|policy|key-pair-id|token)(?:=|%3d))[^\s&\"']+"), r"\1***"),
 )
 _HINT = re.compile(r"(?i)hf_|bearer|authorization|cookie|:/|=|%3d")  # one look spares the others, nearly always

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         asked = read_arguments(given)
     except UsageError as error:
-        _print_error("E_USAGE", _("the command cannot be understood"), str(error), "qwen-loader --help")
+        _print_error("E_USAGE", _("the command cannot be understood"), str(error), error.fix or "qwen-loader --help")
         return words.EXIT_USAGE
     with Presence(asked.name, asked.ref.key, socket=asked.socket) as presence:
         return _Attendant(asked, presence).attend()

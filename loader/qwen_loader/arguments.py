@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +79,11 @@ class Asked:
 
 
 class UsageError(ValueError):
-    """The command line cannot be followed; the message says why."""
+    """The command line cannot be followed; the message says why, `fix` what was meant, if that is known."""
+
+    def __init__(self, why: str, fix: str = "") -> None:
+        super().__init__(why)
+        self.fix = fix
 
 
 def read_arguments(argv: Sequence[str]) -> Asked:
@@ -109,7 +114,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
     try:
         ref = parse_model(given.model, revision=given.revision)
     except BadModelName as error:
-        raise UsageError(str(error)) from error
+        near = shlex.join(["qwen-loader", *(error.near if word == given.model else word for word in argv)])
+        raise UsageError(str(error), _("did you mean: {near}", near=near) if error.near else "") from error
     return Asked(
         ref=ref,
         device=given.device,

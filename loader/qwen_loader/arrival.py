@@ -136,6 +136,10 @@ class Arrival:
         """A wait has failed and a component is still being read."""
         return self._overlap.is_reading
 
+    def end_reading(self) -> None:
+        """After a wait that has failed: return when nothing is in memory any more."""
+        self._overlap.end_reading()
+
     def load(self, ready: ReadyModel) -> Any:
         """The pipeline. Raises LoadFailed."""
         return self._assembly.finish(ready)

@@ -138,6 +138,7 @@ class Job:
         except ModelUnavailable as error:
             if self._asked.fallback != "hub" or error.code in _FINAL:
                 raise
+            self._arrival.end_reading()  # or two would be in the memory at once
             return _unverified(self._asked.ref), error
 
     def _load(self, ready: ReadyModel) -> Any:

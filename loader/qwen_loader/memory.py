@@ -14,7 +14,6 @@ from qwen_loader.placement import Machine
 
 MEMINFO = Path("/proc/meminfo")
 CGROUPS = Path("/sys/fs/cgroup")
-OWN_GROUP = Path("/proc/self/cgroup")
 
 
 def read_machine(torch: Any) -> Machine:

@@ -78,6 +78,11 @@ class Overlap:
         """A component is still being read, inside torch, which cannot be asked to stop."""
         return self._thread.is_alive()
 
+    def end_reading(self) -> None:
+        """After a wait that has failed: return when nothing is being read and all that was loaded is let go of."""
+        if self._thread.is_alive():
+            self._thread.join()
+
     def look(self, model: ModelStatus) -> None:
         """This is the model now. Returns at once."""
         with self._changed:

@@ -54,12 +54,6 @@ def weight_paths(paths: Iterable[str], variant: str | None) -> list[str]:
     ]
 
 
-def weight_files(folder: Path, variant: str | None) -> list[Path]:
-    """The same of the files in a folder."""
-    present = (path.relative_to(folder).as_posix() for path in folder.glob("*/*.safetensors"))
-    return [folder / path for path in dict.fromkeys(weight_paths(present, variant))]
-
-
 def sum_by_component(sizes: Mapping[str, int], paths: Iterable[str]) -> dict[str, int]:
     """Bytes of these files by the component they belong to, the largest first: the order in which to load them."""
     sums: dict[str, int] = {}

@@ -11,6 +11,7 @@ from __future__ import annotations
 import msgspec
 
 from qwen_api.events import ModelState
+from qwen_api.file_status import at_rest
 from qwen_api.status import FileStatus, ModelStatus
 
 # States in which a file of which nothing is said may be one that was not looked at yet.
@@ -36,9 +37,10 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
             return self
         if model.commit != self.commit or model.files.keys() != self.files.keys():
             proven = frozenset(path for path, file in model.files.items() if file.is_verified)
-            return Amounts(commit=model.commit, files=model.files, proven=proven, earlier_bytes=self._network_bytes)
+            return Amounts(commit=model.commit, files=model.files, proven=proven, earlier_bytes=self._earlier(model))
         before, looked = self.files, model.state not in _NOT_LOOKED
-        files = {p: file if looked or not _is_blank(file) else before[p] for p, file in model.files.items()}
+        rested = before if looked else at_rest(before)  # its bytes stay; that it moves, or stands still, does not
+        files = {p: file if looked or not _is_blank(file) else rested[p] for p, file in model.files.items()}
         moved = [(before[path], file) for path, file in model.files.items() if file is not before[path]]
         return Amounts(
             commit=self.commit,
@@ -61,9 +63,12 @@ class Amounts(msgspec.Struct, frozen=True, kw_only=True):
         """Of files that were verified and are so no more: damaged, touched, or hashed anew."""
         return sum(self.files[path].size_bytes for path in self.proven if not self.files[path].is_verified)
 
-    @property
-    def _network_bytes(self) -> int:
-        return self.earlier_bytes + sum(file.received_bytes for file in self.files.values())
+    def _earlier(self, model: ModelStatus) -> int:
+        """With another choice of files: those of both keep their count, and are counted there."""
+        kept = model.files if model.commit == self.commit else {}
+        counts = {path: file.received_bytes for path, file in kept.items()}
+        before = self.files.items()
+        return self.earlier_bytes + sum(f.received_bytes for p, f in before if counts.get(p, -1) < f.received_bytes)
 
 
 def _is_blank(file: FileStatus) -> bool:

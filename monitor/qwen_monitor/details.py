@@ -38,7 +38,8 @@ def details_rows(
         lines = wrap(safe(text, glyphs=glyphs), max(1, width - LABEL_WIDTH - 2))[:LINES_MAX]
         for number, part in enumerate(lines):
             rows.append(Row(text=line(_labelled("" if number else label, part), "", width, glyphs), tone=tone))
-    own = tuple(event for event in scene.events if event.subject == file.path)
+    # A daemon that ended or began anew is part of every file's story: its tries are counted from the first again.
+    own = tuple(event for event in scene.events if event.subject == file.path or event.word == _("daemon"))
     rows += event_rows(own, model.model, max(0, room - len(rows)), width, now, glyphs)
     return rows[: max(0, room)]
 

@@ -5,7 +5,9 @@ Pure. `rows` decides how many of them a size has room for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
+from textwrap import wrap
 
 from qwen_api.language import _, ngettext
 from qwen_api.status import DiskStatus, LimitsStatus, ModelStatus, Status
@@ -26,25 +28,33 @@ from qwen_monitor.event_text import parse_time
 from qwen_monitor.limits import connections_text, files_text
 from qwen_monitor.pace import Pace
 from qwen_monitor.row import Row, Tone, fitting, line, until_text
-from qwen_monitor.scene import Link, Scene
+from qwen_monitor.scene import Scene, Size
 from qwen_monitor.sentences import DISK_STATES, reason, state_word
 from qwen_monitor.summary import eta_s, model_name, rate_bps, troubles, verified_files, verifying
 from qwen_monitor.view import models_shown
+
+NAME_MIN = 12  # cells of a model's name, below which it says nothing
 
 
 def header(scene: Scene, model: ModelStatus | None, width: int, now: datetime, glyphs: Glyphs) -> Row:
     """Which model at which commit, its state, and how the connection to the daemon stands."""
     if not scene.link.is_live:
-        return _lost_header(scene.link, width, now, glyphs)
+        return _lost_header(scene, model, width, now, glyphs)
     up = _up_text(scene.status, now) if width >= 80 else ""
-    ready = _("stopping") if scene.status.stopping else _("live")
+    ready = f"{glyphs.live} {_('stopping') if scene.status.stopping else _('live')}"
     if model is None:
-        return Row(text=line(" qwen-daemon", f"{glyphs.live} {ready}{up} ", width, glyphs), tone="head")
+        return Row(text=line(" qwen-daemon", f"{ready}{up} ", width, glyphs), tone="head")
+    name = _named(scene, model, width)
+    edge = f"{state_word(model.state).upper()}  {ready}"
+    if cell_width(f" {name} {edge}{up} ") > width:
+        up = ""  # how long the daemon runs is worth less than which model this is
+    return Row(text=line(f" {name}", f"{edge}{up} ", width, glyphs), tone="head")
+
+
+def _named(scene: Scene, model: ModelStatus, width: int) -> str:
     models = models_shown(scene.status, scene.view)
     place = f" [{models.index(model) + 1}/{len(models)}]" if len(models) > 1 else ""
-    digits = 8 if width >= 80 else 7
-    edge = f"{state_word(model.state).upper()}  {glyphs.live} {ready}{up} "
-    return Row(text=line(f" {model_name(model, digits)}{place}", edge, width, glyphs), tone="head")
+    return f"{model_name(model, 8 if width >= 80 else 7)}{place}"
 
 
 def _up_text(status: Status, now: datetime) -> str:
@@ -52,13 +62,17 @@ def _up_text(status: Status, now: datetime) -> str:
     return "  " + _("up {time}", time=duration_text((now - started).total_seconds())) if started else ""
 
 
-def _lost_header(link: Link, width: int, now: datetime, glyphs: Glyphs) -> Row:
+def _lost_header(scene: Scene, model: ModelStatus | None, width: int, now: datetime, glyphs: Glyphs) -> Row:
+    """How long the picture below is old, whose it is, and when the daemon is looked for again."""
+    link = scene.link
     wait = _("next try in {time}", time=duration_text(link.retry_in_s))
     if not link.was_live:
         return Row(text=line(f" {glyphs.down} {_('waiting for the daemon')}, {wait}", "", width, glyphs), tone="bad")
     text = f" {glyphs.down} {_('disconnected {time}', time=duration_text(link.lost_s))}, {wait}"
     last = _("last data {time}", time=(now - timedelta(seconds=link.lost_s)).strftime("%H:%M:%S"))
-    return Row(text=line(text, f"{last} " if width >= 80 else "", width, glyphs), tone="bad")
+    name = safe(_named(scene, model, width), max(NAME_MIN, width - cell_width(text) - 3), glyphs) if model else ""
+    edge = fitting([name, last], width - cell_width(text) - 2, between="  ")
+    return Row(text=line(text, f"{edge} " if edge else "", width, glyphs), tone="bad")
 
 
 def bar_row(model: ModelStatus, width: int, glyphs: Glyphs) -> Row:
@@ -148,25 +162,37 @@ def _speed_facts(pace: Pace, model: ModelStatus, now: datetime) -> list[str]:
     return [rate_text(rate), _("ETA {time}", time=text) + f" ~{arrival.strftime('%H:%M')}"]
 
 
-def trouble_rows(status: Status, model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+def trouble_rows(status: Status, model: ModelStatus, size: Size, now: datetime, glyphs: Glyphs) -> list[Row]:
     """What holds the whole model up: the Hub's word to wait, or why it waits, and what a person can do."""
+    width = size.width
     rows = []
     if wait := until_text(status.throttled_until, now):
         words = _("rate limit: the Hub asks to wait, {time} left", time=wait)
         rows.append(Row(text=line(f" {glyphs.retry} {words}", "", width, glyphs), tone="warn"))
-    return rows + _model_trouble(model, width, now, glyphs)
+    return rows + _model_trouble(model, size, now, glyphs)
 
 
-def _model_trouble(model: ModelStatus, width: int, now: datetime, glyphs: Glyphs) -> list[Row]:
+def _model_trouble(model: ModelStatus, size: Size, now: datetime, glyphs: Glyphs) -> list[Row]:
+    """Why and what to do, each in as many rows as it takes, or as an eighth of the height has room for."""
     if not model.code:
         return []
     why, fix = reason(model.code, str(model.ref))
     wait = until_text(model.retry_at, now)
     again = _("again in {time}", time=wait) + " " if wait else ""
     detail = f" ({model.detail})" if model.detail else ""
-    tone = _model_tone(model)
-    rows = [Row(text=line(f" {glyphs.failed} {model.code}: {why}{detail}", again, width, glyphs), tone=tone)]
-    return rows if wait else [*rows, Row(text=line(f"   {_('fix:')} {fix}", "", width, glyphs), tone=tone)]
+    tone: Tone = "bad" if model.state in ("failed", "incomplete") else "warn"
+    most, room = max(1, size.height // 8), max(20, size.width - 4)
+    whys = _wrapped(safe(f"{model.code}: {why}{detail}", glyphs=glyphs), room - cell_width(again), most)
+    texts = [f" {glyphs.failed} {whys[0]}", *(f"   {part}" for part in whys[1:])]
+    texts += [f"   {part}" for part in _wrapped(safe(f"{_('fix:')} {fix}", glyphs=glyphs), room, most)]
+    edges = [again] + [""] * (len(texts) - 1)
+    return [Row(text=line(text, edge, size.width, glyphs), tone=tone) for text, edge in zip(texts, edges, strict=True)]
+
+
+def _wrapped(text: str, width: int, most: int) -> Sequence[str]:
+    """At least one line and at most `most`; what does not fit stands in the last one, to be shortened."""
+    lines = wrap(text, max(1, width), break_on_hyphens=False) or [""]
+    return [*lines[: most - 1], " ".join(lines[most - 1 :])] if len(lines) > most else lines
 
 
 def rate_rows(pace: Pace, height: int, width: int, glyphs: Glyphs) -> list[Row]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import select
+import shutil
 import signal
 import sys
 import threading
@@ -239,8 +240,10 @@ class Monitor(App[int]):
 
     def farewell(self) -> tuple[str, ...]:
         """The three lines for the scrollback."""
-        status = self._look().status
-        return farewell(models_shown(status, self.view), status, self._memory.paces, self._wall())
+        picture, width = self._look(), shutil.get_terminal_size().columns
+        models, lost_s = models_shown(picture.status, self.view), picture.link.lost_s
+        paces, now = self._memory.paces, self._wall()
+        return farewell(models, picture.status, paces, now, lost_s=lost_s, width=width, glyphs=self._glyphs)
 
     def _press(self, key: str, character: str) -> None:
         self.view, action = press(self.view, key, character, self.feed.look().status)

@@ -58,9 +58,13 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
         step = max(1.0, min(HISTORY_S, end - self.samples[0][0]) / buckets)
         moved = [0.0] * buckets
         for (before_s, before), (at_s, count) in zip(self.samples, self.samples[1:], strict=False):
-            bucket = buckets - 1 - int((end - (before_s + at_s) / 2) / step)
-            if bucket >= 0:
-                moved[bucket] += count - before
+            # After a time without samples nobody knows when it came: it must not look like a leap of the last moment.
+            parts = max(1, int((at_s - before_s) / step))
+            for part in range(parts):
+                middle_s = before_s + (at_s - before_s) * (part + 0.5) / parts
+                bucket = buckets - 1 - int((end - middle_s) / step)
+                if bucket >= 0:
+                    moved[bucket] += (count - before) / parts
         return tuple(m / step for m in moved)
 
     def _over(self, window_s: float) -> float:

@@ -40,7 +40,7 @@ def component_rows(model: ModelStatus, count: int, width: int, glyphs: Glyphs) -
 
     With less than four rows one has to do for all.
     """
-    parts = sorted(model.components(), key=lambda c: (c.is_complete, not (c.failed_files or c.retrying_files)))
+    parts = sorted(model.components(), key=lambda c: (c.is_complete, not _is_in_trouble(c)))
     if count < 1 or not parts:
         return []
     if count < TABLE_ROWS:
@@ -95,6 +95,10 @@ def _component_row(part: ComponentStatus, width: int, glyphs: Glyphs) -> Row:
     return Row(text=line(f" {sign} {part.name or _('(root)')}", edge, width, glyphs), tone=tone)
 
 
+def _is_in_trouble(part: ComponentStatus) -> bool:
+    return bool(part.failed_files or part.retrying_files or part.stalled_files)
+
+
 def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, Tone]:
     if part.failed_files:
         return glyphs.failed, _("{count} failed", count=part.failed_files), "bad"
@@ -102,6 +106,8 @@ def _component_state(part: ComponentStatus, glyphs: Glyphs) -> tuple[str, str, T
         return glyphs.done, _("verified"), "good"
     if part.retrying_files:
         return glyphs.retry, _("{count} retrying", count=part.retrying_files), "warn"
+    if part.stalled_files:
+        return glyphs.retry, _("{count} stalled", count=part.stalled_files), "warn"
     if part.active_files:
         return glyphs.active, rate_text(part.rate_bps) if part.rate_bps else _("active"), "active"
     if part.paused_files:
@@ -141,9 +147,13 @@ def loader_row(loader: LoaderStatus, width: int, glyphs: Glyphs) -> Row:
         held = f" {bytes_text(loader.component_bytes)} / {bytes_text(loader.component_size_bytes)}"
     elif loader.state == "loading" and loader.loaded_bytes:
         held = f" {bytes_text(loader.loaded_bytes)}"
-    why = f": {loader.detail}" if loader.detail else ""
     memory = f"{loader.device} {bytes_text(loader.vram_bytes)}" if loader.vram_bytes else loader.device
     tone: Tone = "bad" if loader.state == "failed" else "good" if loader.state == "ready" else "plain"
-    return Row(
-        text=line(f" {_('LOADER')} {loader.name}{pid} {what}{part}{held}{why}", memory, width, glyphs), tone=tone
-    )
+    name = f" {_('LOADER')} {safe(loader.name, max(8, width // 4), glyphs)}"
+    doing = f" {what}{safe(part, max(8, width // 4), glyphs)}{held}"
+    why = f": {loader.detail}" if loader.detail else ""
+    # What it does and what happened must be whole: before that the device and the pid are left out.
+    wholes = ((f"{name}{pid}{doing}{why}", memory), (f"{name}{doing}{why}", memory), (f"{name}{doing}{why}", ""))
+    fits = (whole for whole in wholes if cell_width("  ".join(whole)) <= width)
+    text, edge = next(fits, (f"{name}{doing}: {safe(loader.detail, width - cell_width(name + doing) - 2, glyphs)}", ""))
+    return Row(text=line(text, edge, width, glyphs), tone=tone)

@@ -108,10 +108,11 @@ class Plain:
                 said += self._event(LoaderChanged(ts=loader.since, **facts), status, now)
         return said
 
-    def _is_old(self, event: LoaderChanged) -> bool:
+    def _is_old(self, event: LoaderChanged, status: Status) -> bool:
         """True if it was told already: from the snapshot, or before the connection was lost."""
         known = self._loaders_told.get(event.name)
-        self._loaders_told[event.name] = (event.ts, event.state)
+        told = {name: told for name, told in self._loaders_told.items() if name in status.loaders}  # not all for ever
+        self._loaders_told = told | {event.name: (event.ts, event.state)}
         return bool(event.ts) and known == (event.ts, event.state)
 
     def _greeted(self, hello: Hello, now_s: float, now: datetime) -> list[str]:
@@ -145,7 +146,7 @@ class Plain:
     def _event(self, line: Line, status: Status, now: datetime) -> list[str]:
         if isinstance(line, Hello | Snapshot | Gap | Live | Bookmark | Unknown) or not self.concerns(line, status):
             return []
-        if isinstance(line, LoaderChanged) and self._is_old(line):
+        if isinstance(line, LoaderChanged) and self._is_old(line, status):
             return []
         text = event_text(line, self._glyphs)
         if text is None:

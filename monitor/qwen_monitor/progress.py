@@ -64,7 +64,8 @@ class Progress:
         if not self._console.is_terminal:
             self._as_lines(line, status)
             return
-        self._say_trouble(line)
+        if self._say_trouble(line):
+            self._drawn_s = float("-inf")  # the remark took the rows' place; the next line may come in seconds
         if model is not None:
             self._redraw(model)
 
@@ -81,18 +82,21 @@ class Progress:
         for text in self._plain.lines(line, status, time.monotonic(), datetime.now(UTC).astimezone()):
             self._console.hint(text)
 
-    def _say_trouble(self, line: Line) -> None:
+    def _say_trouble(self, line: Line) -> bool:
         """What went wrong stands above the rows, each once; what the rows say as long as it lasts does not."""
         if isinstance(line, _FRAMES | _IN_ROWS):
-            return
+            return False
         text = event_text(line, self._console.err_glyphs)
         if text is None or not text.is_bad or text.model not in ("", self._key):
-            return
-        remark = f"{text.word}: {safe(text.subject, glyphs=self._console.err_glyphs)}: {text.detail}"
-        if remark not in self._told:
-            self._told.add(remark)
-            width = shutil.get_terminal_size().columns - 1
-            self._console.hint("\n".join(wrap(remark, max(20, width), subsequent_indent="  ", break_on_hyphens=False)))
+            return False
+        subject = "" if text.subject == self._key else safe(text.subject, glyphs=self._console.err_glyphs)
+        remark = ": ".join(part for part in (text.word, subject, text.detail) if part)
+        if remark in self._told:
+            return False
+        self._told.add(remark)
+        width = shutil.get_terminal_size().columns - 1
+        self._console.hint("\n".join(wrap(remark, max(20, width), subsequent_indent="  ", break_on_hyphens=False)))
+        return True
 
     def _redraw(self, model: ModelStatus) -> None:
         now_s = time.monotonic()

@@ -52,7 +52,7 @@ def _screen(scene: Scene, size: Size, now: datetime, glyphs: Glyphs) -> list[Row
     top += [bar_row(model, width, glyphs), facts_row(scene, model, width, now, glyphs)]
     if size.height >= HEIGHT_AMOUNTS:
         top.append(amounts_row(scene.status, model, scene.amounts, width, glyphs))
-    top += trouble_rows(scene.status, model, width, now, glyphs)
+    top += trouble_rows(scene.status, model, size, now, glyphs)
     if size.height >= HEIGHT_GRAPH:
         top += rate_rows(scene.pace, GRAPH_ROWS if size.height >= HEIGHT_GRAPH_TALL else 1, width, glyphs)
     if size.height >= HEIGHT_LOADER:
@@ -143,7 +143,8 @@ def _key_row(scene: Scene, model: ModelStatus | None, width: int, glyphs: Glyphs
     hidden |= set() if len(models_shown(scene.status, scene.view)) > 1 else {"Tab"}
     parts = [f"{key} {labels.get(key) or _(label)}" for key, label, *_rest in KEYS if key not in hidden]
     help_part = parts.pop()
-    shown = fitting(parts, width - len(help_part) - 4, between="  ")
+    ranks = [0 if part.startswith("Tab ") else place for place, part in enumerate(parts, 1)]  # there are others to see
+    shown = fitting(parts, width - len(help_part) - 4, between="  ", ranks=ranks)
     return Row(text=line(f" {shown}  {help_part}", "", width, glyphs), tone="head")
 
 

@@ -51,7 +51,7 @@ FILE_WORDS: dict[FileState, str] = {
 FILE_STATES: dict[FileState, str] = {
     "missing": N_("missing"),
     "queued": N_("queued"),
-    "downloading": N_("downloading"),
+    "downloading": N_("active"),  # before it has a rate
     "stalled": N_("stalled"),
     "retrying": N_("retry"),
     "verifying": N_("verifying"),

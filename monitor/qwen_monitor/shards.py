@@ -40,8 +40,8 @@ def entries(component: ComponentReport, *, all_files: bool) -> list[Entry]:
         return []
     indexes = [file for file in component.files if file.path.endswith(_INDEX_SUFFIX)]
     shards = [file for file in component.files if _SHARD.fullmatch(file.path)]
-    shown = [*indexes, *shards]
-    others = [file for file in component.files if not file.is_well and file not in shown]
+    shown = {file.path for file in (*indexes, *shards)}
+    others = [file for file in component.files if not file.is_well and file.path not in shown]
     return [*map(_alone, indexes), *_rows(shards), *map(_alone, others)]
 
 

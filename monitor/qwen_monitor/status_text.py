@@ -160,6 +160,7 @@ def _activity(component: ComponentStatus) -> str:
     counts = {
         N_("{count} active"): component.active_files,
         N_("{count} retrying"): component.retrying_files,
+        N_("{count} stalled"): component.stalled_files,
         N_("{count} failed"): component.failed_files,
         N_("{count} paused"): component.paused_files,
     }

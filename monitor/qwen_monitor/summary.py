@@ -11,9 +11,10 @@ from datetime import datetime
 
 from qwen_api.language import N_, _, ngettext
 from qwen_api.status import ModelStatus, Status
-from qwen_monitor.display import UNICODE, Glyphs, duration_text, pair_text, percent_text, rate_text, safe
+from qwen_monitor.display import UNICODE, Glyphs, cell_width, duration_text, pair_text, percent_text, rate_text, safe
 from qwen_monitor.event_text import parse_time
 from qwen_monitor.pace import Pace
+from qwen_monitor.row import fitting
 from qwen_monitor.sentences import short_reason, state_word
 
 
@@ -86,23 +87,57 @@ def troubles(model: ModelStatus) -> list[str]:
     return [_(words, count=count) for words, count in counts.items() if count]
 
 
-def farewell(models: Sequence[ModelStatus], status: Status, paces: dict[str, Pace], now: datetime) -> tuple[str, ...]:
-    """Three lines: the model, what is behind and ahead, and that the daemon goes on; fewer if it was never reached."""
+PATH_MIN = 24  # cells of a path, below which it says nothing
+
+
+def farewell(
+    models: Sequence[ModelStatus],
+    status: Status,
+    paces: dict[str, Pace],
+    now: datetime,
+    *,
+    lost_s: float = 0.0,
+    width: int = 80,
+    glyphs: Glyphs = UNICODE,
+) -> tuple[str, ...]:
+    """Three lines: the model, what is behind and ahead, and that the daemon goes on; fewer if it was never reached.
+
+    Each fits `width` cells, but the path of a complete model, which must be whole. `lost_s`: for how long the daemon
+    has not answered.
+    """
     if not models and not status.version:
         return (daemon_line(status, now), _("what holds it up: qwenctl doctor"))
     if not models:
         return (
             _("qwen-monitor: no model is wanted"),
             _("add one: qwenctl add qwen-image-edit"),
-            daemon_line(status, now),
+            _daemon_left(status, now, lost_s),
         )
     first = models[0]
-    more = _(" (+{count} more: qwen-monitor --once)", count=len(models) - 1) if len(models) > 1 else ""
+    pace = paces.get(first.model, Pace())
     return (
-        model_line(first, paces.get(first.model, Pace())) + more,
-        _whereabouts(first),
-        daemon_line(status, now),
+        _model_left(first, pace, width, glyphs),
+        _whereabouts(first, len(models) - 1, width, glyphs),
+        safe(_daemon_left(status, now, lost_s), width, glyphs),
     )
+
+
+def _model_left(model: ModelStatus, pace: Pace, width: int, glyphs: Glyphs) -> str:
+    """As `model_line`, with as many facts as fit; how many files are verified stands in the next line."""
+    done, size = model.done_bytes, model.size_bytes
+    far = f" {percent_text(done, size)}" if model.files else ""
+    facts = [pair_text(done, size) if model.files else _("no file list yet")]
+    facts += [short_reason(model.code, model.detail, glyphs)] if model.code else []
+    if model.state == "downloading":
+        facts += [rate_text(rate_bps(model, pace)), _("ETA {time}", time=duration_text(eta_s(model, pace)))]
+    head = safe(f"{model_name(model)} {state_word(model.state)}{far}", width, glyphs)
+    return f"{head} {fitting([*facts, *verifying(model)], width - cell_width(head) - 1, between=', ')}".rstrip()
+
+
+def _daemon_left(status: Status, now: datetime, lost_s: float) -> str:
+    if not lost_s:
+        return daemon_line(status, now)
+    return _("qwen-daemon has not answered for {time}; look closer: qwenctl doctor", time=duration_text(lost_s))
 
 
 def daemon_line(status: Status, now: datetime) -> str:
@@ -127,11 +162,21 @@ def _amount(model: ModelStatus) -> str:
     return f"{percent_text(done, size)} {pair_text(done, size)}, {files}"
 
 
-def _whereabouts(model: ModelStatus) -> str:
+def _whereabouts(model: ModelStatus, others: int, width: int, glyphs: Glyphs) -> str:
+    """Where it is, or how much of it is verified and which file is not; rather that than how the others fare."""
+    more = _(" (+{count} more: qwen-monitor --once)", count=others) if others else ""
     if model.path:
-        return "  " + _("at {path}", path=safe(model.path))
+        return "  " + _("at {path}", path=safe(model.path, glyphs=glyphs)) + more
+    room = width - 2 - cell_width(more)
     missing = [f.path for f in model.files.values() if not f.is_verified]
     if not missing:
-        return "  " + _("qwenctl status shows every file")
-    more = _(" and {count} more", count=len(missing) - 1) if len(missing) > 1 else ""
-    return "  " + _("not verified yet: {path}{more}", path=safe(missing[0], 60), more=more)
+        return f"  {safe(_('qwenctl status shows every file'), room, glyphs)}{more}"
+    left = _(" and {count} more", count=len(missing) - 1) if len(missing) > 1 else ""
+    verified = verified_text(model)
+    for facts in ([verified, *troubles(model)], [verified]):
+        start = ", ".join(facts) + "; "
+        path_room = room - cell_width(start + _("not verified yet: {path}{more}", path="", more=left))
+        if path_room >= min(PATH_MIN, cell_width(missing[0])):
+            path = safe(missing[0], path_room, glyphs)
+            return f"  {start}{_('not verified yet: {path}{more}', path=path, more=left)}{more}"
+    return f"  {fitting([verified, *troubles(model)], room, between=', ')}{more}"

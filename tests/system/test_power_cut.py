@@ -17,9 +17,11 @@ from pathlib import Path
 
 import pytest
 
+from qwen_api import events as e
 from tests import long_run
 from tests.fakes.hub import SimHub, ThreadedSimHub
-from tests.syscalls import FILES, MIB, SIM, WEIGHTS, Job
+from tests.running import Running
+from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS, Job
 
 pytestmark = pytest.mark.system
 
@@ -70,16 +72,25 @@ def cut_and_finish(volume: Volume, name: str, byte: int) -> None:
     with ThreadedSimHub(SimHub(SIM)) as hub:
         job = Job(volume.path / name, hub)
         hub.throttle.bytes_per_s = BYTES_PER_S
-        process = job.start()
+        daemon = job.daemon
+        daemon.configure([REPO])
+        daemon.start()
         hub.wait_reached(WEIGHTS, byte)
+        if byte > MIB:
+            daemon.wait_for(lambda: durable_bytes(daemon), "a checkpoint")
+        told = {event.path for event in daemon.seen(e.FileVerified)}
+        durable = {WEIGHTS: durable_bytes(daemon)}
         volume.cut_power()
-        process.kill()
-        process.wait()
+        daemon.kill()
         volume.unmount()
         volume.mount()
-        job.forget()
-        job.look()
+        job.look_after_a_power_cut(told, durable)
         job.finish()
+
+
+def durable_bytes(daemon: Running) -> int:
+    """As much of the weights as the daemon has told to be durable."""
+    return max((each.durable_bytes for each in daemon.seen(e.FileProgress) if each.path == WEIGHTS), default=0)
 
 
 @pytest.mark.fault("D1", "D2", "K1")
@@ -87,6 +98,21 @@ def test_what_is_on_record_outlives_the_power(volume: Volume) -> None:
     """Cut before, between and after checkpoints, at the end of the file and while it is published."""
     for byte in (1, MIB, 2 * MIB, 3 * MIB + 7, len(FILES[WEIGHTS])):
         cut_and_finish(volume, str(byte), byte)
+
+
+@pytest.mark.fault("D1", "D2")
+def test_what_was_told_complete_is_there_with_the_ledger_elsewhere(volume: Volume, tmp_path: Path) -> None:
+    """On one disk a sync of the ledger writes down all names as well; here the cache's disk has only its own syncs."""
+    with ThreadedSimHub(SimHub(SIM)) as hub:
+        job = Job(tmp_path / "honest", hub)
+        daemon = job.daemon
+        daemon.env["HF_HOME"], daemon.cache = str(volume.path / "hf"), volume.path / "hf" / "hub"
+        assert daemon.run("--config", str(daemon.config_file), "--once", REPO) == 0
+        volume.cut_power()
+        volume.unmount()
+        volume.mount()
+        job.look_after_a_power_cut(set(FILES))
+        job.finish()
 
 
 def cut_at_random(seed: int) -> int:

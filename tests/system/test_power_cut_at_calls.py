@@ -30,12 +30,12 @@ def cut_and_finish(volume: Volume, name: str, point: Point) -> None:
         job = Job(volume.path / name, hub)
         code, made = job.run_overseen(lambda asked: KILL if asked == point else 0, frozenset({point.call}))
         assert (code, point in made) == (-signal.SIGKILL, True), f"never came to {point}"
+        told = job.told_verified()
         volume.cut_power()
         volume.unmount()
         volume.mount()
-        job.forget()
         job.daemon.root.mkdir(exist_ok=True)
-        job.look()
+        job.look_after_a_power_cut(told)
         job.finish()
 
 

@@ -6,7 +6,7 @@ its digest is simply not one any more. The ledger keeps them, the download walks
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 SPAN_BYTES = 16 << 20  # the most that one flipped bit can cost; 57 GB make 3,400 rows
@@ -39,8 +39,3 @@ def keep_in_order(spans: Iterable[Span], size_bytes: int) -> tuple[Span, ...]:
 def recorded_bytes(spans: Iterable[Span]) -> int:
     """How many bytes the spans cover, given that they do not overlap."""
     return sum(span.length for span in spans)
-
-
-def next_start(spans: Sequence[Span], position: int, size_bytes: int) -> int:
-    """Where the hole at `position` ends: at the next recorded span, else at the file's end."""
-    return min((span.offset for span in spans if span.offset > position), default=size_bytes)

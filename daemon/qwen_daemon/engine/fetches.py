@@ -94,7 +94,8 @@ class Fetches:
             if isinstance(decision, GiveUp):
                 return decision
             attempts, attempt = decision.attempts, decision.attempt
-            self._tell_retry(file.path, decision, trouble)
+            kept_bytes = await files.kept_bytes(file)
+            self._tell_retry(file.path, decision, trouble, kept_bytes)
             await wait(fetch.called, decision.delay_s)
 
     def _leave(self) -> None:
@@ -118,7 +119,7 @@ class Fetches:
         self._working += 1
         return True
 
-    def _tell_retry(self, path: str, again: Again, trouble: Trouble) -> None:
+    def _tell_retry(self, path: str, again: Again, trouble: Trouble, kept_bytes: int) -> None:
         self._files.publish(
             e.FileRetry(
                 model=self._files.model,
@@ -128,6 +129,7 @@ class Fetches:
                 retry_at=self._files.clock.utc(again.delay_s),
                 code=trouble.code,
                 detail=trouble.detail,
+                kept_bytes=kept_bytes,
             )
         )
 

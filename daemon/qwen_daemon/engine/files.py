@@ -138,6 +138,12 @@ class Files:
         await self._announce(steps[0].file, duration_s=self.clock.monotonic_s() - started_s)
         await self._link_all(steps[1:], started_s)
 
+    async def kept_bytes(self, file: WantedFile) -> int:
+        """What is on record of an unfinished part of this file: the next try begins with it."""
+        with suppress(Trouble):
+            return (await self.disk.ledger.kept_bytes([(self._where(file), file)])).get(file.path, 0)
+        return 0
+
     async def adopt(self, steps: list[Step], ways: Sequence[e.AdoptedHow]) -> bool:
         """Take one content from elsewhere, if it is there and one of the ways works.
 

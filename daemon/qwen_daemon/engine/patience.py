@@ -8,7 +8,7 @@ right (hashing or copying a whole file) is not watched.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +20,14 @@ from qwen_api.seals import Seal
 from qwen_daemon.core.digest import Bytes
 from qwen_daemon.core.errors import Trouble
 from qwen_daemon.core.plan import Found
+from qwen_daemon.core.spans import Span
 from qwen_daemon.engine.disk import Disk
-from qwen_daemon.ports import Batches, Clock, Part, Store
+from qwen_daemon.ports import Batches, Clock, Ledger, Part, Seals, Store
 
 STUCK_S = 5.0  # a checkpoint on a slow disk takes a second or two
 LOOK_S = 1.0
+READING_LEDGER = "reading the ledger in the state directory"
+WRITING_LEDGER = "writing the ledger in the state directory"
 
 
 @dataclass
@@ -85,7 +88,13 @@ class Patience:
 
     def with_disk(self, disk: Disk) -> Disk:
         """The same disk, whose calls are noticed."""
-        return replace(disk, store=_Store(disk.store, self), batches=_Batches(disk.batches, self))
+        return replace(
+            disk,
+            store=_Store(disk.store, self),
+            batches=_Batches(disk.batches, self),
+            ledger=_Ledger(disk.ledger, self),
+            seals=_Seals(disk.seals, self),
+        )
 
 
 class _Part:
@@ -153,3 +162,49 @@ class _Batches:
     ) -> Sequence[Seal | Trouble]:
         with self._patience.asking(f"publishing {contents[0][0].path}"):
             return await self._batches.publish_all(manifest, contents)
+
+
+class _Ledger:
+    """ports.Ledger: it lies in the state directory, which may be on another disk than the files."""
+
+    def __init__(self, ledger: Ledger, patience: Patience) -> None:
+        self._ledger, self._patience = ledger, patience
+
+    async def spans(self, where: str, etag: str, size_bytes: int) -> tuple[str | None, tuple[Span, ...]]:
+        with self._patience.asking(READING_LEDGER):
+            return await self._ledger.spans(where, etag, size_bytes)
+
+    async def kept_bytes(self, contents: Sequence[tuple[str, WantedFile]]) -> Mapping[str, int]:
+        with self._patience.asking(READING_LEDGER):
+            return await self._ledger.kept_bytes(contents)
+
+    async def record(self, where: str, etag: str, size_bytes: int, part: str | None, spans: Sequence[Span]) -> None:
+        with self._patience.asking(WRITING_LEDGER):
+            await self._ledger.record(where, etag, size_bytes, part, spans)
+
+    async def settle(self, where: str, etag: str, size_bytes: int, spans: Sequence[Span], seal: Seal) -> None:
+        with self._patience.asking(WRITING_LEDGER):
+            await self._ledger.settle(where, etag, size_bytes, spans, seal)
+
+    async def forget(self, where: str, etag: str, offsets: Sequence[int] | None = None) -> None:
+        with self._patience.asking(WRITING_LEDGER):
+            await self._ledger.forget(where, etag, offsets)
+
+
+class _Seals:
+    """ports.Seals, which lie beside the ledger."""
+
+    def __init__(self, seals: Seals, patience: Patience) -> None:
+        self._seals, self._patience = seals, patience
+
+    async def seals(self, keys: Sequence[tuple[str, str]]) -> Mapping[tuple[str, str], Seal]:
+        with self._patience.asking(READING_LEDGER):
+            return await self._seals.seals(keys)
+
+    async def seal(self, where: str, etag: str, seal: Seal | None) -> None:
+        with self._patience.asking(WRITING_LEDGER):
+            await self._seals.seal(where, etag, seal)
+
+    async def seal_all(self, seals: Mapping[tuple[str, str], Seal]) -> None:
+        with self._patience.asking(WRITING_LEDGER):
+            await self._seals.seal_all(seals)

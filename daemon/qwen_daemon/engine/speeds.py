@@ -44,6 +44,8 @@ class Speeds:
                 download = self._downloads.get(event.model)
                 if download is not None and self._clock.monotonic_s() - download.found_s >= FOUND_EVERY_S:
                     self._find(event.model, download)
+            case e.ModelStateChanged() if event.state == "downloading":
+                pass  # it goes on: the disk hung for a while
             case e.ModelStateChanged() | e.ModelComplete() | e.ModelRemoved():
                 self._end(event.model)
             case e.DaemonStopping():

@@ -260,12 +260,15 @@ def _read_ref(item: os.DirEntry[str]) -> str | None:
 
 
 def _cached_tree(path: Path) -> dict[str, Entry] | None:
-    """Read the full listing that huggingface_hub 2.4 keeps of a commit (its _tree_cache.py)."""
+    """Read the full listing that huggingface_hub 2.4 keeps of a commit (its _tree_cache.py).
+
+    Raises OSError if the disk cannot: what else is here may be a part, and must not pass for the whole.
+    """
     try:
         if path.stat().st_size > TREE_BYTES_MAX:
             return None
         tree = msgspec.json.decode(path.read_bytes(), type=_TreeCache)
-    except (OSError, *UNDECODABLE):  # gone or broken: huggingface_hub ignores it then, and so do we
+    except (FileNotFoundError, *UNDECODABLE):  # gone or broken: huggingface_hub ignores it then, and so do we
         return None
     if tree.format_version != 1:
         return None

@@ -76,6 +76,7 @@ class Root:
             yield Path(f"/proc/self/fd/{held}")
         except OSError as error:
             error.filename = _told(error.filename, held, folder)
+            error.filename2 = _told(error.filename2, held, folder)
             raise
         finally:
             os.close(held)

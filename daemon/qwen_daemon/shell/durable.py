@@ -181,7 +181,8 @@ def translate(error: OSError) -> Trouble:
             return AskHuman("E_PERMISSION", f"{detail}: {_told(error.filename)}")
         case errno.EFBIG:
             return AskHuman("E_FILE_TOO_BIG", detail)
-    return TryAgain("E_DISK_IO", f"{detail}: {_told(error.filename)}" if isinstance(error.filename, str) else detail)
+    named = error.filename2 or error.filename  # where to, if something was to be moved
+    return TryAgain("E_DISK_IO", f"{detail}: {_told(named)}" if isinstance(named, str) else detail)
 
 
 def _told(name: object) -> object:

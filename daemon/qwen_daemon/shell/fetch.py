@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import ssl
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
@@ -39,6 +40,8 @@ CONTENTS_MAX = 1000  # contents remembered; more files than this are never in fl
 SHORT_BODY_BYTES = 16 << 10  # a redirect's or a refusal's few words
 SHORT_BODY_S = 1.0
 INTO_PRIVATE = "redirected into a private network"
+NOT_PLAIN = "redirected to an address that is not plain http(s)"
+_HOST = re.compile(r"[a-z0-9._:-]+")  # nothing that a proxy might read as another one
 READ_BUFFER_BYTES = 512 << 10  # aiohttp keeps up to twice as much; its 64 KiB cost a wake-up per packet
 
 
@@ -212,13 +215,17 @@ class HttpOrigin:
         return Answer(status=response.status, headers=headers, from_hub=_origin(url) == self._hub)
 
     def _follow(self, url: str, verdict: Follow) -> str:
-        target = urljoin(url, verdict.location)
-        parts = urlsplit(target)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.password:
-            raise TryAgain("E_REDIRECT", "redirected to an address that is not plain http(s)")
+        try:
+            target = urljoin(url, verdict.location)
+            parts = urlsplit(target)
+            host, _port = parts.hostname or "", parts.port
+        except ValueError:  # brackets or a port that are none
+            raise TryAgain("E_REDIRECT", NOT_PLAIN) from None
+        if parts.scheme not in ("http", "https") or not _HOST.fullmatch(host) or parts.username or parts.password:
+            raise TryAgain("E_REDIRECT", NOT_PLAIN)
         if urlsplit(url).scheme == "https" and parts.scheme != "https":
             raise TryAgain("E_REDIRECT", "redirected from https to http")
-        if is_private(parts.hostname) and not self._edges.is_private(self._hub[1]):
+        if is_private(host) and not self._edges.is_private(self._hub[1]):
             raise TryAgain("E_REDIRECT", INTO_PRIVATE)
         return target
 

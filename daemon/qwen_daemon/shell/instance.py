@@ -8,6 +8,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+from contextlib import suppress
 from pathlib import Path
 
 SOCKET_MODE = 0o660  # by group; see the units
@@ -47,8 +48,9 @@ class InstanceLock:
         os.pwrite(self._handle, about.encode(), 0)
 
     def release(self) -> None:
-        """Let another have it."""
-        os.close(self._handle)
+        """Let another have it; after an error from close(2) it is free all the same."""
+        with suppress(OSError):
+            os.close(self._handle)
 
 
 def check_socket_path(path: Path) -> None:

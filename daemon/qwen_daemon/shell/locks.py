@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager, asynccontextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,4 +45,5 @@ class HubLocks:
             try:
                 yield True
             finally:
-                lock.release()
+                with suppress(OSError):  # what was done under it is done; its descriptor ends with the lock object
+                    lock.release()
