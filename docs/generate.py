@@ -62,7 +62,7 @@ from version to version and in every language:
 
     error[E_DISK_FULL]: not enough room for Qwen/Qwen-Image-Edit-2511
       why: needs 27.6 GB more on /srv/hf, 12.1 GB free
-      fix: free some room or set HF_HOME to another disk; the download goes on by itself
+      fix: free some room or set HF_HOME to another disk; the daemon goes on by itself
 
 With `--json` the same is on standard output as `{"error": {"code": ..., "what": ..., "why": ..., "fix": ...}}`, in
 English. Events carry the code in `code` and the facts in `detail`; the API's refusals are `application/problem+json`

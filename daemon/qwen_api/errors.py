@@ -41,15 +41,15 @@ ERRORS: dict[str, tuple[str, str]] = {
     ),
     "E_DISK_FULL": (
         N_("there is not enough room on the disk"),
-        N_("free some room or set HF_HOME to another disk; the download goes on by itself"),
+        N_("free some room or set HF_HOME to another disk; the daemon goes on by itself"),
     ),
     "E_QUOTA": (
         N_("the daemon's user, group or folder has used up its quota on the disk"),
-        N_("free some room (`quota -s`), raise the quota or set HF_HOME to another disk; it goes on by itself"),
+        N_("free some room (`quota -s`), raise the quota or set HF_HOME to another disk; the daemon goes on by itself"),
     ),
     "E_NO_INODES": (
         N_("the disk has room, but no inode is left: no file can be made on it"),
-        N_("remove files you do not need (`df -i` counts them), or set HF_HOME to another disk; it goes on by itself"),
+        N_("remove files (`df -i` counts them), or set HF_HOME to another disk; the daemon goes on by itself"),
     ),
     "E_FILES": (
         N_("too many files and connections are open: the system lets the daemon open no more"),

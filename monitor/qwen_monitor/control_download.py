@@ -172,8 +172,8 @@ def _by_private(job: Job, env: Mapping[str, str], console: Console) -> int:
                 on_lost=partial(_on_lost, daemon),
             )
         except BaseException:
-            console.hint(_("stopping; what has arrived is being recorded (once more: at once) ..."))
-            daemon.stop()
+            stopping = _("stopping; what has arrived is being recorded (once more: at once) ...")
+            daemon.stop(lambda: console.hint(stopping))
             console.hint(_("stopped; the same command resumes where it was"))
             raise
         if settled is not None and settled.code:

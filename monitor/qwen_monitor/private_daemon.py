@@ -16,6 +16,7 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -78,6 +79,7 @@ class PrivateDaemon:
         ]
         self._env = {name: value for name, value in env.items() if name not in _NOT_INHERITED}
         self._child: subprocess.Popen[bytes] | None = None
+        self._is_stopping = False
 
     def __enter__(self) -> Self:
         try:
@@ -94,17 +96,23 @@ class PrivateDaemon:
         self.stop()
         shutil.rmtree(self._folder, ignore_errors=True)
 
-    def stop(self) -> None:
-        """Ask it to record what it has and end; wait for that. A second signal kills it, which loses seconds' work."""
+    def stop(self, tell: Callable[[], None] = lambda: None) -> None:
+        """Ask it to record what it has and end; wait for that. A second signal kills it, which loses seconds' work.
+
+        `tell` is called before; whatever ends it early counts as that second signal when this is asked again.
+        """
         child = self._child
         if child is None or child.poll() is not None:
             return
-        child.send_signal(signal.SIGTERM)
-        try:
-            child.wait(STOP_S)
-        except (KeyboardInterrupt, Ended, subprocess.TimeoutExpired):
-            child.kill()
-            child.wait()
+        if not self._is_stopping:
+            self._is_stopping = True
+            tell()
+            child.send_signal(signal.SIGTERM)
+            with suppress(KeyboardInterrupt, Ended, subprocess.TimeoutExpired):
+                child.wait(STOP_S)
+                return
+        child.kill()
+        child.wait()
 
     def ended(self, within_s: float = 0.0) -> int | None:
         """Its exit code if it has ended, or ends within so many seconds; else None."""
