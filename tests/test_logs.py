@@ -17,7 +17,7 @@ from urllib.parse import quote
 import msgspec
 import pytest
 import structlog
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qwen_daemon import logs
@@ -100,6 +100,7 @@ def write(what: object, error: BaseException) -> None:
 
 @pytest.mark.fault("T2", "T3", "T4")
 @pytest.mark.parametrize("form", FORMS)
+@example(what=Path("[\"{'Set-Cookie': '" + canary.SIGNATURE + "; Path=/'}\"]"))
 @given(what=logged)
 def test_whatever_is_logged_no_secret_is_written(form: str, what: Any) -> None:
     """Headers, addresses, exceptions and their causes; nested, in our records and in those of libraries."""

@@ -26,7 +26,11 @@ from qwen_daemon.core.order import SMALL_BYTES
 _SECRETS = (
     (re.compile(r"hf_[A-Za-z0-9]{8,}"), "hf_***"),
     (
-        re.compile(r"(?i)((?:authorization|cookie)[\"']?\s*[:=,]\s*[\"']?)(?:(?:basic|bearer|token)\s+)?[^\s\"',]+"),
+        # With backslashes where a printed dict was printed in another; of cookies all that stand in a row.
+        re.compile(
+            r"(?i)((?:authorization|cookie)[\\\"']*\s*[:=,]\s*[\\\"']*)(?:(?:basic|bearer|token)\s+)?"
+            r"[^\s\"',;]+(?:;\s*[^\s\"',;]+)*"
+        ),
         r"\1***",
     ),
     (re.compile(r"(?i)bearer\s+\S+"), "Bearer ***"),
