@@ -50,7 +50,7 @@ def _listing_parser() -> argparse.ArgumentParser:
 def _probe_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "probe",
-        _("Ask every endpoint who we are, and fetch a few bytes of a model; print what came of it as JSON."),
+        _("Ask every endpoint who we are, and fetch a few bytes of a model; print what came\nof it as JSON."),
         "qwen-daemon probe qwen-image-edit | jq '.endpoints[].latency_s'",
     )
     _add_model(parser)
@@ -61,8 +61,11 @@ def _probe_parser() -> argparse.ArgumentParser:
 def _config_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "config",
-        _("Print what a daemon started here would run with, and where each value comes from, as JSON; nothing secret."),
-        "qwen-daemon config --config ./config.toml | jq -r '.settings[] | select(.origin == \"file\").key'",
+        _(
+            "Print what a daemon started here would run with, and where each value comes\n"
+            "from, as JSON; nothing secret."
+        ),
+        "qwen-daemon config --config ./config.toml \\\n    | jq -r '.settings[] | select(.origin == \"file\").key'",
     )
     parser.add_argument("--config", type=Path, metavar="FILE", help=_("configuration file (TOML)"))
     parser.add_argument("--socket", type=Path, metavar="PATH", help=_("control socket to listen on"))
