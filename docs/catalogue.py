@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 ROOT = Path(__file__).parent.parent
-SOURCES = ("daemon/qwen_api", "daemon/qwen_daemon/shell", "monitor/qwen_monitor", "loader/qwen_loader")
+SOURCES = ("daemon/qwen_api", "daemon/qwen_daemon", "monitor/qwen_monitor", "loader/qwen_loader")
 FOLDER = ROOT / "daemon/qwen_api/locale/ru/LC_MESSAGES"
 PO, MO = FOLDER / "qwen-daemon.po", FOLDER / "qwen-daemon.mo"
 HEADER = """\

@@ -52,6 +52,7 @@ from qwen_monitor.summary import farewell
 from qwen_monitor.view import KEYS, View
 from tests.fakes import download
 from tests.fakes.daemon import FakeDaemon
+from tests.terminal import Terminal
 from tests.test_plain import followed
 from tests.test_report_text import report_of, small
 from tests.test_rows import status_of
@@ -99,9 +100,12 @@ def test_translations_have_the_same_placeholders_and_edges() -> None:
 
 
 def test_what_people_are_told_is_marked() -> None:
-    """Help, hints and refusals of the clients are never bare strings: an unmarked one would stay English unnoticed."""
+    """Help, hints and refusals are never bare strings: an unmarked one would stay English unnoticed."""
     bare = []
-    for path in (*(ROOT / "monitor").rglob("*.py"), ROOT / "loader/qwen_loader/arguments.py"):
+    daemon = ROOT / "daemon/qwen_daemon"
+    own = (daemon / name for name in ("__main__.py", "complaints.py", "questions.py", "mirror/command.py"))
+    checked = (daemon / "config.py", daemon / "endpoint_keys.py", ROOT / "loader/qwen_loader/arguments.py")
+    for path in (*(ROOT / "monitor").rglob("*.py"), *own, *checked):
         for call in (node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)):
             bare += [f"{path.name}:{text.lineno}" for text in told(call) if is_sentence(text)]
     assert bare == []
@@ -110,17 +114,25 @@ def test_what_people_are_told_is_marked() -> None:
 def told(call: ast.Call) -> list[ast.expr]:
     """The arguments of `call` that people read."""
     name = call.func.attr if isinstance(call.func, ast.Attribute) else getattr(call.func, "id", "")
-    arguments = {"hint": call.args, "Refusal": call.args[1:], "UsageError": call.args}.get(name, [])
+    arguments = {
+        "hint": call.args,
+        "Refusal": call.args[1:],
+        "UsageError": call.args,
+        "complain": call.args[1:],
+        "complain_of": call.args[1:],
+        "BadConfig": call.args,
+        "BadEndpoint": call.args,
+    }.get(name, [])
     named = ("help", "description", "epilog", "text") if name != "Row" else ()
     return [*arguments, *(keyword.value for keyword in call.keywords if keyword.arg in named)]
 
 
 def is_sentence(node: ast.expr) -> bool:
-    """True for a string with words of ours in it, but for a command to type."""
+    """True for a string with words of ours in it, but for a command to type and for msgspec's way to name a key."""
     parts = node.values if isinstance(node, ast.JoinedStr) else [node]
     texts = [part.value for part in parts if isinstance(part, ast.Constant) and isinstance(part.value, str)]
-    text = "".join(texts)
-    return bool(re.search(r"[a-z]{2,} |[a-z] [a-z]{2,}", text)) and not text.startswith("qwenctl ")
+    text = "".join(texts).partition(" - at `")[0]
+    return bool(re.search(r"[a-z]{2,} |[a-z] [a-z]{2,}", text)) and not text.startswith(("qwenctl ", "--"))
 
 
 # One word for one thing: the one that is used, and those that mean the same.
@@ -481,13 +493,15 @@ def command(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
 def test_help_fits_80_columns_and_has_no_word_of_the_other_language(lang: str) -> None:
     """argparse's own words included."""
     pages = [command(module, "--help", QWEN_LANG=lang).stdout for module in MODULES]
+    of_daemon = ((), ("mirror",), ("listing",), ("probe",), ("config",))
+    pages += [command("qwen_daemon", *words, "--help", QWEN_LANG=lang).stdout for words in of_daemon]
     os.environ["COLUMNS"] = "80"
     speak(lang)
     pages += [parser.format_help() for parser in make_parser()[1].values()]
     assert len(pages) > 15
     for page in pages:
         assert [line for line in page.splitlines() if len(line) > 80] == []
-        english = ("usage:", "options:", "positional arguments", "exit codes", "examples:", "show t")
+        english = ("usage:", "options:", "positional arguments", "exit codes", "examples:", "example:", "show t")
         assert any(word in page for word in english) == (lang == "en"), page
 
 
@@ -534,10 +548,61 @@ def test_json_is_the_same_in_every_language(tmp_path: Path) -> None:
     assert told[0] == told[1] and '"complete":false' in told[0]
 
 
-def test_the_daemon_speaks_english_whatever_its_locale() -> None:
-    """Its words go to logs, and to clients that may speak another language."""
+def test_the_daemon_speaks_english_to_programs_whatever_its_locale() -> None:
+    """Where stderr is no terminal its words go to the journal, and to clients that may speak another language."""
     said = command("qwen_daemon", "listing", "org/name", QWEN_LANG="ru", LANG="ru_RU.UTF-8", LANGUAGE="ru").stderr
     assert said.startswith("error[E_") and "why: " in said
+
+
+def test_the_daemon_speaks_to_a_person_at_a_terminal_in_the_locales_language() -> None:
+    """The three lines of an error; `--lang` goes before the locale, and counts without a terminal too."""
+    words = (sys.executable, "-m", "qwen_daemon", "mirorr")
+    with (
+        Terminal(words, LANG="ru_RU.UTF-8") as russian,
+        Terminal((*words, "--lang", "en"), LANG="ru_RU.UTF-8") as other,
+    ):
+        assert russian.end() == other.end() == 2
+        told, also = russian.output.decode(), other.output.decode()
+    assert "ошибка[E_USAGE]" in told and "что делать: может быть: qwen-daemon mirror" in told
+    assert "error[E_USAGE]" in also and "fix: did you mean: qwen-daemon mirror" in also
+    asked = command("qwen_daemon", "mirror", "--lang", "ru", "--listen", "nowhere", ".")
+    assert asked.stderr.splitlines()[1] == "  почему: нужен вид HOST:PORT"
+    assert asked.returncode == 2
+
+
+def test_the_daemons_log_is_english_where_its_last_words_are_not(tmp_path: Path) -> None:
+    """A log is searched and sent to others; the error at the end is for who typed the command."""
+    places = ("--cache-dir", str(tmp_path), "--state-dir", str(tmp_path / "s"), "--socket", str(tmp_path / "s.sock"))
+    run = command("qwen_daemon", "--once", "org/name", "--lang", "ru", *places)
+    *log, what, why, fix = run.stderr.splitlines()
+    assert any("E_OFFLINE" in line for line in log) and "\n".join(log).isascii()
+    assert what == "ошибка[E_OFFLINE]: org/name: скачано не всё"
+    assert why.startswith("  почему: демону запрещено пользоваться сетью (the Hub may not be asked")
+    assert fix == "  что делать: уберите HF_HUB_OFFLINE или принесите файлы другим путём"
+    assert run.returncode == 4
+
+
+def test_what_the_daemon_prints_for_programs_is_the_same_in_every_language(tmp_path: Path) -> None:
+    """What a probe found, and the configuration in force."""
+    (tmp_path / "config.toml").write_text("offline = true\n")
+    for words in (("probe", "org/name"), ("config",)):
+        told = {
+            command("qwen_daemon", *words, "--lang", lang, QWEN_DAEMON_CONFIG=str(tmp_path / "config.toml")).stdout
+            for lang in LANGUAGES
+        }
+        assert len(told) == 1 and "{" in min(told)
+
+
+def test_a_mistake_in_the_configuration_is_told_in_russian(tmp_path: Path) -> None:
+    """By the daemon itself and by qwenctl, which reads the code in what its child says in English."""
+    path = tmp_path / "config.toml"
+    path.write_text('endpoints = ["lam"]\n[mirrors]\nlan = "http://10.0.0.5:8090"\n')
+    own = command("qwen_daemon", "--config", str(path), "--lang", "ru")
+    assert own.stderr.startswith("ошибка[E_CONFIG]: конфигурацию использовать нельзя\n")
+    assert "нет зеркала с именем 'lam'; может быть, 'lan'? - at `$.endpoints`" in own.stderr
+    through = command("qwen_monitor.control", "config", "show", QWEN_DAEMON_CONFIG=str(path), QWEN_LANG="ru")
+    assert through.stderr.startswith("ошибка[E_CONFIG]: ") and "there is no endpoint 'lam'" in through.stderr
+    assert own.returncode == through.returncode == 78
 
 
 def test_argparses_words_are_those_that_it_uses() -> None:

@@ -1,14 +1,15 @@
 """The language that people are spoken to in: English as written in the sources, or Russian from the catalogue.
 
 Strings are marked where they are used: `_("{ref} is not complete", ref=ref)`, `ngettext(...)` where something is
-counted, `N_(...)` in a table that is made before the language is known (its reader calls `_`). Only a client's `main`
-calls `speak`, so what the daemon says (events, logs, answers) is English whatever its locale. The catalogue,
-locale/ru/LC_MESSAGES/qwen-daemon.po, is kept by docs/catalogue.py.
+counted, `N_(...)` in a table that is made before the language is known (its reader calls `_`). Only a command's `main`
+calls `speak`, and qwen-daemon works `in_english`, so what the daemon says (events, logs, answers) is English whatever
+its locale. The catalogue, locale/ru/LC_MESSAGES/qwen-daemon.po, is kept by docs/catalogue.py.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -111,6 +112,17 @@ def speak(language: str) -> None:
     # Through gettext's own way, the environment, every child would inherit the choice.
     argparse._ = _  # type: ignore[attr-defined]  # the names under which it imports gettext's functions
     argparse.ngettext = ngettext  # type: ignore[attr-defined]
+
+
+@contextmanager
+def in_english() -> Iterator[None]:
+    """English inside, whatever is spoken outside: for work whose words go into logs and to other programs."""
+    before = spoken()
+    speak("en")
+    try:
+        yield
+    finally:
+        speak(before)
 
 
 def _read(language: str) -> GNUTranslations | None:

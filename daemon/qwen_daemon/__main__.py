@@ -11,6 +11,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from qwen_api.language import N_, _, in_english
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, parse_rate_bps
 from qwen_daemon.complaints import (
@@ -20,36 +21,42 @@ from qwen_daemon.complaints import (
     EXIT_USAGE,
     FIX_CONFIG,
     Parser,
+    add_language,
     complain,
     complain_of,
+    speak_to,
 )
 
 if TYPE_CHECKING:
     from qwen_daemon.config import ConfiguredModel
 
-USAGE = """\
+USAGE = N_("""\
 qwen-daemon [options]
        qwen-daemon listing MODEL
        qwen-daemon probe MODEL
        qwen-daemon config
-       qwen-daemon mirror DIR --listen HOST:PORT"""
+       qwen-daemon mirror DIR --listen HOST:PORT""")
 
-EXAMPLES = """\
+EXAMPLES = N_("""\
 examples:
-  qwen-daemon                                   run in the foreground with the configuration found
-  qwen-daemon --config ./config.toml            with this one
-  qwen-daemon --once qwen-image-edit            bring one model to complete, then exit
+  qwen-daemon                           run in the foreground as configured
+  qwen-daemon --config ./config.toml    with this configuration
+  qwen-daemon --once qwen-image-edit    bring one model to complete, then exit
   qwen-daemon --once qwen-image-edit --local-dir ./qwen
-                                                into a folder instead of the Hub cache
-  qwen-daemon listing qwen-image-edit           print the Hub's listing of the model as JSON
+                                        into a folder instead of the Hub cache
+  qwen-daemon listing qwen-image-edit   print the Hub's listing of it as JSON
   qwen-daemon mirror ~/.cache/huggingface --listen 127.0.0.1:8090
-                                                serve what is here to other machines (see mirror --help)
+                                        serve what is here to other machines
+                                        (see qwen-daemon mirror --help)
 
 Watch and command a running one with qwen-monitor and qwenctl.
-exit codes: 0 ok, 1 other error, 2 usage, 78 bad configuration; with --once and listing also 3 not found,
-            4 incomplete, 5 token or licence, 6 network, 7 stopped, 9 disk full, 10 wrong content
-configuration: --config, $QWEN_DAEMON_CONFIG, ~/.config/qwen-daemon/config.toml, /etc/qwen-daemon/config.toml
-"""
+exit codes: 0 ok, 1 other error, 2 usage, 78 bad configuration; with --once and
+            listing also 3 not found, 4 incomplete, 5 token or licence,
+            6 network, 7 stopped, 9 disk full, 10 wrong content
+configuration: --config, else $QWEN_DAEMON_CONFIG, else
+               ~/.config/qwen-daemon/config.toml, else
+               /etc/qwen-daemon/config.toml
+""")
 
 M_ARENA_MAX = -8  # malloc.h
 QUESTIONS = ("config", "listing", "probe")
@@ -59,6 +66,7 @@ T = TypeVar("T")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    speak_to(arguments, os.environ)
     if arguments[:1] == ["mirror"]:
         from qwen_daemon.mirror.command import main as mirror
 
@@ -88,38 +96,48 @@ def _leave(code: int) -> int:
 
 def _no_such_command(word: str) -> int:
     near = get_close_matches(word, ("mirror", *QUESTIONS), n=1)
-    fix = f"did you mean: qwen-daemon {near[0]}" if near else "qwenctl has the commands; see also: qwen-daemon --help"
-    return complain("E_USAGE", "the command line cannot be read", f"there is no command {word!r}", fix, EXIT_USAGE)
+    fix = _("qwenctl has the commands; see also: qwen-daemon --help")
+    if near:
+        fix = _("did you mean: {near}", near=f"qwen-daemon {near[0]}")
+    why = _("there is no command {word!r}", word=word)
+    return complain("E_USAGE", _("the command line cannot be read"), why, fix, EXIT_USAGE)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="qwen-daemon",
-        usage=USAGE,
-        description="Keep Hugging Face Hub models complete and verified on this machine.",
-        epilog=EXAMPLES,
+        usage=_(USAGE),
+        description=_("Keep Hugging Face Hub models complete and verified on this machine."),
+        epilog=_(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (TOML)")
-    parser.add_argument("--once", metavar="MODEL", help="bring this one model to complete, then exit")
-    parser.add_argument("--revision", help="with --once: branch, tag or commit")
-    parser.add_argument("--include", action="append", default=[], metavar="GLOB", help="with --once: only these files")
-    parser.add_argument("--exclude", action="append", default=[], metavar="GLOB", help="with --once: not these files")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=_("configuration file (TOML)"))
+    parser.add_argument("--once", metavar="MODEL", help=_("bring this one model to complete, then exit"))
+    parser.add_argument("--revision", help=_("with --once: branch, tag or commit"))
     parser.add_argument(
-        "--local-dir", metavar="DIR", help="with --once: put the files there, as `hf download --local-dir` does"
+        "--include", action="append", default=[], metavar="GLOB", help=_("with --once: only these files")
     )
-    parser.add_argument("--limit-rate", metavar="RATE", help="with --once: at most 20MB/s, 500k or 1.5MiB a second")
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket to listen on")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="ledger, ready files and lock")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
+    parser.add_argument(
+        "--exclude", action="append", default=[], metavar="GLOB", help=_("with --once: not these files")
+    )
+    parser.add_argument(
+        "--local-dir", metavar="DIR", help=_("with --once: put the files there, as `hf download --local-dir` does")
+    )
+    parser.add_argument("--limit-rate", metavar="RATE", help=_("with --once: at most 20MB/s, 500k or 1.5MiB a second"))
+    parser.add_argument("--socket", type=Path, metavar="PATH", help=_("control socket to listen on"))
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help=_("ledger, ready files and lock"))
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help=_("Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
+    )
     parser.add_argument(
         "--log-level",
         choices=("debug", "info", "warning", "error"),
         default="info",
-        help="default: info; the form is chosen by $QWEN_DAEMON_LOG: json, plain or journal",
+        help=_("default: info; the form is chosen by $QWEN_DAEMON_LOG: json, plain or journal"),
     )
-    parser.add_argument("--version", action="version", version=_version())
+    parser.add_argument("--version", action="version", version=_version(), help=_("show the version and exit"))
+    add_language(parser)
     return parser
 
 
@@ -143,12 +161,14 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
         if wanted is not None:
             configuration.local_dirs(app.once_models(settings, wanted), settings.cache_dir)
     except BadModelName as error:
-        fix = f"did you mean: qwen-daemon --once {error.near}" if error.near else "see qwen-daemon --help"
-        return complain("E_USAGE", "no such model name", str(error), fix, EXIT_USAGE)
+        fix = _("see: {command}", command="qwen-daemon --help")
+        if error.near:
+            fix = _("did you mean: {near}", near=f"qwen-daemon --once {error.near}")
+        return complain("E_USAGE", _("no such model name"), str(error), fix, EXIT_USAGE)
     except BadRate as error:
-        return complain("E_USAGE", "no such speed", str(error), "--limit-rate 20MB/s", EXIT_USAGE)
+        return complain("E_USAGE", _("no such speed"), str(error), "--limit-rate 20MB/s", EXIT_USAGE)
     except configuration.BadConfig as error:
-        return complain("E_CONFIG", "the configuration cannot be used", str(error), FIX_CONFIG, EXIT_CONFIG)
+        return complain("E_CONFIG", _("the configuration cannot be used"), str(error), _(FIX_CONFIG), EXIT_CONFIG)
     logs.configure(env, level=options.log_level)
     try:
         if wanted is None:
@@ -156,16 +176,18 @@ def _daemon(options: argparse.Namespace, env: Mapping[str, str]) -> int:
             return EXIT_OK
         code, detail = _run(app.run_once(settings, env, wanted))
     except AlreadyRunning as error:
-        fix = "use it (qwenctl status), or stop it; a second one needs its own --socket and --state-dir"
-        why = f"it uses {error.what} ({error.holder or 'it does not say who it is'})"
-        return complain("E_ALREADY_RUNNING", "another qwen-daemon is running", why, fix, EXIT_ERROR)
+        fix = _("use it (qwenctl status), or stop it; a second one needs its own --socket and --state-dir")
+        holder = _(error.holder or N_("it does not say who it is"))
+        why = _("it uses {path} ({holder})", path=error.what, holder=holder)
+        return complain("E_ALREADY_RUNNING", _("another qwen-daemon is running"), why, fix, EXIT_ERROR)
     except SocketPathTooLong as error:
-        fix = "give a shorter one with --socket PATH (and tell the clients: QWEN_DAEMON_SOCKET=PATH)"
-        return complain("E_START", "the daemon cannot start", str(error), fix, EXIT_ERROR)
+        fix = _("give a shorter one with --socket PATH (and tell the clients: QWEN_DAEMON_SOCKET=PATH)")
+        return complain("E_START", _("the daemon cannot start"), str(error), fix, EXIT_ERROR)
     except OSError as error:
         why = f"{error.strerror}: {error.filename}" if error.filename else str(error)
-        return complain("E_START", "the daemon cannot start", why, "check the path and its permissions", EXIT_ERROR)
-    return complain_of(code, f"{options.once} is not complete", detail or "stopped") if code else EXIT_OK
+        fix = _("check the path and its permissions")
+        return complain("E_START", _("the daemon cannot start"), why, fix, EXIT_ERROR)
+    return complain_of(code, _("{model} is not complete", model=options.once), detail or "stopped") if code else EXIT_OK
 
 
 def _wanted(options: argparse.Namespace) -> ConfiguredModel | None:
@@ -173,7 +195,7 @@ def _wanted(options: argparse.Namespace) -> ConfiguredModel | None:
 
     if options.once is None:
         if options.local_dir is not None:
-            raise BadConfig("--local-dir needs --once MODEL; for the service write local_dir under [[models]]")
+            raise BadConfig(_("--local-dir needs --once MODEL; for the service write local_dir under [[models]]"))
         return None
     ref = parse_model(options.once, revision=options.revision)
     return ConfiguredModel(
@@ -195,7 +217,8 @@ def _run(work: Coroutine[Any, Any, T]) -> T:
     _use_one_arena()
     collect_rarely()
     gc.enable()
-    return uvloop.run(work)
+    with in_english():
+        return uvloop.run(work)
 
 
 def _version() -> str:

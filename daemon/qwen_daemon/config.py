@@ -19,6 +19,7 @@ import msgspec
 from qwen_api import places
 from qwen_api.commands import AddModel, Count
 from qwen_api.events import FollowPolicy
+from qwen_api.language import N_, _
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, Rate, parse_limit_bps
 from qwen_daemon import endpoint_keys
@@ -101,7 +102,7 @@ def load(env: Mapping[str, str], given: Path | None) -> tuple[Config, Path | Non
         if path.exists():
             return read(path), path
     if "QWEN_DAEMON_CONFIG" in env:
-        raise BadConfig(f"{env['QWEN_DAEMON_CONFIG']} (from QWEN_DAEMON_CONFIG) does not exist")
+        raise BadConfig(_("{path} (from QWEN_DAEMON_CONFIG) does not exist", path=env["QWEN_DAEMON_CONFIG"]))
     return Config(), None
 
 
@@ -110,13 +111,13 @@ def read(path: Path) -> Config:
     try:
         config = msgspec.convert(_spelt_out(tomllib.loads(path.read_bytes().decode())), type=Config)
     except OSError as error:
-        raise BadConfig(f"{path} cannot be read: {error.strerror}") from error
+        raise BadConfig(_("{path} cannot be read: {why}", path=path, why=error.strerror)) from error
     except msgspec.ValidationError as error:
         raise BadConfig(f"{path}: {_with_hint(str(error))}") from error
     except BadRate as error:
         raise BadConfig(f"{path}: {error}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise BadConfig(f"{path} is not TOML: {error}") from error
+        raise BadConfig(_("{path} is not TOML: {why}", path=path, why=error)) from error
     _check_models(path, config.models)
     _check_endpoints(path, config)
     if config.endpoint:
@@ -148,9 +149,12 @@ def _read_rate(table: dict[str, Any], path: str) -> None:
 def endpoint_url(text: str, source: str) -> str:
     """The Hub's address without a trailing slash. Raises BadConfig, naming `source`, if it is none."""
     if "@" in text.partition("://")[2].partition("/")[0]:
-        raise BadConfig(f"{source}: an address holds no password, for it is shown and logged; use HF_TOKEN")
+        why = _("an address holds no password, for it is shown and logged; use HF_TOKEN")
+        raise BadConfig(f"{source}: {why}")
     if not endpoint_keys.is_address(text):
-        raise BadConfig(f"{source}: {text!r} is no address such as {places.DEFAULT_ENDPOINT} or http://127.0.0.1:8090")
+        hub = places.DEFAULT_ENDPOINT
+        why = _("{url!r} is no address such as {hub} or http://127.0.0.1:8090", url=text, hub=hub)
+        raise BadConfig(f"{source}: {why}")
     return text.rstrip("/")
 
 
@@ -170,45 +174,58 @@ def _check_models(path: Path, models: Sequence[AddModel]) -> None:
         except BadModelName as error:
             raise BadConfig(f"{path}: {error} - at `$.models[{index}].model`") from error
         if key in seen:
-            twice = f"`$.models[{seen[key]}]` and `$.models[{index}]` are the same model"
-            raise BadConfig(f"{path}: {twice} ({model.model}); write it once, with the patterns of both")
+            why = _(
+                "`{one}` and `{two}` are the same model ({model}); write it once, with the patterns of both",
+                one=f"$.models[{seen[key]}]",
+                two=f"$.models[{index}]",
+                model=model.model,
+            )
+            raise BadConfig(f"{path}: {why}")
         seen[key] = index
 
 
 def local_dirs(models: Sequence[ConfiguredModel], cache_dir: Path) -> dict[str, Path]:
     """The real folder of every model that has one, by model key. Raises BadConfig if two would lie in one another."""
     folders: dict[str, Path] = {}
-    names = {Path(os.path.realpath(cache_dir)): "the Hub cache"}
+    names = {Path(os.path.realpath(cache_dir)): _("the Hub cache")}
     for model in models:
         if not model.local_dir:
             continue
         folder = _real_folder(model)
         for other, name in names.items():
             if folder.is_relative_to(other) or other.is_relative_to(folder):
-                how = "is" if folder == other else "lies in" if folder.is_relative_to(other) else "holds"
-                raise BadConfig(
-                    f"local_dir {folder} of {model.model} {how} {other}, {name}: give it a folder of its own"
-                )
+                how = _IS if folder == other else _LIES_IN if folder.is_relative_to(other) else _HOLDS
+                why = _(how, folder=folder, model=model.model, other=other, name=name)
+                raise BadConfig(f"{why}: {_('give it a folder of its own')}")
         folders[parse_model(model.model).key] = folder
-        names[folder] = f"the local_dir of {model.model}"
+        names[folder] = _("the local_dir of {model}", model=model.model)
     return folders
+
+
+_IS = N_("local_dir {folder} of {model} is {other}, {name}")
+_LIES_IN = N_("local_dir {folder} of {model} lies in {other}, {name}")
+_HOLDS = N_("local_dir {folder} of {model} holds {other}, {name}")
 
 
 def _real_folder(model: ConfiguredModel) -> Path:
     """Links resolved, as huggingface_hub does it: this is the path that loaders get."""
-    said = f"local_dir {model.local_dir!r} of {model.model}"
+    said = {"folder": model.local_dir, "model": model.model}
     try:
         folder = Path(model.local_dir).expanduser()
         if not folder.is_absolute():
-            raise BadConfig(f"{said} is not a whole path; write it from the root, such as /srv/models/name or ~/name")
+            why = N_(
+                "local_dir {folder!r} of {model} is not a whole path; write it from the root, such as "
+                "/srv/models/name or ~/name"
+            )
+            raise BadConfig(_(why, **said))
         folder = folder.resolve()
         is_other = folder.exists() and not folder.is_dir()
     except (RuntimeError, OSError, ValueError) as error:  # nobody's home, links in a circle, a NUL
         if isinstance(error, BadConfig):
             raise
-        raise BadConfig(f"{said} cannot be used: {error}") from error
+        raise BadConfig(_("local_dir {folder!r} of {model} cannot be used: {why}", **said, why=error)) from error
     if is_other:
-        raise BadConfig(f"{said} is not a folder")
+        raise BadConfig(_("local_dir {folder!r} of {model} is not a folder", **said))
     return folder
 
 
@@ -259,12 +276,13 @@ def endpoints_in_force(config: Config, hub_url: str) -> tuple[Named, ...]:
 def _with_hint(message: str) -> str:
     """msgspec's sentence, and what was probably meant."""
     if re.search(r"at `\$\.(mirrors|endpoints)(\[[^`]*\])?`$", message) and "unknown field" not in message:
-        return f'{message}; write [mirrors] and under it lan = "http://10.0.0.5:8090", and endpoints = ["lan", "hub"]'
+        right = N_('write [mirrors] and under it lan = "http://10.0.0.5:8090", and endpoints = ["lan", "hub"]')
+        return f"{message}; {_(right)}"
     if message.endswith("at `$.models`"):
-        return f'{message}; write [[models]] and under it model = "org/name"'
+        return f"{message}; " + _('write [[models]] and under it model = "org/name"')
     wrong = re.search(r"Invalid enum value '([^']*)' - at `[^`]*follow`", message)
     if wrong is not None:
-        return f"{message}; it is one of: {', '.join(get_args(FollowPolicy))}"
+        return f"{message}; " + _("it is one of: {words}", words=", ".join(get_args(FollowPolicy)))
     return _with_nearest_key(message)
 
 
@@ -275,8 +293,8 @@ def _with_nearest_key(message: str) -> str:
         return message
     near = get_close_matches(unknown[1], list(_keys_at(unknown[2] or "")), n=1)
     if near:
-        return f"{message}; did you mean `{near[0]}`?"
-    return f"{message}; remove it, or update qwen-daemon if a newer one knows it (`qwenctl version`)"
+        return f"{message}; " + _("did you mean `{near}`?", near=near[0])
+    return f"{message}; " + _("remove it, or update qwen-daemon if a newer one knows it (`qwenctl version`)")
 
 
 def _keys_at(path: str) -> Iterator[str]:

@@ -17,6 +17,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
+from qwen_api.language import _
+
 HUB = "hub"  # the name of the Hub's own endpoint: `endpoint`, HF_ENDPOINT or https://huggingface.co
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,31}")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -66,9 +68,9 @@ def check(mirrors: Mapping[str, Mirror], orders: Mapping[str, Sequence[str]]) ->
     for path, order in orders.items():
         for name in order:
             if name != HUB and name not in mirrors:
-                raise BadEndpoint(f"there is no endpoint {name!r}{_meant(name, mirrors)} - at `{path}`")
+                raise BadEndpoint(f"{_unknown(name, mirrors)} - at `{path}`")
         if len(set(order)) < len(order):
-            raise BadEndpoint(f"an endpoint stands twice - at `{path}`")
+            raise BadEndpoint(_("an endpoint stands twice") + f" - at `{path}`")
 
 
 def in_force(mirrors: Mapping[str, Mirror], hub_url: str) -> tuple[Named, ...]:
@@ -77,7 +79,8 @@ def in_force(mirrors: Mapping[str, Mirror], hub_url: str) -> tuple[Named, ...]:
     _check_same(endpoints)
     for endpoint in endpoints:
         if endpoint.token_file and not Path(endpoint.token_file).is_file():
-            raise BadEndpoint(f"there is no file {endpoint.token_file} - at `$.mirrors.{endpoint.name}.token_file`")
+            why = _("there is no file {path}", path=endpoint.token_file)
+            raise BadEndpoint(f"{why} - at `$.mirrors.{endpoint.name}.token_file`")
     return endpoints
 
 
@@ -105,21 +108,26 @@ def is_address(text: str) -> bool:
 
 
 def _check_mirror(name: str, mirror: Mirror) -> None:
-    where = f"`$.mirrors.{name}`"
+    if why := _wrong_with(name, mirror):
+        raise BadEndpoint(f"{why} - at `$.mirrors.{name}`")
+
+
+def _wrong_with(name: str, mirror: Mirror) -> str:
     if name == HUB:
-        raise BadEndpoint(f"{HUB!r} is the Hub's own endpoint; set its address with `endpoint` - at {where}")
+        return _("{name!r} is the Hub's own endpoint; set its address with `endpoint`", name=HUB)
     if not _NAME.fullmatch(name):
-        raise BadEndpoint(f"a mirror's name has up to 32 of a-z, 0-9, '.', '_', '-' - at {where}")
+        return _("a mirror's name has up to 32 of a-z, 0-9, '.', '_', '-'")
     if "@" in mirror.url:
-        raise BadEndpoint(f"an address holds no password; use token_file or token_env - at {where}")
+        return _("an address holds no password; use token_file or token_env")
     if not is_address(mirror.url) or any(part in mirror.url for part in "?#"):
-        raise BadEndpoint(f"{mirror.url!r} is no address such as http://10.0.0.5:8090 - at {where}")
+        return _("{url!r} is no address such as http://10.0.0.5:8090", url=mirror.url)
     if mirror.token_file and mirror.token_env:
-        raise BadEndpoint(f"token_file and token_env are two tokens; keep one - at {where}")
+        return _("token_file and token_env are two tokens; keep one")
     if mirror.token_file and not Path(mirror.token_file).expanduser().is_absolute():
-        raise BadEndpoint(f"token_file is a path from the root or from ~ - at {where}")
+        return _("token_file is a path from the root or from ~")
     if mirror.token_env and not _VARIABLE.fullmatch(mirror.token_env):
-        raise BadEndpoint(f"token_env is the name of a variable, not the token itself - at {where}")
+        return _("token_env is the name of a variable, not the token itself")
+    return ""
 
 
 def _check_same(endpoints: Sequence[Named]) -> None:
@@ -129,12 +137,15 @@ def _check_same(endpoints: Sequence[Named]) -> None:
         address = (url.scheme, url.hostname or "", url.port or _PORTS.get(url.scheme, 0), url.path.rstrip("/"))
         if address in seen:
             one, two = seen[address], endpoint.name
-            raise BadEndpoint(f"{one!r} and {two!r} are the same address, {endpoint.url}; keep one - at `$.mirrors`")
+            why = _("{one!r} and {two!r} are the same address, {url}; keep one", one=one, two=two, url=endpoint.url)
+            raise BadEndpoint(f"{why} - at `$.mirrors`")
         seen[address] = endpoint.name
 
 
-def _meant(name: str, mirrors: Mapping[str, Mirror]) -> str:
+def _unknown(name: str, mirrors: Mapping[str, Mirror]) -> str:
+    why = _("there is no endpoint {name!r}", name=name)
     if "://" in name:
-        return f'; give it a name: [mirrors] and under it lan = "{name}"'
-    near = get_close_matches(name, [*mirrors, HUB], n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; there is {', '.join(map(repr, [*mirrors, HUB]))}"
+        return why + "; " + _('give it a name: [mirrors] and under it lan = "{url}"', url=name)
+    if near := get_close_matches(name, [*mirrors, HUB], n=1):
+        return why + "; " + _("did you mean {near!r}?", near=near[0])
+    return why + "; " + _("there is {names}", names=", ".join(map(repr, [*mirrors, HUB])))

@@ -1,7 +1,8 @@
 """`qwen-daemon listing`, `probe` and `config`: what clients learn through a process of this package, as JSON documents.
 
 The clients neither talk to the Hub nor read the configuration: they would need this package's imports, and would do it
-another way than the daemon. Errors have three lines on stderr and the exit codes of `complaints`.
+another way than the daemon. Errors have three lines on stderr and the exit codes of `complaints`; the documents are
+English.
 """
 
 from __future__ import annotations
@@ -12,8 +13,18 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+from qwen_api.language import _, in_english
 from qwen_api.models import BadModelName, parse_model
-from qwen_daemon.complaints import EXIT_CONFIG, EXIT_OK, EXIT_USAGE, FIX_CONFIG, Parser, complain, complain_of
+from qwen_daemon.complaints import (
+    EXIT_CONFIG,
+    EXIT_OK,
+    EXIT_USAGE,
+    FIX_CONFIG,
+    Parser,
+    add_language,
+    complain,
+    complain_of,
+)
 
 
 def answer(question: str, arguments: Sequence[str], env: Mapping[str, str]) -> int:
@@ -29,7 +40,7 @@ def answer(question: str, arguments: Sequence[str], env: Mapping[str, str]) -> i
 def _listing_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "listing",
-        "Print the Hub's listing of a model as JSON: sizes and hashes of its files.",
+        _("Print the Hub's listing of a model as JSON: sizes and hashes of its files."),
         "qwen-daemon listing qwen-image-edit | jq",
     )
     _add_model(parser)
@@ -39,24 +50,29 @@ def _listing_parser() -> argparse.ArgumentParser:
 def _probe_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "probe",
-        "Ask every endpoint who we are, and fetch a few bytes of a model; print what came of it as JSON.",
+        _("Ask every endpoint who we are, and fetch a few bytes of a model; print what came\nof it as JSON."),
         "qwen-daemon probe qwen-image-edit | jq '.endpoints[].latency_s'",
     )
     _add_model(parser)
-    parser.add_argument("--no-bytes", action="store_true", help="measure no speed")
+    parser.add_argument("--no-bytes", action="store_true", help=_("measure no speed"))
     return parser
 
 
 def _config_parser() -> argparse.ArgumentParser:
     parser = _parser(
         "config",
-        "Print what a daemon started here would run with, and where each value comes from, as JSON; nothing secret.",
-        "qwen-daemon config --config ./config.toml | jq -r '.settings[] | select(.origin == \"file\").key'",
+        _(
+            "Print what a daemon started here would run with, and where each value comes\n"
+            "from, as JSON; nothing secret."
+        ),
+        "qwen-daemon config --config ./config.toml \\\n    | jq -r '.settings[] | select(.origin == \"file\").key'",
     )
-    parser.add_argument("--config", type=Path, metavar="FILE", help="configuration file (TOML)")
-    parser.add_argument("--socket", type=Path, metavar="PATH", help="control socket to listen on")
-    parser.add_argument("--state-dir", type=Path, metavar="DIR", help="ledger, ready files and lock")
-    parser.add_argument("--cache-dir", type=Path, metavar="DIR", help="Hub cache")
+    parser.add_argument("--config", type=Path, metavar="FILE", help=_("configuration file (TOML)"))
+    parser.add_argument("--socket", type=Path, metavar="PATH", help=_("control socket to listen on"))
+    parser.add_argument("--state-dir", type=Path, metavar="DIR", help=_("ledger, ready files and lock"))
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help=_("Hub cache (default: as HF_HUB_CACHE, HF_HOME)")
+    )
     return parser
 
 
@@ -69,11 +85,12 @@ def _answered(
     try:
         sys.stdout.write(ask(options, env).decode() + "\n")
     except BadModelName as error:
-        return complain("E_USAGE", "no such model name", str(error), "see qwen-daemon listing --help", EXIT_USAGE)
+        fix = _("see: {command}", command="qwen-daemon listing --help")
+        return complain("E_USAGE", _("no such model name"), str(error), fix, EXIT_USAGE)
     except BadConfig as error:
-        return complain("E_CONFIG", "the configuration cannot be used", str(error), FIX_CONFIG, EXIT_CONFIG)
+        return complain("E_CONFIG", _("the configuration cannot be used"), str(error), _(FIX_CONFIG), EXIT_CONFIG)
     except Trouble as error:
-        return complain_of(error.code, f"the Hub gave no listing of {options.model}", error.detail)
+        return complain_of(error.code, _("the Hub gave no listing of {model}", model=options.model), error.detail)
     return EXIT_OK
 
 
@@ -98,11 +115,12 @@ def _probe(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
     from qwen_daemon.shell import hub
 
     hub.quiet()
-    found, _ = configuration.load(env, None)
+    found = configuration.load(env, None)[0]
     if found.offline or places.is_offline(env):
         answer = Probe(is_offline=True)
     else:
-        answer = asyncio.run(asking.probe(found, env, ref, with_bytes=not options.no_bytes))
+        with in_english():
+            answer = asyncio.run(asking.probe(found, env, ref, with_bytes=not options.no_bytes))
     return msgspec.json.encode(msgspec.structs.replace(answer, reserve_bytes=found.disk.reserve_bytes))
 
 
@@ -121,14 +139,16 @@ def _config(options: argparse.Namespace, env: Mapping[str, str]) -> bytes:
 
 
 def _parser(name: str, description: str, example: str) -> argparse.ArgumentParser:
-    return Parser(
+    parser = Parser(
         prog=f"qwen-daemon {name}",
         description=description,
-        epilog=f"example:\n  {example}",
+        epilog=_("example:") + f"\n  {example}",
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    add_language(parser)
+    return parser
 
 
 def _add_model(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("model", metavar="MODEL", help="alias, org/name or org/name@revision")
-    parser.add_argument("--revision", help="branch, tag or commit")
+    parser.add_argument("model", metavar="MODEL", help=_("alias, org/name or org/name@revision"))
+    parser.add_argument("--revision", help=_("branch, tag or commit"))

@@ -20,6 +20,7 @@ from typing import NoReturn
 
 from aiohttp import http_exceptions, web
 
+from qwen_api.language import LANGUAGES, N_, _, spoken
 from qwen_daemon.mirror.answers import printable
 from qwen_daemon.mirror.disk import models_in
 from qwen_daemon.mirror.hash import HASH_REPORT_BYTES, HashProgress
@@ -34,7 +35,7 @@ MODELS_NAMED_MAX = 5  # in the greeting
 
 EXIT_OK, EXIT_FAILED, EXIT_USAGE = 0, 1, 2
 
-EXAMPLES = """\
+EXAMPLES = N_("""\
 DIR is one of:
   a folder of models    DIR/<org>/<name>/<files>
   a Hugging Face cache  DIR/models--<org>--<name>/..., or the HF_HOME around it
@@ -42,14 +43,16 @@ DIR is one of:
 
 examples:
   qwen-daemon mirror ~/.cache/huggingface --listen 127.0.0.1:8090
-  qwen-daemon mirror ./model --repo acme/tiny --listen 127.0.0.1:8090 --rate-limit 5M
+  qwen-daemon mirror ./model --repo acme/tiny --listen 127.0.0.1:8090 \\
+    --rate-limit 5M
   qwen-daemon mirror /srv/models --listen 0.0.0.0:8090 --allow-lan
 
 and on the client's side:
   HF_ENDPOINT=http://127.0.0.1:8090 hf download acme/tiny
 
-GET /-/mirror/stats tells which bytes of which file were sent, and how many of them twice.
-"""
+GET /-/mirror/stats tells which bytes of which file were sent, and how many of
+them twice.
+""")
 
 _UNITS = {"": 1, "k": 1000, "M": 1000**2, "G": 1000**3}
 
@@ -118,24 +121,27 @@ async def _run(config: MirrorConfig, listeners: Listeners) -> None:
 
 
 def _cannot_listen(address: str, error: OSError) -> int:
-    what = f"cannot listen on {address}"
+    what = _("cannot listen on {address}", address=address)
     if error.errno == errno.EADDRINUSE:
-        why, fix = "another program listens there", "choose another port, or 0 for any free one"
+        why, fix = _("another program listens there"), _("choose another port, or 0 for any free one")
         return _fail(EXIT_FAILED, "E_PORT_IN_USE", what, why, fix)
-    return _fail(EXIT_FAILED, "E_LISTEN", what, error.strerror or str(error), "choose another address")
+    return _fail(EXIT_FAILED, "E_LISTEN", what, error.strerror or str(error), _("choose another address"))
 
 
 def _greet(config: MirrorConfig, url: str) -> None:
     """Print the address alone to stdout, for scripts, and what people want to know to stderr."""
     print(url, flush=True)
     if config.allow_lan and not is_loopback(config.host):
-        _say("warning: every machine that reaches this address can read everything served here")
+        _say(_("warning: every machine that reaches this address can read everything served here"))
     models = models_in(config.folder, config.repo)
     named = ", ".join(models[:MODELS_NAMED_MAX]) + (", ..." if len(models) > MODELS_NAMED_MAX else "")
     if models:
-        _say(f"serving {named} from {config.folder}; clients: HF_ENDPOINT={url}")
+        _say(
+            _("serving {models} from {folder}; clients: HF_ENDPOINT={url}", models=named, folder=config.folder, url=url)
+        )
     else:
-        _say(f"warning: {config.folder} holds no model yet (DIR/<org>/<name>/ or a cache); is it one? --repo ORG/NAME")
+        empty = N_("warning: {folder} holds no model yet (DIR/<org>/<name>/ or a cache); is it one? --repo ORG/NAME")
+        _say(_(empty, folder=config.folder))
 
 
 def _listeners(*, verbose: bool) -> Listeners:
@@ -151,11 +157,16 @@ def _tell_hashing(progress: HashProgress) -> None:
 
 
 def _say(line: str) -> None:
-    print(printable(line), file=sys.stderr, flush=True)
+    print(printable(line) if spoken() == "en" else _without_controls(line), file=sys.stderr, flush=True)
+
+
+def _without_controls(text: str) -> str:
+    """As `printable`, with the letters of the language spoken left as they are."""
+    return "".join(c if c.isprintable() else printable(c) for c in text)
 
 
 def _fail(exit_code: int, code: str, what: str, why: str, fix: str) -> int:
-    for line in (f"error[{code}]: {what}", f"  why: {why}", f"  fix: {fix}"):
+    for line in (f"{_('error')}[{code}]: {what}", f"  {_('why:')} {why}", f"  {_('fix:')} {fix}"):
         _say(line)
     return exit_code
 
@@ -166,42 +177,45 @@ def _is_ours(record: logging.LogRecord) -> bool:
 
 
 class _UsageError(Exception):
-    def __init__(self, what: str, *, why: str, fix: str = "see: qwen-daemon mirror --help") -> None:
+    def __init__(self, what: str, *, why: str, fix: str = "") -> None:
         super().__init__(what)
         self.what = what
         self.why = why
-        self.fix = fix
+        self.fix = fix or _("see: {command}", command="qwen-daemon mirror --help")
 
 
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
-        raise _UsageError("the command line cannot be read", why=message)
+        raise _UsageError(_("the command line cannot be read"), why=message)
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="qwen-daemon mirror",
-        description="Serve a folder of models in the Hugging Face Hub's own HTTP shape, read-only.",
-        epilog=EXAMPLES,
+        description=_("Serve a folder of models in the Hugging Face Hub's own HTTP shape, read-only."),
+        epilog=_(EXAMPLES),
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("folder", metavar="DIR", type=Path, help="what to serve; nothing outside it ever is")
-    parser.add_argument("--listen", metavar="HOST:PORT", required=True, help="where; port 0 takes any free one")
-    parser.add_argument("--repo", metavar="ORG/NAME", help="serve this model only: DIR is it, or a cache")
-    parser.add_argument("--rate-limit", metavar="BYTES_PER_S", help="over all connections; k, M, G are decimal")
-    parser.add_argument("--allow-lan", action="store_true", help="let other machines connect")
-    parser.add_argument("--verbose", action="store_true", help="one line per request to stderr")
+    parser.add_argument("folder", metavar="DIR", type=Path, help=_("what to serve; nothing outside it ever is"))
+    parser.add_argument("--listen", metavar="HOST:PORT", required=True, help=_("where; port 0 takes any free one"))
+    parser.add_argument("--repo", metavar="ORG/NAME", help=_("serve this model only: DIR is it, or a cache"))
+    parser.add_argument("--rate-limit", metavar="BYTES_PER_S", help=_("over all connections; k, M, G are decimal"))
+    parser.add_argument("--allow-lan", action="store_true", help=_("let other machines connect"))
+    parser.add_argument("--verbose", action="store_true", help=_("one line per request to stderr"))
+    # Read before the parser is made (qwen_daemon.complaints.speak_to); here it is only let through.
+    parser.add_argument("--lang", choices=LANGUAGES, help=_("language of texts for people (default: the locale's)"))
     return parser
 
 
 def _config(arguments: argparse.Namespace) -> MirrorConfig:
     host, port = _listen_address(arguments.listen)
     if not arguments.allow_lan and not is_loopback(host):
-        why = f"{host} can be reached from other machines"
-        raise _UsageError(f"will not listen on {arguments.listen}", why=why, fix="listen on 127.0.0.1, or --allow-lan")
+        what = _("will not listen on {address}", address=arguments.listen)
+        why = _("{host} can be reached from other machines", host=host)
+        raise _UsageError(what, why=why, fix=_("listen on 127.0.0.1, or --allow-lan"))
     if arguments.repo is not None and not is_repo_id(arguments.repo):
-        raise _UsageError(f"--repo {arguments.repo!r}", why="it is not of the form ORG/NAME")
+        raise _UsageError(f"--repo {arguments.repo!r}", why=_("it is not of the form {form}", form="ORG/NAME"))
     return MirrorConfig(
         folder=_folder(arguments.folder),
         repo=arguments.repo,
@@ -214,18 +228,21 @@ def _config(arguments: argparse.Namespace) -> MirrorConfig:
 
 def _folder(folder: Path) -> Path:
     if not folder.is_dir():
-        raise _UsageError(f"cannot serve {folder}", why="it is not a folder", fix="name a folder that exists")
+        what = _("cannot serve {folder}", folder=folder)
+        raise _UsageError(what, why=_("it is not a folder"), fix=_("name a folder that exists"))
     folder = folder.resolve()
     if folder.parent.name == "snapshots" and folder.parent.parent.name.startswith("models--"):
-        why = "it is a snapshot: its files are links into the cache around it"
-        raise _UsageError(f"cannot serve {folder}", why=why, fix=f"serve the cache: {folder.parents[2]}")
+        why = _("it is a snapshot: its files are links into the cache around it")
+        fix = _("serve the cache: {folder}", folder=folder.parents[2])
+        raise _UsageError(_("cannot serve {folder}", folder=folder), why=why, fix=fix)
     return folder
 
 
 def _listen_address(text: str) -> tuple[str, int]:
     match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^\[\]:]+):([0-9]{1,5})", text, re.ASCII)
     if match is None or int(match[2]) > 65535:
-        raise _UsageError(f"--listen {text!r}", why="it is not of the form HOST:PORT", fix="e.g. 127.0.0.1:8090")
+        why = _("it is not of the form {form}", form="HOST:PORT")
+        raise _UsageError(f"--listen {text!r}", why=why, fix=_("e.g. {example}", example="127.0.0.1:8090"))
     return match[1].strip("[]"), int(match[2])
 
 
@@ -233,5 +250,6 @@ def _bytes_per_s(text: str) -> int:
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,3})?)([kMG]?)", text, re.ASCII)
     rate = int(float(match[1]) * _UNITS[match[2]]) if match else 0
     if rate < 1:
-        raise _UsageError(f"--rate-limit {text!r}", why="it is no number of bytes per second", fix="e.g. 5M")
+        why = _("it is no number of bytes per second")
+        raise _UsageError(f"--rate-limit {text!r}", why=why, fix=_("e.g. {example}", example="5M"))
     return rate

@@ -11,6 +11,8 @@ import socket
 from contextlib import suppress
 from pathlib import Path
 
+from qwen_api.language import N_
+
 SOCKET_MODE = 0o660  # by group; see the units
 SOCKET_PATH_BYTES_MAX = 107  # sun_path holds 108 with the NUL, unix(7)
 BACKLOG = 128
@@ -64,7 +66,7 @@ def listen(path: Path) -> socket.socket:
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o755)
     if path.exists():
         if _answers(path):
-            raise AlreadyRunning(path, "it answers on the socket")
+            raise AlreadyRunning(path, N_("it answers on the socket"))
         path.unlink()
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     before = os.umask(0o777 & ~SOCKET_MODE)  # bind(2) makes the file with the umask: no moment with a wider mode
