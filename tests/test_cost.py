@@ -50,6 +50,7 @@ def test_a_download_by_sixteen_connections_fits_into_150_mb_and_rest_costs_nothi
     limits = "[disk]\nreserve_bytes = 0\n[network]\nmax_connections = 16\n"
     with Running(tmp_path, endpoint=hub.endpoint, models=[REPO], config=limits) as daemon:
         daemon.wait_complete(KEY, timeout=60)
+        hub.log.settle()
         more_bytes = hub.log.bytes_served() - sum(content.size for content in FILES.values())
         assert 0 <= more_bytes < MIB, "but for what was on its way when a lease was shared"
         assert peak_bytes(daemon.pid) <= RSS_BYTES_MAX
