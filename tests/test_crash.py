@@ -91,6 +91,7 @@ REFUSED = (
     (Point("rename", BLOB, 1), errno.EIO), (Point("rename", f"{MODEL}/refs/main", 1), errno.EROFS),
     (Point("fchmod", LOCK, 1), errno.EIO),
     (Point("preadv2", PART, 1), errno.EIO), (Point("close", PART, 1), errno.EIO),
+    (Point("pread64", "state/qwen-daemon/ledger.sqlite", 6), errno.EIO),
     (Point("unlink", "run/qwen-daemon/events.sock", 1), errno.EIO),
 )  # fmt: skip
 

@@ -99,14 +99,15 @@ class PrivateDaemon:
     def stop(self, tell: Callable[[], None] = lambda: None) -> None:
         """Ask it to record what it has and end; wait for that. A second signal kills it, which loses seconds' work.
 
-        `tell` is called before; whatever ends it early counts as that second signal when this is asked again.
+        `tell` is called before; a signal that ends it early counts as that second one when this is asked again.
         """
         child = self._child
         if child is None or child.poll() is not None:
             return
         if not self._is_stopping:
             self._is_stopping = True
-            tell()
+            with suppress(OSError):  # the terminal is gone
+                tell()
             child.send_signal(signal.SIGTERM)
             with suppress(KeyboardInterrupt, Ended, subprocess.TimeoutExpired):
                 child.wait(STOP_S)

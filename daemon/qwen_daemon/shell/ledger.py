@@ -29,7 +29,7 @@ from qwen_api.seals import Ready, Seal
 from qwen_api.undecodable import UNDECODABLE
 from qwen_daemon.core.spans import Span, keep_in_order, recorded_bytes
 from qwen_daemon.shell import durable
-from qwen_daemon.shell.ledger_file import connect, intact, is_damage, is_unsynced, row_check, set_aside, translate
+from qwen_daemon.shell.ledger_file import connect, intact, is_damage, may_pass, row_check, set_aside, translate
 
 FILE_NAME = "ledger.sqlite"
 log = structlog.get_logger(__name__)
@@ -282,7 +282,7 @@ class SqliteLedger:
         try:
             return work()
         except sqlite3.DatabaseError as error:
-            if not is_unsynced(error):
+            if not may_pass(error):
                 raise
             return work()
 

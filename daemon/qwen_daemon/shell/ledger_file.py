@@ -51,7 +51,7 @@ def connect(path: Path) -> sqlite3.Connection:
     try:
         return _connect(path)
     except sqlite3.DatabaseError as error:
-        if not is_unsynced(error):
+        if not may_pass(error):
             raise
         return _connect(path)
 
@@ -118,12 +118,14 @@ def is_damage(error: sqlite3.DatabaseError) -> bool:
     return _code(error) not in _OF_THE_SYSTEM
 
 
-def is_unsynced(error: sqlite3.DatabaseError) -> bool:
-    """True if only making it durable failed: a signal may have interrupted it (EINTR), and SQLite does not try again.
+def may_pass(error: sqlite3.DatabaseError) -> bool:
+    """True if it may be well at the second try, which SQLite does not make: nothing is set aside for less.
 
-    The transaction is rolled back. To do all of it again is safe also after worse: it writes the same pages anew.
+    A signal may have interrupted what makes it durable (EINTR), and a page that the disk did not give back once is
+    called damage, too. The transaction is rolled back; to do all of it again is safe: it writes the same pages anew.
     """
-    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
+    unsynced = (sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_IOERR_DIR_FSYNC)
+    return is_damage(error) or getattr(error, "sqlite_errorcode", 0) in unsynced
 
 
 def translate(error: sqlite3.DatabaseError) -> Trouble:
