@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import struct
+import threading
 from pathlib import Path
 
 import pytest
@@ -329,3 +330,26 @@ def test_a_local_dir_has_its_listing_in_its_own_bookkeeping(tmp_path: Path) -> N
     write(tmp_path / ".cache/huggingface/trees", {f"{COMMIT}.json": write_tree(listing(files))})
 
     assert listing(files) == listing_beside(tmp_path, REPO)
+
+
+def test_a_link_that_is_swapped_while_it_is_followed_raises_nothing(tmp_path: Path) -> None:
+    """os.path.realpath raises when a link is gone between its lstat and its readlink; a look never does."""
+    target = tmp_path / "target"
+    target.write_bytes(GOOD)
+    link = tmp_path / "model" / "x.safetensors"
+    link.parent.mkdir()
+    over = threading.Event()
+
+    def swap() -> None:
+        while not over.is_set():
+            link.symlink_to(target)
+            link.unlink()
+
+    swapper = threading.Thread(target=swap)
+    swapper.start()
+    try:
+        seen = {file.cause for _ in range(3000) for file in look(link.parent).files}
+    finally:
+        over.set()
+        swapper.join()
+    assert "dangling_link" in seen  # it did vanish while it was looked at

@@ -87,15 +87,15 @@ def test_an_event_repaints_its_rows_only(daemon: FakeDaemon) -> None:
     with monitor("--socket", str(daemon.control), "--ascii") as terminal:
         terminal.read_until(b"DOWNLOADING")
         terminal.read_until(b"Help")
-        daemon.say(download.progress(7_000_000_000))
-        terminal.read_until(b"7.0/")
-        drawn = len(terminal.output)
-        daemon.say(download.progress(8_000_000_000))
-        terminal.read_until(b"8.0/")
+        drawn = []
+        for tenths in range(70, 80):  # the first picture may be drawn twice, as late as the machine likes
+            daemon.say(download.progress(tenths * 100_000_000))
+            terminal.read_until(f"{tenths / 10}/".encode())
+            drawn.append(len(terminal.output))
         terminal.type(b"q")
         terminal.end()
-        later = terminal.output[drawn : terminal.output.rindex(LEAVE_SCREEN)]
-    assert b"Help" not in later
+        later = terminal.output[drawn[4] : drawn[-1]]
+    assert b"7.9/" in later and b"Help" not in later
     assert terminal.output.isascii()
 
 

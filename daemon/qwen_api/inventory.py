@@ -154,7 +154,7 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
 
 def _look_at(path: Path, name: str, roots: tuple[str, ...]) -> FoundFile:
     is_link = path.is_symlink()
-    outside = is_link and not os.path.realpath(path).startswith(roots)
+    outside = is_link and not _real(path).startswith(roots)
     try:
         found = path.stat()
     except OSError as error:
@@ -178,6 +178,13 @@ def _look_at(path: Path, name: str, roots: tuple[str, ...]) -> FoundFile:
         header=content.header,
         text=content.text,
     )
+
+
+def _real(link: Path) -> str:
+    try:
+        return os.path.realpath(link)
+    except OSError:  # swapped while it was followed: nobody can say where to
+        return ""
 
 
 def _content(path: Path, name: str, found: os.stat_result) -> Content:

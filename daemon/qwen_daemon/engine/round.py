@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -62,6 +63,8 @@ class Round:
         except MakeRoom:
             raise
         except Trouble as trouble:
+            if trouble.code == "E_DISK_IO":
+                await self._miss()
             return Outcome(
                 complete=False,
                 manifest=self.manifest,
@@ -69,6 +72,12 @@ class Round:
                 detail=trouble.detail,
                 needs_human=isinstance(trouble, AskHuman),
             )
+
+    async def _miss(self) -> None:
+        """What failed while the whole cache was being removed is no fault of the disk's: raises MakeRoom."""
+        if self.manifest is not None:
+            with suppress(TryAgain, AskHuman):
+                await self.world.listings.listed(self.manifest.repo, self.manifest.commit)
 
     async def _complete(self, manifest: Manifest) -> Outcome:
         """Look, work, and look again, until a look finds nothing to do: what was seen last decides."""

@@ -187,4 +187,9 @@ def translate(error: OSError) -> Trouble:
 
 def _told(name: object) -> object:
     """What is worked on inside a folder that is held open (beneath.Root) has a name for people as well."""
-    return os.path.realpath(name) if isinstance(name, str) and name.startswith("/proc/self/fd/") else name
+    if not (isinstance(name, str) and name.startswith("/proc/self/fd/")):
+        return name
+    try:
+        return os.path.realpath(name)
+    except OSError:  # it vanished while it was followed
+        return name

@@ -16,13 +16,19 @@ from qwen_api.seals import Seal, take_seal
 
 
 def real_inside(cache: Path, repo: str, path: Path) -> Path | None:
-    """Where `path` (a file of `repo`, or of the shared store if "") really is; None if that is not in the cache."""
+    """Where `path` (a file of `repo`, or of the shared store if "") really is; None if that is not in the cache.
+
+    None too if a link on the way vanishes while it is followed: os.path.realpath raises then.
+    """
     roots = [cache]
     if repo:
         folder = places.repo_dir(cache, repo)
         roots += [folder, folder / "blobs"]
-    real = Path(os.path.realpath(path))
-    return real if any(real.is_relative_to(os.path.realpath(root)) for root in roots) else None
+    try:
+        real = Path(os.path.realpath(path))
+        return real if any(real.is_relative_to(os.path.realpath(root)) for root in roots) else None
+    except OSError:
+        return None
 
 
 def seal_inside(cache: Path, repo: str, path: Path) -> Seal | None:
@@ -37,7 +43,10 @@ def plain_inside(cache: Path, repo: str, path: Path) -> bool:
 
 def is_straight(path: Path) -> bool:
     """True if no part of the path is a link."""
-    return os.path.realpath(path) == str(path)
+    try:
+        return os.path.realpath(path) == str(path)
+    except OSError:  # swapped while it was followed
+        return False
 
 
 def plain_seal(path: Path) -> Seal | None:

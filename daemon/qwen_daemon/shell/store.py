@@ -308,7 +308,10 @@ def _leads_to(named: Path, blob: Path, seal: Seal) -> bool:
         return False  # no link, or nothing
     if text == os.path.relpath(blob, named.parent) and seal_of(named) == seal:
         return True  # what we and huggingface_hub write
-    return os.path.realpath(named) == os.path.realpath(blob)
+    try:
+        return os.path.realpath(named) == os.path.realpath(blob)
+    except OSError:
+        return False  # swapped while it was followed
 
 
 def _named_in(folder: Path) -> set[str]:
