@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import struct
 import threading
 from pathlib import Path
@@ -353,3 +354,17 @@ def test_a_link_that_is_swapped_while_it_is_followed_raises_nothing(tmp_path: Pa
         over.set()
         swapper.join()
     assert "dangling_link" in seen  # it did vanish while it was looked at
+
+
+def test_who_cannot_open_a_folder_says_so_and_calls_no_file_missing(tmp_path: Path) -> None:
+    """Out of descriptors: a report of an empty folder would be taken for a model that no loader can use."""
+    write(tmp_path, qwen())
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    lowest = os.open(tmp_path, os.O_RDONLY)
+    os.close(lowest)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (lowest, before[1]))
+    try:
+        with pytest.raises(OSError, match="Too many open files"):
+            look(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)

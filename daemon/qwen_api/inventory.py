@@ -6,6 +6,7 @@ should be there: that is the listing's (`manifest`) and the structure's (`struct
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -37,6 +38,7 @@ __all__ = [
 FILES_MAX = 100_000  # as many as a listing may have; a folder with more is not a model's
 DEPTH_MAX = 32
 BLOCK_BYTES = 512  # the unit of st_blocks, stat(2)
+_OURS = frozenset({errno.EMFILE, errno.ENFILE, errno.ENOMEM})  # of who looks, not of what is looked at
 
 _SKIPPED_FOLDERS = frozenset({".cache/huggingface", ".git", "__pycache__"})
 _PART = re.compile(r"\.incomplete$|^\.qwen-.*\.part$")
@@ -85,10 +87,11 @@ class Inventory(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def look(folder: Path) -> Inventory:
-    """Look at a snapshot folder or a plain folder; one that is not there gives `exists=False`. Raises no OSError.
+    """Look at a snapshot folder or a plain folder; one that is not there gives `exists=False`.
 
     Left out: `.cache/huggingface`, `.git` and unfinished downloads, which are in `parts` (with those of the cache's
-    `blobs/` when the folder is a snapshot).
+    `blobs/` when the folder is a snapshot). Raises OSError only for what says nothing of the folder: EMFILE, ENFILE,
+    ENOMEM.
     """
     if not folder.is_dir():
         return Inventory(folder=str(folder), exists=False)
@@ -141,7 +144,9 @@ def _entries(here: Path, entered: set[tuple[int, int]]) -> list[os.DirEntry[str]
         entered.add((found.st_dev, found.st_ino))
         with os.scandir(here) as entries:
             return sorted(entries, key=lambda e: e.name)
-    except OSError:  # vanished or not ours to read: its files count as absent
+    except OSError as error:  # vanished or not ours to read: its files count as absent
+        if error.errno in _OURS:
+            raise
         return []
 
 
@@ -193,6 +198,8 @@ def _content(path: Path, name: str, found: os.stat_result) -> Content:
     try:
         return look_into(path, name, found.st_size, keep_text=_is_kept(name))
     except OSError as error:
+        if error.errno in _OURS:
+            raise
         return Content(cause="unreadable", detail=error.strerror or str(error))
 
 

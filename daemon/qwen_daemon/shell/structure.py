@@ -6,7 +6,6 @@ that does not exist, is broken on the Hub itself. qwen_api.report does the judgi
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import suppress
 
 from qwen_api.causes import CAUSES
@@ -15,6 +14,7 @@ from qwen_api.manifest import BadManifest, Manifest, read_tree
 from qwen_api.models import ModelRef
 from qwen_api.report import make_report
 from qwen_daemon.ports import Listings, Structure
+from qwen_daemon.shell.durable import in_thread
 
 
 class SnapshotStructure:
@@ -24,9 +24,9 @@ class SnapshotStructure:
         self._listings = listings
 
     async def __call__(self, ref: ModelRef, manifest: Manifest) -> Structure:
-        """Look at the commit's snapshot. Files that the patterns leave out are nobody's problem."""
+        """Look at the commit's snapshot. Files that the patterns leave out are nobody's problem. Raises Troubles."""
         raw = await self._listings.listed(manifest.repo, manifest.commit)
-        return await asyncio.to_thread(self._look, ref, manifest, raw or b"")
+        return await in_thread(self._look, ref, manifest, raw or b"")
 
     def _look(self, ref: ModelRef, manifest: Manifest, raw: bytes) -> Structure:
         whole = manifest
