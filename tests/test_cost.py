@@ -52,7 +52,7 @@ def test_a_download_by_sixteen_connections_fits_into_150_mb_and_rest_costs_nothi
         daemon.wait_complete(KEY, timeout=60)
         hub.log.settle()
         more_bytes = hub.log.bytes_served() - sum(content.size for content in FILES.values())
-        assert 0 <= more_bytes < MIB, "but for what was on its way when a lease was shared"
+        assert 0 <= more_bytes < 4 * MIB, "but for what was on its way when a lease was shared: a socket's buffers"
         assert peak_bytes(daemon.pid) <= RSS_BYTES_MAX
         before_s = cpu_s(daemon.pid)
         time.sleep(IDLE_S)  # the time over which its share is counted: nothing is awaited

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from qwen_api.language import N_, _, in_english
 from qwen_api.models import BadModelName, parse_model
 from qwen_api.rates import BadRate, parse_rate_bps
+from qwen_api.streams import open_streams
 from qwen_daemon.complaints import (
     EXIT_CONFIG,
     EXIT_ERROR,
@@ -65,6 +66,7 @@ T = TypeVar("T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
+    open_streams()
     arguments = list(sys.argv[1:] if argv is None else argv)
     speak_to(arguments, os.environ)
     if arguments[:1] == ["mirror"]:

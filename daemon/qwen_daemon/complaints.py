@@ -78,8 +78,8 @@ def speak_to(argv: Sequence[str], env: Mapping[str, str]) -> None:
     people wherever it goes, and `--lang` is an order.
     """
     is_asked = any(word in ("-h", "--help", "--lang") or word.startswith("--lang=") for word in argv)
-    is_read = is_asked or (sys.stderr is not None and sys.stderr.isatty())
-    speak(choose(argv, env, sys.stdout.encoding if sys.stdout is not None else None) if is_read else "en")
+    is_read = is_asked or sys.stderr.isatty()
+    speak(choose(argv, env, sys.stdout.encoding) if is_read else "en")
 
 
 def add_language(parser: argparse.ArgumentParser) -> None:

@@ -15,8 +15,10 @@ from pathlib import Path
 
 from qwen_api.language import _, in_english
 from qwen_api.models import BadModelName, parse_model
+from qwen_api.streams import settle
 from qwen_daemon.complaints import (
     EXIT_CONFIG,
+    EXIT_ERROR,
     EXIT_OK,
     EXIT_USAGE,
     FIX_CONFIG,
@@ -83,7 +85,7 @@ def _answered(
     from qwen_daemon.core.errors import Trouble
 
     try:
-        sys.stdout.write(ask(options, env).decode() + "\n")
+        text = ask(options, env).decode() + "\n"
     except BadModelName as error:
         fix = _("see: {command}", command="qwen-daemon listing --help")
         return complain("E_USAGE", _("no such model name"), str(error), fix, EXIT_USAGE)
@@ -91,6 +93,15 @@ def _answered(
         return complain("E_CONFIG", _("the configuration cannot be used"), str(error), _(FIX_CONFIG), EXIT_CONFIG)
     except Trouble as error:
         return complain_of(error.code, _("the Hub gave no listing of {model}", model=options.model), error.detail)
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        settle()
+    except OSError as error:
+        settle()
+        fix = _("check that path, its owner and its permissions")
+        return complain("E_IO", _("the command cannot go on"), str(error), fix, EXIT_ERROR)
     return EXIT_OK
 
 

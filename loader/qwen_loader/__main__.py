@@ -22,6 +22,7 @@ import msgspec
 from qwen_api.commands import LoaderReport
 from qwen_api.language import N_, _, choose, speak
 from qwen_api.snapshots import snapshot_parts
+from qwen_api.streams import open_streams
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
 from qwen_loader.arrival import Later, Ordered, report_of, text_of
@@ -42,6 +43,7 @@ _IGNORED_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)  # and what is ignored sta
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code, or never where it becomes COMMAND."""
+    open_streams()
     given = sys.argv[1:] if argv is None else argv
     speak(choose(given, os.environ, sys.stdout.encoding))
     try:

@@ -25,6 +25,7 @@ from typing import NoReturn
 from qwen_api.client import Client, DaemonRefused, DaemonUnreachable, Follower, find_socket
 from qwen_api.language import LANGUAGES, N_, _, choose, speak
 from qwen_api.models import BadModelName, ModelRef, parse_model
+from qwen_api.streams import open_streams, settle
 from qwen_monitor import exits
 from qwen_monitor.console import Console
 from qwen_monitor.display import Glyphs, choose_glyphs
@@ -65,6 +66,7 @@ class Signalled(BaseException):
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    open_streams()
     words = sys.argv[1:] if argv is None else list(argv)
     speak(choose(words, os.environ, sys.stdout.encoding))
     arguments = _parser().parse_args(words)
@@ -78,14 +80,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     glyphs = choose_glyphs(os.environ, sys.stdout.encoding, arguments.ascii)
     find = partial(find_socket, os.environ, arguments.socket)
     try:
-        return _chosen(arguments, find, wanted, glyphs)
+        code = _chosen(arguments, find, wanted, glyphs)
+        sys.stdout.flush()
+        return code
     except Signalled as ended:
         return ended.exit_code
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         return 0
+    except OSError as error:
+        fix = _("check that path, its owner and its permissions")
+        print(error_text("E_IO", _("the command cannot go on"), str(error), fix), file=sys.stderr)
+        return exits.OTHER
+    finally:
+        settle()
 
 
 def _chosen(arguments: argparse.Namespace, find: partial[Path], wanted: ModelRef | None, glyphs: Glyphs) -> int:

@@ -14,6 +14,7 @@ from types import FrameType
 from typing import TYPE_CHECKING, NoReturn
 
 from qwen_api.language import _, choose, speak
+from qwen_api.streams import open_streams, settle
 from qwen_monitor.control_arguments import UsageError, parse
 
 if TYPE_CHECKING:  # importing these costs more than all that --help needs
@@ -29,6 +30,7 @@ EXIT_USAGE, EXIT_INTERRUPTED = 2, 130
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command; returns the exit code."""
+    open_streams()
     words = sys.argv[1:] if argv is None else argv
     speak(choose(words, os.environ, sys.stdout.encoding))
     try:
@@ -41,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return EXIT_INTERRUPTED
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
         return 0
+    finally:
+        settle()
 
 
 def _usage(error: UsageError, *, as_json: bool) -> int:
@@ -71,7 +74,9 @@ def _run(arguments: argparse.Namespace) -> int:
     )
     _hear_signals()
     try:
-        return _command(arguments, console)
+        code = _command(arguments, console)
+        sys.stdout.flush()
+        return code
     except Refusal as error:
         refusal = _with_nearest(error, arguments, console)
     except DaemonRefused as error:
