@@ -25,9 +25,17 @@ from qwen_daemon.engine.disk import Disk
 from qwen_daemon.ports import Batches, Clock, Ledger, Part, Seals, Store
 
 STUCK_S = 5.0  # a checkpoint on a slow disk takes a second or two
+FILE_S = 0.02  # for each file of a call that touches many: a seek and a half, or a question over a network
 LOOK_S = 1.0
 READING_LEDGER = "reading the ledger in the state directory"
 WRITING_LEDGER = "writing the ledger in the state directory"
+
+
+@dataclass(frozen=True)
+class _Call:
+    what: str
+    began_s: float
+    late_from_s: float
 
 
 @dataclass
@@ -38,7 +46,7 @@ class Patience:
     model: str
     publish: Callable[[e.Event], int]
     state: e.ModelState | None
-    _asked: dict[object, tuple[float, str]] = field(default_factory=dict)  # since when, in order, and what
+    _asked: dict[object, _Call] = field(default_factory=dict)  # in the order of their beginning
     _is_asked: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def tell(self) -> None:
@@ -48,15 +56,16 @@ class Patience:
             if told is None:
                 await self._is_asked.wait()
             await self.clock.sleep(LOOK_S)
-            waited_s, what = self._longest()
-            if waited_s < STUCK_S and told is not None:
+            now_s = self.clock.monotonic_s()
+            late = next((call for call in self._asked.values() if call.late_from_s <= now_s), None)
+            if late is None and told is not None:
                 if told == self.state:
                     self.publish(e.ModelStateChanged(model=self.model, state=told))
                 told = None
-            elif waited_s >= STUCK_S and self.state not in (None, told):
+            elif late is not None and self.state not in (None, told):
                 told = self.state
-                since = self.clock.utc(-waited_s)[11:19]
-                detail = f"{what} has not come back since {since} UTC"
+                since = self.clock.utc(late.began_s - now_s)[11:19]
+                detail = f"{late.what} has not come back since {since} UTC"
                 self.publish(e.ModelStateChanged(model=self.model, state=told, code="E_DISK_STUCK", detail=detail))
 
     def says(self, event: e.Event) -> int:
@@ -67,17 +76,14 @@ class Patience:
 
     def is_tried(self) -> bool:
         """True if it is the disk that is waited for, and not the line."""
-        return self._longest()[0] >= LOOK_S
-
-    def _longest(self) -> tuple[float, str]:
-        since_s, what = next(iter(self._asked.values()), (self.clock.monotonic_s(), ""))
-        return self.clock.monotonic_s() - since_s, what
+        oldest = next(iter(self._asked.values()), None)
+        return oldest is not None and self.clock.monotonic_s() - oldest.began_s >= LOOK_S
 
     @contextmanager
-    def asking(self, what: str) -> Iterator[None]:
-        """The disk is asked for this inside the context."""
-        call = object()
-        self._asked[call] = (self.clock.monotonic_s(), what)
+    def asking(self, what: str, files: int = 1) -> Iterator[None]:
+        """The disk is asked for this, which touches so many files, inside the context."""
+        call, now_s = object(), self.clock.monotonic_s()
+        self._asked[call] = _Call(what, now_s, now_s + STUCK_S + FILE_S * (files - 1))
         self._is_asked.set()
         try:
             yield
@@ -131,7 +137,7 @@ class _Store:
         self._store, self._patience = store, patience
 
     async def find(self, manifest: Manifest) -> dict[str, Found]:
-        with self._patience.asking("looking at the files"):
+        with self._patience.asking("looking at the files", len(manifest.files)):
             return await self._store.find(manifest)
 
     async def begin(self, manifest: Manifest, ref: ModelRef) -> None:
@@ -147,7 +153,7 @@ class _Store:
             return await self._store.publish(manifest, file, part)
 
     async def finish(self, manifest: Manifest, ref: ModelRef) -> Path:
-        with self._patience.asking("writing the branch"):
+        with self._patience.asking("writing the branch", len(manifest.files)):
             return await self._store.finish(manifest, ref)
 
 
@@ -160,7 +166,7 @@ class _Batches:
     async def publish_all(
         self, manifest: Manifest, contents: Sequence[tuple[WantedFile, bytes]]
     ) -> Sequence[Seal | Trouble]:
-        with self._patience.asking(f"publishing {contents[0][0].path}"):
+        with self._patience.asking(f"publishing {contents[0][0].path}", len(contents)):
             return await self._batches.publish_all(manifest, contents)
 
 
