@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import threading
+import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -68,6 +69,14 @@ class Machine:
         """Properties of a unit."""
         lines = self.run("systemctl", "show", unit, *(f"--property={name}" for name in names)).splitlines()
         return dict(line.split("=", 1) for line in lines)
+
+    def settled(self, unit: str, *names: str) -> dict[str, str]:
+        """The same, once systemd is not starting or stopping it any more."""
+        deadline = time.monotonic() + COMMAND_S
+        while self.show(unit, "ActiveState")["ActiveState"] in ("activating", "deactivating", "reloading"):
+            assert time.monotonic() < deadline, f"{unit} does not settle:\n{self.journal(unit)}"
+            time.sleep(0.1)
+        return self.show(unit, *names)
 
     def journal(self, unit: str) -> str:
         """All the unit has said since the boot."""

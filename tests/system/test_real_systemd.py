@@ -185,7 +185,7 @@ def test_an_unusable_configuration_ends_the_tries_although_a_client_waits(machin
     machine.run("systemctl", "start", *SOCKETS)
     done = machine.attempt(PYTHON, "-c", ASK + "c.version()", EVENTS, user="reader")
     assert done.returncode == 1
-    shown = machine.show(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
+    shown = machine.settled(SERVICE, "ActiveState", "ExecMainStatus", "NRestarts")
     assert shown == {"ActiveState": "failed", "ExecMainStatus": "78", "NRestarts": "0"}
     assert machine.journal(SERVICE).count("error[E_CONFIG]") <= 20
     assert machine.show(SOCKETS[1], "Result") == {"Result": "trigger-limit-hit"}
