@@ -316,6 +316,7 @@ def kill_in_a_folder(seed: int) -> int:
         return kill_at_random(Path(folder) / "job", seed)
 
 
+@pytest.mark.timeout(600)  # two hundred starts of Python: three quarters of a minute where nothing else runs
 @pytest.mark.fault("K1", "K10")
 def test_killed_at_random_moments_it_finishes(tmp_path: Path) -> None:
     """Two hundred times: some jobs, each again and again."""

@@ -339,8 +339,8 @@ async def _site(
     serve = runner.server
     assert serve is not None
     loop = asyncio.get_running_loop()
-    # aiohttp's own sites have no door. asyncio's `backlog` is the kernel's queue and as many are accepted in one go, which
-    # keeps the loop from everybody else: the queue gets its length again (listen(2) may be called twice).
+    # aiohttp's own sites have no door. asyncio's `backlog` is the kernel's queue and as many are accepted in one go,
+    # which keeps the loop from everybody else: the queue gets its length again (listen(2) may be called twice).
     server = await loop.create_unix_server(entrance.before(serve), sock=listener, backlog=ACCEPTED_AT_ONCE)
     listener.listen(instance.BACKLOG)
     stack.callback(server.close)
