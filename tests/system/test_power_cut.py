@@ -12,6 +12,7 @@ import random
 import struct
 import subprocess
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,7 +21,7 @@ import pytest
 from qwen_api import events as e
 from tests import long_run
 from tests.fakes.hub import SimHub, ThreadedSimHub
-from tests.running import Running
+from tests.running import WAIT_S, Running
 from tests.syscalls import FILES, MIB, REPO, SIM, WEIGHTS, Job
 
 pytestmark = pytest.mark.system
@@ -47,7 +48,12 @@ class Volume:
         subprocess.run(["mount", "-o", "loop", self._image, self.path], check=True)
 
     def unmount(self) -> None:
+        """Gone for good: while another mount namespace has it, the next mount would be of the one without power."""
         subprocess.run(["umount", self.path], check=True)
+        deadline = time.monotonic() + WAIT_S
+        while used := subprocess.run(["losetup", "-j", self._image], check=True, capture_output=True).stdout:
+            assert time.monotonic() < deadline, f"who made a mount namespace meanwhile? {used!r}"
+            time.sleep(0.05)
 
     def cut_power(self) -> None:
         """What was not synced is gone; who writes now gets errors."""
