@@ -13,6 +13,7 @@ from qwen_api.status import FileStatus, ModelStatus, Status
 from qwen_loader import gate, words
 from qwen_loader.foreign_code import index_names_code, is_code, is_pickle, read_pickles
 from qwen_loader.gate import Candidate, Disk, Policy, Proof, Waiting, admit, find_candidate
+from qwen_loader.strays import read_strays
 
 REF = ModelRef(repo="org/name")
 COMMIT = "c" * 40
@@ -268,3 +269,36 @@ def test_plain_data_is_neither_code_nor_pickle(path: str) -> None:
 def test_nothing_printed_can_steer_a_terminal(text: str) -> None:
     """Names and details come from the network."""
     assert words.printable(text).isprintable()
+
+
+PIPELINE = ("model_index.json", "te/config.json", "te/model-1-of-2.safetensors", "vae/w.fp16.safetensors")
+
+
+@pytest.mark.fault("X6")
+@pytest.mark.parametrize(
+    ("files", "stray", "is_read"),
+    [
+        (PIPELINE, "te/model.safetensors", True),
+        (PIPELINE, "te/adapter_config.json", True),
+        (PIPELINE, "te/additional_chat_templates/tool.jinja", True),
+        (PIPELINE, "te/merges.txt", True),
+        (PIPELINE, "te/notes.txt", False),
+        (PIPELINE, "te/.DS_Store", False),
+        (PIPELINE, "te/model.fp32.safetensors", False),
+        (PIPELINE, "my-lora.safetensors", False),
+        (PIPELINE, "pictures/settings.json", False),
+        (("config.json", "model-1-of-2.safetensors"), "model.safetensors", True),
+        (("config.json", "model-1-of-2.safetensors"), "requirements.txt", False),
+    ],
+)
+def test_what_a_load_would_read_has_to_be_the_models(files: tuple[str, ...], stray: str, is_read: bool) -> None:
+    """By where it lies and what it is called: a folder of the user's own may hold other things."""
+    assert read_strays(files, [stray]) == ((stray,) if is_read else ())
+
+
+def test_a_stray_that_would_be_read_is_refused_before_anything_is_hashed() -> None:
+    """It is named, and what to do; no hash can make it the model's."""
+    known = {**dict.fromkeys(FILES, Proof.UNPROVEN), "unet/x.json": Proof.STRAY}
+    verdict = admit(candidate("disk", "unet/x.json"), known, Policy())
+    assert isinstance(verdict, gate.Broken)
+    assert (verdict.code, verdict.findings) == ("E_STRAY", ("unet/x.json",))

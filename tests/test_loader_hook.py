@@ -18,13 +18,14 @@ import msgspec
 import pytest
 
 from qwen_api import events as e
+from qwen_api import places
 from qwen_api.client import Follower
 from qwen_api.commands import AddModel
 from qwen_loader import ModelUnavailable, ReadyModel, ReadyTimeout, Waiting, wait_ready, wait_ready_async
 from qwen_loader.wait import Wait
 from tests import canary
 from tests.fakes.daemon import FakeDaemon
-from tests.fakes.small_model import COMMIT, REPO, WEIGHTS, SmallModel
+from tests.fakes.small_model import COMMIT, CONTENTS, REPO, WEIGHTS, SmallModel
 
 SHOW = (sys.executable, "-c", "import os; print(*[os.environ.get(n) for n in os.environ['SHOW'].split()], sep='\\n')")
 
@@ -325,6 +326,34 @@ def test_a_file_slipped_into_the_snapshot_is_refused(place: Place) -> None:
         done = place.command("--json")
     assert json.loads(done.stdout)["error"]["missing"] == ["unet/weights.py"]
     assert done.returncode == 1
+
+
+@pytest.mark.fault("X6")
+@pytest.mark.parametrize("stray", ["unet/model.safetensors", "unet/adapter_config.json"])
+def test_weights_slipped_into_the_snapshot_are_refused(place: Place, stray: str) -> None:
+    """transformers takes them before the model's own, and every file of the listing is right all the same."""
+    place.model.write().write_ready(place.runtime)
+    (place.model.folder / stray).write_bytes(CONTENTS[WEIGHTS])
+    with place.daemon(*place.model.wanted_events(), *place.model.complete_events()):
+        done = place.command("--", "true")
+    assert done.returncode == 1
+    assert "error[E_STRAY]" in done.stderr and stray in done.stderr
+
+
+def test_what_the_listing_knows_is_hashed_though_nobody_asked_for_it(place: Place) -> None:
+    """`qwenctl add --exclude` and an `hf download` before it: right, it is the model's; wrong, it is not loaded."""
+    place.model.write()
+    others = {path: seal for path, seal in place.model.ready().seals.items() if path != "config.json"}
+    ready = msgspec.structs.replace(place.model.ready(), seals=others)
+    place.model.write_ready(place.state)
+    places.ready_file(place.state, place.model.ref.key).write_bytes(msgspec.json.encode(ready))
+    found, told = place.wait()
+    assert set(found.seals) == set(CONTENTS)
+    assert {w.phase for w in told} == {"hashing"}
+    damage(place.model.file("config.json"))
+    with pytest.raises(ReadyTimeout) as raised:
+        place.wait(timeout_s=0)
+    assert raised.value.missing == ("config.json",)
 
 
 # No daemon.

@@ -29,6 +29,10 @@ LOADER_ERRORS: dict[str, tuple[str, str]] = {
         N_("the weights are pickles, which can run code when loaded"),
         N_("take a repository with safetensors; --allow-pickle is for COMMAND"),
     ),
+    "E_STRAY": (
+        N_("files that nobody verified lie among the model's, and loading would read them"),
+        N_("take them out of the model's folder"),
+    ),
     "E_MODEL_FAILED": (
         N_("the daemon gave up on the model"),
         N_("see why with: qwenctl status MODEL; then: qwenctl retry MODEL"),

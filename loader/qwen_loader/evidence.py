@@ -25,6 +25,7 @@ from qwen_api.undecodable import UNDECODABLE
 from qwen_loader.faults import explain
 from qwen_loader.foreign_code import index_names_code, is_code, is_pickle
 from qwen_loader.gate import Candidate, Disk, Proof
+from qwen_loader.strays import read_strays
 
 SYSTEM_STATE_DIR = Path("/var/lib/qwen-daemon")
 
@@ -108,7 +109,10 @@ def last_change_ns(cache: Path, ref: ModelRef) -> int:
 
 
 def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) -> Examined:
-    """What the seals and the earlier hashes prove of the candidate's files, and what else lies among them."""
+    """What the seals and the earlier hashes prove of the candidate's files, and what else lies among them.
+
+    What would be read with them has to be proven like them, whoever put it there.
+    """
     folder = Path(candidate.path)
     here = look(folder)
     listing = listing_beside(folder, candidate.repo)
@@ -116,14 +120,17 @@ def examine(candidate: Candidate, readies: Iterable[Ready], memory: HashMemory) 
         listing = None
     listed = listing.by_path() if listing is not None else {}
     seals = _seals_of(candidate, readies)
+    known = set(candidate.files)
+    strays = tuple(file.path for file in here.files if file.path not in known)
+    also_read = read_strays(candidate.files, strays)
+    candidate = msgspec.structs.replace(candidate, files=(*candidate.files, *also_read))
     proofs = {path: _prove(folder / path, seals.get(path), listed.get(path), memory) for path in candidate.files}
+    proofs |= {path: Proof.STRAY for path in also_read if path not in listed}
     taken = {
         path: seals[path] if proof is Proof.SEALED else memory.seal(folder / path)
         for path, proof in proofs.items()
         if proof in (Proof.SEALED, Proof.HASHED)
     }
-    known = set(candidate.files)
-    strays = tuple(file.path for file in here.files if file.path not in known)
     if _names_code(here):
         candidate = msgspec.structs.replace(candidate, has_code=True)
     return Examined(candidate, proofs, {path: seal for path, seal in taken.items() if seal}, strays, listing)

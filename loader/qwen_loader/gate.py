@@ -33,6 +33,7 @@ class Proof(Enum):
     HASHED = "hashed"  # its hash was found right just now
     UNPROVEN = "unproven"  # here, and a hash can tell
     UNLISTED = "unlisted"  # here, and there is neither a seal nor a listing to compare it with
+    STRAY = "stray"  # here, of no listing, and a load would read it
     WRONG = "wrong"  # here, with another content
     MISSING = "missing"
     UNREADABLE = "unreadable"
@@ -200,6 +201,13 @@ def admit(candidate: Candidate, proofs: Mapping[str, Proof], policy: Policy, str
             why=f"you may not read {candidate.path}",
             fix="join the readers' group: sudo usermod -aG qwen $USER, then log in again",
             findings=by_proof[Proof.UNREADABLE],
+        )
+    if by_proof[Proof.STRAY]:
+        return Broken(
+            code="E_STRAY",
+            why=f"files that are not the model's lie among its own in {candidate.path}, and loading would read them",
+            fix="take them out of that folder",
+            findings=by_proof[Proof.STRAY],
         )
     damaged = by_proof[Proof.MISSING] + by_proof[Proof.WRONG]
     if candidate.source == "daemon" and candidate.files and by_proof[Proof.MISSING] == candidate.files:

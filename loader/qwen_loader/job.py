@@ -20,8 +20,8 @@ from qwen_loader.assembly import Wishes
 from qwen_loader.libraries import LoadFailed
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel
 
-# Refusals that no other way of fetching may get around. What is corrupt here lies where diffusers would take it from.
-_FINAL = ("E_HAS_CODE", "E_HAS_PICKLE", "E_CORRUPT")
+# Refusals that no other way of fetching may get around. What is wrong here lies where diffusers would take it from.
+_FINAL = ("E_HAS_CODE", "E_HAS_PICKLE", "E_CORRUPT", "E_STRAY")
 
 
 @dataclass(frozen=True, kw_only=True)
