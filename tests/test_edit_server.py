@@ -85,7 +85,7 @@ def server(
 def test_it_answers_while_it_loads_and_then_edits(
     server: tuple[subprocess.Popen[str], str], daemon: FakeDaemon, model: SmallModel
 ) -> None:
-    """503 with what is missing, 200 when a picture can be edited, and a picture; gone in order on SIGTERM."""
+    """503 with what is missing, 200 when a picture can be edited, a picture, 400 for none; gone in order on SIGTERM."""
     from PIL import Image
 
     process, url = server
@@ -101,6 +101,9 @@ def test_it_answers_while_it_loads_and_then_edits(
     assert status == 200
     with Image.open(io.BytesIO(body)) as edited:
         assert (edited.format, edited.size) == ("PNG", (64, 64))
+    for query, body, why in [("", b"GIF87", "cannot identify"), ("&steps=1", picture.getvalue(), "black")]:
+        status, told, _ = ask(f"{url}/edit?prompt=x{query}", body)
+        assert status == 400 and why in json.loads(told)["error"]
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=PATIENCE_S)
     assert process.returncode in ENDS

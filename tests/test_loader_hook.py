@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import resource
+import select
 import signal
 import socket
 import subprocess
@@ -22,6 +23,7 @@ from qwen_api import places
 from qwen_api.client import Follower
 from qwen_api.commands import AddModel
 from qwen_loader import ModelUnavailable, ReadyModel, ReadyTimeout, Waiting, wait_ready, wait_ready_async
+from qwen_loader.editing import read_picture
 from qwen_loader.wait import Wait
 from tests import canary
 from tests.fakes.daemon import FakeDaemon
@@ -506,11 +508,20 @@ def test_a_signal_that_was_ignored_stays_so(place: Place, number: signal.Signals
     assert before == after and int(before.split()[1], 16) >> (number - 1) & 1
 
 
-@pytest.mark.parametrize(("command", "expected"), [("no-such-command", 127), ("/", 126)])
+@pytest.mark.parametrize(("command", "expected"), [("no-such-command", 127), ("./none", 127), ("/", 126)])
 def test_a_command_that_cannot_run(place: Place, command: str, expected: int) -> None:
-    """The codes of a shell."""
-    place.model.write().write_ready(place.state)
-    assert place.command("--", command).returncode == expected
+    """The codes of a shell, and before anything is waited for."""
+    done = place.command("--", command)
+    assert done.returncode == expected
+    assert "waiting" not in done.stderr and "check" in done.stderr
+
+
+def test_a_full_disk_under_the_log_stops_no_wait(place: Place) -> None:
+    """It is full exactly when a model comes to it; what is only told is not told then."""
+    place.model.write()
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "qwen_loader", REPO, "--", "sh", "-c", "exit 7"]
+        assert subprocess.run(command, env=place.env, stderr=full, timeout=60).returncode == 7
 
 
 @pytest.mark.system
@@ -545,6 +556,35 @@ def test_command_is_pid_1_after_it(place: Place) -> None:
         assert outer.wait(60) == 7
 
 
+@pytest.mark.system
+@pytest.mark.skipif(os.geteuid() != 0, reason="a new PID namespace needs root")
+def test_as_pid_1_it_takes_the_dead_away(place: Place) -> None:
+    """An orphan of `docker exec` is its child while it waits; COMMAND finds no dead and the signal as it was."""
+    place.model.write().write_ready(place.runtime)
+    command = ["unshare", "--pid", "--kill-child", "--mount-proc", sys.executable, "-m", "qwen_loader", REPO, "--"]
+    look = f"cat /proc/[0-9]*/comm; {SHOW_IGNORED}"  # itself, and any dead
+    with (
+        place.daemon(*place.model.wanted_events()) as daemon,
+        subprocess.Popen(
+            [*command, "sh", "-c", look], env=place.env, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        ) as outer,
+    ):
+        read_until(outer, "waiting:")
+        (inner,) = Path(f"/proc/{outer.pid}/task/{outer.pid}/children").read_text().split()
+        enter = ["nsenter", "--target", inner, "--pid", "sh", "-c", "exec 3<&0; sh -c 'read end <&3' &"]
+        read_end, write_end = os.pipe()
+        subprocess.run(enter, stdin=read_end, stdout=subprocess.DEVNULL, check=True)
+        (orphan,) = Path(f"/proc/{inner}/task/{inner}/children").read_text().split()
+        end = os.pidfd_open(int(orphan))
+        for one in (read_end, write_end):
+            os.close(one)
+        select.select([end], [], [])
+        os.close(end)
+        daemon.say(*place.model.complete_events())
+        out, _ = outer.communicate(timeout=60)
+    assert out.split() == ["sh", "SigIgn:", "0" * 16]
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -577,6 +617,57 @@ def test_one_step_is_refused(place: Place) -> None:
     done = place.command("--edit", str(picture), "--prompt", "x", "--output", "out.png", "--steps", "1")
     assert done.returncode == 2
     assert "the picture is black" in done.stderr
+
+
+@pytest.mark.loader
+@pytest.mark.parametrize(
+    ("name", "more", "why"),
+    [
+        ("bad.png", ["--output", "out.png"], "cannot identify"),
+        ("cut.png", ["--output", "out.png"], "truncated"),
+        ("none.png", ["--output", "out.png"], "no such file"),
+        ("in.png", ["--output", "folder.png"], "is a folder"),
+        ("in.png", ["--output", "none/out.png"], "no such folder"),
+        ("in.png", ["--output", "out.txt"], "must end in"),
+        ("in.png", ["--output", "out.png", "--seed", str(1 << 64)], "64 bits"),
+    ],
+)
+def test_pictures_are_looked_at_before_waiting(place: Place, name: str, more: list[str], why: str) -> None:
+    """What cannot be read or written is found now, not when the model is loaded."""
+    from PIL import Image
+
+    home = Path(place.env["HOME"])
+    (home / "folder.png").mkdir()
+    Image.effect_noise((64, 64), 50).save(home / "in.png")
+    (home / "cut.png").write_bytes((home / "in.png").read_bytes()[:200])
+    (home / "bad.png").write_bytes(b"GIF87")
+    done = place.command("--edit", name, "--prompt", "x", *more)
+    assert done.returncode == 2
+    assert why in done.stderr and "waiting" not in done.stderr
+
+
+@pytest.mark.loader
+def test_a_picture_is_taken_as_it_was_seen(tmp_path: Path) -> None:
+    """Cameras only note how they were held."""
+    from PIL import Image
+
+    held = Image.Exif()
+    held[0x0112] = 6  # Orientation: turned to the right
+    Image.new("L", (40, 20)).save(tmp_path / "in.jpg", exif=held)
+    picture = read_picture(tmp_path / "in.jpg")
+    assert (picture.size, picture.mode) == ((20, 40), "RGB")
+
+
+def test_what_is_not_installed_is_said_before_waiting(place: Place) -> None:
+    """Here an old diffusers: nobody waits an hour for it; COMMAND may do with what it likes."""
+    about = Path(place.env["HOME"]) / "diffusers-0.35.2.dist-info" / "METADATA"
+    about.parent.mkdir()
+    about.write_text("Metadata-Version: 2.1\nName: diffusers\nVersion: 0.35.2\n")
+    done = place.command(PYTHONPATH=place.env["HOME"])
+    assert done.returncode == 1
+    assert "error[E_OLD_DIFFUSERS]" in done.stderr and "waiting" not in done.stderr
+    place.model.write()
+    assert place.command("--", "true", PYTHONPATH=place.env["HOME"]).returncode == 0
 
 
 def test_a_repository_that_is_no_pipeline_says_so_without_torch(place: Place) -> None:

@@ -57,3 +57,14 @@ def test_silence_is_broken_now_and_then() -> None:
     world.ticker.tell("waits", about="waits", fix="mend it")
     world.pass_s(UNCHANGED_EVERY_S * 2)
     assert [line for _, line in world.lines] == ["waits\n  fix: mend it"] * 3
+
+
+def test_what_is_over_is_said_to_its_end_and_not_again() -> None:
+    """A line about loading has no place between the steps of the edit."""
+    world = World()
+    world.ticker.tell("99 % hashes", about="hashes")
+    world.ticker.tell("100 % hashes", about="hashes")
+    world.ticker.end()
+    world.pass_s(UNCHANGED_EVERY_S * 2)
+    world.ticker.end()
+    assert [line for _, line in world.lines] == ["99 % hashes", "100 % hashes"]

@@ -79,16 +79,19 @@ class Server:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "in", Path(folder) / "out.png"
             source.write_bytes(await request.read())
-            async with self._one_at_a_time:
-                await asyncio.to_thread(
-                    edit,
-                    self._pipeline,
-                    source,
-                    asked["prompt"],
-                    target,
-                    steps=int(steps) if steps else None,
-                    size_px=int(size) if size else None,
-                )
+            try:
+                async with self._one_at_a_time:
+                    await asyncio.to_thread(
+                        edit,
+                        self._pipeline,
+                        source,
+                        asked.get("prompt", ""),
+                        target,
+                        steps=int(steps) if steps else None,
+                        size_px=int(size) if size else None,
+                    )
+            except ValueError as error:  # no picture, no number, too few steps
+                return web.json_response({"error": str(error)}, status=400)
             return web.Response(body=target.read_bytes(), content_type="image/png")
 
 

@@ -82,8 +82,11 @@ def make_app(model: str, device: str) -> FastAPI:
         with tempfile.TemporaryDirectory() as folder:
             source, target = Path(folder) / "in", Path(folder) / "out.png"
             source.write_bytes(await request.body())
-            async with held.one_at_a_time:
-                await asyncio.to_thread(edit, held.pipeline, source, prompt, target, steps=steps, size_px=size)
+            try:
+                async with held.one_at_a_time:
+                    await asyncio.to_thread(edit, held.pipeline, source, prompt, target, steps=steps, size_px=size)
+            except ValueError as error:  # no picture, too few steps
+                return JSONResponse({"error": str(error)}, status_code=400)
             return Response(target.read_bytes(), media_type="image/png")
 
     return app

@@ -7,12 +7,14 @@ attends to signals, prints and reports; `job` does the work in a thread of its o
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import threading
 import time
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import NoReturn
@@ -47,10 +49,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = sys.argv[1:] if argv is None else argv
     speak(choose(given, os.environ, sys.stdout.encoding))
     try:
+        return _run(given)
+    except KeyboardInterrupt:  # before anybody attended to signals: arguments and pictures are read first
+        return words.EXIT_SIGNAL + signal.SIGINT
+
+
+def _run(given: Sequence[str]) -> int:
+    try:
         asked = read_arguments(given)
     except UsageError as error:
         _print_error("E_USAGE", _("the command cannot be understood"), str(error), error.fix or "qwen-loader --help")
         return words.EXIT_USAGE
+    if asked.command and shutil.which(asked.command[0]) is None:
+        return _no_command(asked.command[0])
     with Presence(asked.name, asked.ref.key, socket=asked.socket) as presence:
         return _Attendant(asked, presence).attend()
 
@@ -73,6 +84,8 @@ class _Attendant:
     def attend(self) -> int:
         for number in self._heard:
             signal.signal(number, lambda received, _: self._inbox.put(signal.Signals(received)))
+        if self._asked.command and os.getpid() == 1:  # what dies in a container is its PID 1's to take away
+            signal.signal(signal.SIGCHLD, signal.SIG_IGN)
         self._report(LoaderReport(state="waiting"))
         self._thread.start()
         while True:
@@ -91,8 +104,10 @@ class _Attendant:
                     _print(text_of(step))
                     self._report(report_of(step))
                 case Loading() as loading:
+                    self._ticker.end()
                     self._begin(loading)
                 case InMemory() as in_memory:
+                    self._ticker.end()
                     self._say_ready(in_memory)
                 case Stepped() as stepped:
                     _print(_("editing: step {step} of {steps}", step=stepped.step, steps=stepped.steps))
@@ -131,7 +146,11 @@ class _Attendant:
     def _done(self, outcome: Outcome) -> int:
         if self._asked.command:
             return self._become(outcome.ready)
-        self._print_result(outcome)
+        try:
+            self._print_result(outcome)
+        except OSError as error:
+            _print_error("E_IO", _("the result cannot be written"), str(error), _("check the paths and the disk"))
+            return words.EXIT_OTHER
         if not self._asked.keep:
             return words.EXIT_OK
         _print(_("ready: holding the pipeline until a signal"))
@@ -169,7 +188,8 @@ class _Attendant:
             traceback.print_exception(error)
         if self._asked.json:
             problem = {"code": code, "why": why, "fix": fix, "missing": missing}
-            _print_json({"model": str(self._asked.ref), "state": "failed", "error": problem})
+            with suppress(OSError):
+                _print_json({"model": str(self._asked.ref), "state": "failed", "error": problem})
         if self._job.is_reading:
             _end_now(words.exit_code(code))
         return words.exit_code(code)
@@ -192,24 +212,14 @@ class _Attendant:
         received = self._signal_in_inbox()
         if received is not None:
             return words.EXIT_SIGNAL + received
-        for number in (*self._heard, *_IGNORED_BY_PYTHON):
+        for number in (*self._heard, *_IGNORED_BY_PYTHON, *([signal.SIGCHLD] if os.getpid() == 1 else [])):
             signal.signal(number, signal.SIG_DFL)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
         command = self._asked.command
         try:
             os.execvpe(command[0], command, environment)  # noqa: S606  # the user's own command, no shell
-        except FileNotFoundError:
-            _print_error(
-                "E_NO_COMMAND",
-                _("{command!r} cannot be run", command=command[0]),
-                _("no such command"),
-                _("check the part after '--'"),
-            )
-            return words.EXIT_NO_COMMAND
         except OSError as error:
-            what = _("{command!r} cannot be run", command=command[0])
-            _print_error("E_CANNOT_RUN", what, str(error), _("check its permissions"))
-            return words.EXIT_CANNOT_RUN
+            return _cannot_run(command[0], str(error))
 
     def _signal_in_inbox(self) -> signal.Signals | None:
         while True:
@@ -240,13 +250,11 @@ class _Attendant:
             )
             return
         unverified = " (unverified)" if ready.source == "hub" else ""
-        sys.stdout.write(f"{outcome.picture or ready.path or ready.repo}{unverified}\n")
-        sys.stdout.flush()
+        _print_out(f"{outcome.picture or ready.path or ready.repo}{unverified}")
 
 
 def _end_now(code: int) -> NoReturn:
     """Without waiting for what is inside torch and cannot be asked to stop."""
-    sys.stdout.flush()
     os._exit(code)
 
 
@@ -261,8 +269,26 @@ def command_environment(environment: dict[str, str], ready: ReadyModel, policy: 
     return {**environment, **cache, **code, "HF_HUB_OFFLINE": "1", "QWEN_MODEL_PATH": ready.path}
 
 
+def _no_command(name: str) -> int:
+    """The codes of a shell, before an hour has been waited for it."""
+    if os.path.exists(name) and "/" in name:  # noqa: PTH110  # "./x" and "x" are not the same command
+        return _cannot_run(name, _("it is no file that may be run"))
+    what = _("{command!r} cannot be run", command=name)
+    _print_error("E_NO_COMMAND", what, _("no such command"), _("check the part after '--'"))
+    return words.EXIT_NO_COMMAND
+
+
+def _cannot_run(name: str, why: str) -> int:
+    what = _("{command!r} cannot be run", command=name)
+    _print_error("E_CANNOT_RUN", what, why, _("check its permissions"))
+    return words.EXIT_CANNOT_RUN
+
+
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    """What is only told stops nothing: a log's disk is full exactly when a model comes to it."""
+    if sys.stderr is not None:
+        with suppress(OSError):
+            print(text, file=sys.stderr, flush=True)
 
 
 def _print_error(code: str, what: str, why: str, fix: str) -> None:
@@ -270,8 +296,19 @@ def _print_error(code: str, what: str, why: str, fix: str) -> None:
 
 
 def _print_json(value: dict[str, object]) -> None:
-    sys.stdout.write(msgspec.json.encode(value).decode() + "\n")
-    sys.stdout.flush()
+    _print_out(msgspec.json.encode(value).decode())
+
+
+def _print_out(text: str) -> None:
+    """Raises OSError, but not where nobody listens any more."""
+    if sys.stdout is None:
+        return
+    try:
+        print(text, flush=True)
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
+        if not isinstance(error, BrokenPipeError):
+            raise
 
 
 if __name__ == "__main__":

@@ -14,12 +14,11 @@ from qwen_api.durations import parse_duration_s
 from qwen_api.language import LANGUAGES, N_, _
 from qwen_api.models import BadModelName, ModelRef, parse_model
 from qwen_loader import words
-from qwen_loader.editing import STEPS_MIN
+from qwen_loader.editing import SEED_MAX, SEED_MIN, SIZE_MIN_PX, STEPS_MIN, BadPicture, read_picture
 from qwen_loader.gate import Policy
 from qwen_loader.libraries import Device, Dtype, version_of
 from qwen_loader.placement import AskedPlacement
 
-SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
 PATIENCE_S = 300.0  # containers start in any order: longer than a daemon takes to come
 PICTURE_ENDINGS = (".png", ".jpg", ".jpeg", ".webp")
 
@@ -263,13 +262,11 @@ def _read_edit(given: argparse.Namespace) -> Edit | None:
         )
     if given.size is not None and given.size < SIZE_MIN_PX:
         raise UsageError(_("--size {size}: at least {least} pixels are needed", size=given.size, least=SIZE_MIN_PX))
+    if not SEED_MIN <= given.seed <= SEED_MAX:
+        raise UsageError(_("--seed {seed}: a number of 64 bits is needed", seed=given.seed))
+    _check_output(given.output)
     for image in given.edit:
-        if not os.access(image, os.R_OK) or not image.is_file():
-            raise UsageError(_("{path} is not a picture that can be read", path=words.printable(str(image))))
-    if given.output.suffix.lower() not in PICTURE_ENDINGS or not given.output.parent.is_dir():
-        raise UsageError(
-            _("--output must end in {endings} and lie in a folder that exists", endings=", ".join(PICTURE_ENDINGS))
-        )
+        _check_picture(image)
     return Edit(
         images=tuple(given.edit),
         prompt=given.prompt,
@@ -278,3 +275,32 @@ def _read_edit(given: argparse.Namespace) -> Edit | None:
         size_px=given.size,
         seed=given.seed,
     )
+
+
+def _check_picture(path: Path) -> None:
+    """Nobody waits an hour to hear that it cannot be read."""
+    why = "" if path.is_file() else _("no such file")
+    try:
+        if not why:
+            read_picture(path)
+    except BadPicture as error:
+        why = str(error)
+    except ImportError:  # what loads a pipeline is missing too, and that is told with what mends it
+        pass
+    if why:
+        name = words.printable(str(path))
+        raise UsageError(_("{path} is not a picture that can be read: {why}", path=name, why=words.printable(why)))
+
+
+def _check_output(path: Path) -> None:
+    name = words.printable(str(path))
+    if path.suffix.lower() not in PICTURE_ENDINGS:
+        raise UsageError(
+            _("--output {path} must end in one of {endings}", path=name, endings=", ".join(PICTURE_ENDINGS))
+        )
+    if path.is_dir():
+        raise UsageError(_("--output {path} is a folder", path=name))
+    if not path.parent.is_dir():
+        raise UsageError(_("--output {path}: there is no such folder", path=name))
+    if not os.access(path.parent, os.W_OK | os.X_OK):
+        raise UsageError(_("--output {path}: nothing may be written to that folder", path=name))

@@ -7,20 +7,41 @@ from __future__ import annotations
 
 import inspect
 import os
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from qwen_loader.libraries import LoadFailed, translating, version_of
+from qwen_loader.libraries import LoadFailed, first_line, translating, version_of
 from qwen_loader.picture_areas import picture_areas
 
 OnStep = Callable[[int, int], None]
 """Called after each step with its number, from 1, and how many there are."""
 
+SIZE_MIN_PX = 32  # one patch of the transformer after the VAE's eightfold reduction
+SEED_MIN, SEED_MAX = -(1 << 63), (1 << 64) - 1  # what torch.Generator.manual_seed takes
 STEPS_MIN = 2  # with one step the scheduler's shift_terminal divides by zero: NaN sigmas, a black picture
 VAE_SIDE_MAX_PX, CONDITION_SIDE_MAX_PX = 1024, 384  # what QwenImageEditPlusPipeline resizes every input picture to
 CONDITION_SIDE_MIN_PX = 112  # four 28-pixel patches: the smallest picture that the text encoder's vision part takes
+
+
+class BadPicture(ValueError):
+    """The file is no picture that can be edited; the message says why."""
+
+
+def read_picture(path: Path) -> Any:
+    """The picture, upright (cameras only note how they were held) and in RGB. Raises BadPicture."""
+    from PIL import Image, ImageOps
+
+    try:
+        with warnings.catch_warnings():
+            # Pillow warns of 90 million pixels, which cameras have, and refuses twice as many.
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(path) as opened:
+                return ImageOps.exif_transpose(opened).convert("RGB")
+    except Exception as error:  # its readers have no exception in common
+        raise BadPicture(first_line(error)) from error
 
 
 def edit(
@@ -39,12 +60,16 @@ def edit(
 
     The output appears whole or not at all. A PNG names its prompt, steps, seed, versions and `about` (the model, say)
     in text chunks. With `on_step` the pipeline draws no bar of its own. Raises LoadFailed when the pipeline takes no
-    picture, ValueError for fewer than STEPS_MIN steps.
+    picture or fails, ValueError for what cannot be asked of any: too few steps or pixels, a seed out of range, and
+    BadPicture, which is one.
     """
     if steps is not None and steps < STEPS_MIN:
         raise ValueError(f"at least {STEPS_MIN} steps are needed: with one, the picture is black")
+    if size_px is not None and size_px < SIZE_MIN_PX:
+        raise ValueError(f"at least {SIZE_MIN_PX} pixels are needed")
+    if not SEED_MIN <= seed <= SEED_MAX:
+        raise ValueError(f"a seed is a number from {SEED_MIN} to {SEED_MAX}")
     import torch
-    from PIL import Image
 
     accepted = inspect.signature(pipeline.__call__).parameters
     if not {"image", "prompt"} <= set(accepted):
@@ -76,10 +101,7 @@ def edit(
     pipeline.set_progress_bar_config(
         disable=True if on_step is not None and "callback_on_step_end" in options else None
     )
-    pictures = []
-    for path in [images] if isinstance(images, Path) else images:
-        with Image.open(path) as opened:
-            pictures.append(opened.convert("RGB"))
+    pictures = [read_picture(path) for path in ([images] if isinstance(images, Path) else images)]
     picture = pictures[0] if len(pictures) == 1 else pictures
     with _areas(pipeline, size_px), torch.inference_mode(), translating(torch, "E_EDIT", "the edit failed"):
         edited = pipeline(image=picture, prompt=prompt, **options).images[0]

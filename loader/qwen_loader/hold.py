@@ -24,7 +24,7 @@ from qwen_api.models import parse_model
 from qwen_loader.arrival import Arrival, News, report_of
 from qwen_loader.assembly import Wishes
 from qwen_loader.gate import Policy
-from qwen_loader.libraries import Device, Dtype, LoadFailed
+from qwen_loader.libraries import Device, Dtype, LoadFailed, require_libraries
 from qwen_loader.memory import give_back
 from qwen_loader.pipeline import describe
 from qwen_loader.placement import AskedPlacement
@@ -137,6 +137,7 @@ class _Stay:
 
     def load(self) -> Any:
         try:
+            require_libraries()
             ready = self._arrival.wait()
             pipeline = self._arrival.load(ready)
         except WaitClosed:

@@ -17,7 +17,7 @@ from qwen_loader import arrival, editing, pipeline
 from qwen_loader.arguments import Asked
 from qwen_loader.arrival import Arrival
 from qwen_loader.assembly import Wishes
-from qwen_loader.libraries import LoadFailed
+from qwen_loader.libraries import LoadFailed, require_libraries
 from qwen_loader.ready import ModelUnavailable, NotReady, ReadyModel
 
 # Refusals that no other way of fetching may get around. What is wrong here lies where diffusers would take it from.
@@ -112,6 +112,8 @@ class Job:
     def _work(self) -> Outcome:
         asked, tell = self._asked, self._tell
         begun = time.monotonic()
+        if not asked.command:
+            require_libraries()  # nobody waits an hour to hear of it
         ready, fallback = self._wait()
         waited = time.monotonic()
         tell(Loading(ready=ready, fallback=fallback))

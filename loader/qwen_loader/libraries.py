@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import metadata
+from importlib.util import find_spec
 from typing import Any, Literal
 
 Device = Literal["auto", "cuda", "cpu"]
@@ -74,6 +75,13 @@ def _tell_what_was_imported_before(*, offline: bool) -> None:
         huggingface_hub.constants.HF_HUB_OFFLINE = True
     for module in (diffusers.utils.constants, diffusers.utils.dynamic_modules_utils):
         module.DIFFUSERS_DISABLE_REMOTE_CODE = True
+
+
+def require_libraries() -> None:
+    """Raise LoadFailed, importing nothing, if what loads a pipeline is not installed or is too old."""
+    if find_spec("torch") is None:
+        raise LoadFailed("E_NO_TORCH", "torch is not installed", _INSTALL)
+    _require_diffusers()
 
 
 def _require_diffusers() -> None:

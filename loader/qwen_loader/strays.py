@@ -1,4 +1,4 @@
-"""Which files that nobody vouches for a load would read all the same, because of where they lie and what they are called.
+"""Which files that nobody vouches for a load would read all the same, by where they lie and what they are called.
 
 transformers takes a `model.safetensors` before the shards beside it, an `adapter_config.json` or an `added_tokens.json`
 whoever put it there: a merge of one's own, or what an older revision left in a folder. Pure; what runs code is in

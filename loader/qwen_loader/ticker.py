@@ -30,6 +30,12 @@ class Ticker:
         self._line, self._about, self._fix = line, about, fix
         self.print_due()
 
+    def end(self) -> None:
+        """What was told is over: print it if it was not yet, and do not repeat it."""
+        if self._line not in ("", self._printed):
+            self._print()
+        self._line = ""
+
     def due_in_s(self) -> float | None:
         """When `print_due` should be called; None while there is nothing to print."""
         if not self._line:
@@ -41,8 +47,10 @@ class Ticker:
 
     def print_due(self) -> None:
         """Print the newest line if it is time."""
-        if self.due_in_s() != 0.0:
-            return
+        if self.due_in_s() == 0.0:
+            self._print()
+
+    def _print(self) -> None:
         is_moving = self._about == self._printed_about and self._line != self._printed
         self._write(self._line + (f"\n  {_('fix:')} {printable(self._fix)}" if self._fix and not is_moving else ""))
         self._printed, self._printed_about, self._printed_at_s = self._line, self._about, self._clock()
