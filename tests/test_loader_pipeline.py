@@ -16,6 +16,7 @@ import pytest
 
 from qwen_api import events as e
 from qwen_api import places
+from qwen_loader.editing import edit
 from qwen_loader.libraries import DIFFUSERS_MIN, LoadFailed, version_numbers, version_of
 from qwen_loader.pipeline import load_pipeline
 from qwen_loader.ready import ReadyModel
@@ -226,7 +227,7 @@ def test_dtype_and_placement_are_taken_from_the_command_line(model: SmallModel) 
 
 @loader
 def test_several_pictures_become_one(model: SmallModel, picture: Path, tmp_path: Path) -> None:
-    """As the Plus pipeline takes them; another seed or another second picture is another result."""
+    """As the Plus pipeline takes them; the picture says how many and which seed."""
     from PIL import Image
 
     output = tmp_path / "edited.png"
@@ -237,6 +238,43 @@ def test_several_pictures_become_one(model: SmallModel, picture: Path, tmp_path:
     assert process.returncode == 0, err
     with Image.open(output) as edited:
         assert (edited.info["images"], edited.info["seed"]) == ("2", "7")
+
+
+@loader
+def test_a_picture_that_cannot_be_kept_is_not_the_models_fault(
+    model: SmallModel, picture: Path, tmp_path: Path
+) -> None:
+    """The folder is gone when the picture is made: that is what is said, and nothing repeated between the steps."""
+    (tmp_path / "out").mkdir()
+    with start(model, *edit_options(picture, tmp_path / "out" / "edited.png")) as process:
+        assert process.stderr is not None and process.stdout is not None
+        assert any(line.startswith("loading: ") for line in process.stderr)
+        (tmp_path / "out").rmdir()
+        err = process.stderr.read()
+        assert (process.wait(60), process.stdout.read()) == (1, "")
+    assert "error[E_IO]: the picture was not made\n" in err
+    assert err[err.index("editing: step 1") :].count("loading: ") == 0
+
+
+@loader
+def test_the_same_seed_is_the_same_picture(tiny: Path, picture: Path, tmp_path: Path) -> None:
+    """Pixel by pixel; another seed, another prompt or a second picture is another result."""
+    from PIL import Image
+
+    ready = ReadyModel(repo=REPO, commit="", path=str(tiny), verified="sha256", source="disk")
+    pipeline = load_pipeline(ready, device="cpu", progress=lambda *step: None)
+
+    def made(images: Path | list[Path], prompt: str, seed: int) -> bytes:
+        steps: list[tuple[int, int]] = []
+        output = tmp_path / "out.png"
+        edit(pipeline, images, prompt, output, steps=2, size_px=64, seed=seed, on_step=lambda *s: steps.append(s))
+        assert steps == [(1, 2), (2, 2)]
+        with Image.open(output) as edited:
+            return edited.tobytes()
+
+    first = made(picture, PROMPT, 7)
+    assert made([picture], PROMPT, 7) == first
+    assert first not in (made(picture, PROMPT, 8), made([picture, picture], PROMPT, 7), made(picture, "x", 7))
 
 
 @loader

@@ -77,6 +77,7 @@ class _Attendant:
         self._job = Job(asked, self._inbox.put)
         self._thread = threading.Thread(target=self._job.run, name="job", daemon=True)
         self._components: tuple[str, ...] = ()
+        self._is_in_memory = False
         self._ticker = Ticker(_print, time.monotonic)
         # What nohup or a shell's `&` had ignored stays so, for the loader and for COMMAND after it.
         self._heard = [number for number in _SIGNALS if signal.getsignal(number) != signal.SIG_IGN]
@@ -140,6 +141,7 @@ class _Attendant:
             self._report(LoaderReport(state="loading", detail=detail))
 
     def _say_ready(self, loaded: InMemory) -> None:
+        self._is_in_memory = True
         detail = "unverified, from the Hub" if loaded.ready.source == "hub" else ""
         self._report(LoaderReport(state="ready", device=loaded.device, vram_bytes=loaded.vram_bytes, detail=detail))
 
@@ -183,7 +185,8 @@ class _Attendant:
         if missing and words.names_text(missing) not in why:
             why = f"{why}: {words.names_text(missing)}"
         why, fix = words.of_code(code, why, fix)
-        _print_error(code, _("{ref} is not ready", ref=self._asked.ref), why, fix)
+        words_of_it = N_("the picture was not made") if self._is_in_memory else N_("{ref} is not ready")
+        _print_error(code, _(words_of_it, ref=self._asked.ref), why, fix)
         if self._asked.debug:
             traceback.print_exception(error)
         if self._asked.json:
