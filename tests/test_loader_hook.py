@@ -27,7 +27,7 @@ from qwen_loader.editing import read_picture
 from qwen_loader.wait import Wait
 from tests import canary
 from tests.fakes.daemon import FakeDaemon
-from tests.fakes.small_model import COMMIT, CONTENTS, REPO, WEIGHTS, SmallModel
+from tests.fakes.small_model import COMMIT, CONTENTS, REPO, WEIGHTS, SmallModel, folder_as_model
 
 SHOW = (sys.executable, "-c", "import os; print(*[os.environ.get(n) for n in os.environ['SHOW'].split()], sep='\\n')")
 
@@ -524,6 +524,23 @@ def test_a_full_disk_under_the_log_stops_no_wait(place: Place) -> None:
         assert subprocess.run(command, env=place.env, stderr=full, timeout=60).returncode == 7
 
 
+@pytest.mark.parametrize(("sink", "expected", "said"), [("/dev/full", 1, "No space left"), ("|", 0, "")])
+@pytest.mark.loader
+def test_a_result_that_nobody_takes(tiny: Path, tmp_path: Path, sink: str, expected: int, said: str) -> None:
+    """Its path cannot be written: an error; whoever was to read it is gone: none. No traceback either way."""
+    folder_as_model(tmp_path / "hub", tiny).write()
+    env = {**Place(tmp_path).env, "HF_HUB_CACHE": str(tmp_path / "hub"), "OMP_NUM_THREADS": "2"}
+    command = [sys.executable, "-m", "qwen_loader", REPO, "--device", "cpu"]
+    reading, writing = (None, os.open(sink, os.O_WRONLY)) if sink != "|" else os.pipe()
+    if reading is not None:
+        os.close(reading)
+    done = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100)
+    os.close(writing)
+    assert done.returncode == expected, done.stderr
+    assert said in done.stderr and ("error[E_IO]" in done.stderr) == bool(said)
+    assert "Traceback" not in done.stderr and "Exception ignored" not in done.stderr
+
+
 @pytest.mark.system
 @pytest.mark.skipif(os.geteuid() != 0, reason="a new PID namespace needs root")
 def test_works_as_pid_1(place: Place) -> None:
@@ -592,6 +609,8 @@ def test_as_pid_1_it_takes_the_dead_away(place: Place) -> None:
         ["--steps", "4"],
         ["--edit", "none.png", "--prompt", "x", "--output", "o.png"],
         ["--timeout", "-1"],
+        ["--name", "two\nlines"],  # the daemon would not take it, and nobody would see the loader
+        ["--name", 65 * "x"],
         ["--revision", "../x"],
         ["--keep", "--", "true"],
         ["--device", "cuda", "--placement", "cpu"],

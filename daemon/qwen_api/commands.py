@@ -90,6 +90,14 @@ class RemoveModel(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fiel
     delete_files: bool = False
 
 
+LOADER_NAME_MAX = 64
+
+
+def is_loader_name(name: str) -> bool:
+    """What the daemon takes as a loader's name: at most 64 printable characters."""
+    return 0 < len(name) <= LOADER_NAME_MAX and name.isprintable()
+
+
 class LoaderReport(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """PUT /v1/loaders/{name}: a loader's own state.
 

@@ -24,7 +24,7 @@ import msgspec
 from qwen_api.commands import LoaderReport
 from qwen_api.language import N_, _, choose, speak
 from qwen_api.snapshots import snapshot_parts
-from qwen_api.streams import open_streams
+from qwen_api.streams import open_streams, settle
 from qwen_loader import words
 from qwen_loader.arguments import Asked, UsageError, read_arguments
 from qwen_loader.arrival import Later, Ordered, report_of, text_of
@@ -289,9 +289,8 @@ def _cannot_run(name: str, why: str) -> int:
 
 def _print(text: str) -> None:
     """What is only told stops nothing: a log's disk is full exactly when a model comes to it."""
-    if sys.stderr is not None:
-        with suppress(OSError):
-            print(text, file=sys.stderr, flush=True)
+    with suppress(OSError):
+        print(text, file=sys.stderr, flush=True)
 
 
 def _print_error(code: str, what: str, why: str, fix: str) -> None:
@@ -304,14 +303,13 @@ def _print_json(value: dict[str, object]) -> None:
 
 def _print_out(text: str) -> None:
     """Raises OSError, but not where nobody listens any more."""
-    if sys.stdout is None:
-        return
     try:
         print(text, flush=True)
-    except OSError as error:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the flush at exit complains again
-        if not isinstance(error, BrokenPipeError):
-            raise
+    except BrokenPipeError:
+        settle()
+    except OSError:
+        settle()
+        raise
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn, get_args
 
+from qwen_api.commands import LOADER_NAME_MAX, is_loader_name
 from qwen_api.durations import parse_duration_s
 from qwen_api.language import LANGUAGES, N_, _
 from qwen_api.models import BadModelName, ModelRef, parse_model
@@ -115,6 +116,8 @@ def read_arguments(argv: Sequence[str]) -> Asked:
     except BadModelName as error:
         near = shlex.join(["qwen-loader", *(error.near if word == given.model else word for word in argv)])
         raise UsageError(str(error), _("did you mean: {near}", near=near) if error.near else "") from error
+    if given.name and not is_loader_name(given.name):
+        raise UsageError(_("--name: at most {most} printable characters are needed", most=LOADER_NAME_MAX))
     return Asked(
         ref=ref,
         device=given.device,

@@ -29,7 +29,6 @@ from qwen_daemon.shell.visitors import Visitors
 
 BODY_BYTES_MAX = 64 << 10
 LOADERS_MAX = 64
-LOADER_NAME_MAX = 64
 
 
 class Holdings(NamedTuple):
@@ -131,7 +130,7 @@ class Api:
     async def _loader(self, request: web.Request) -> web.Response:
         name = request.match_info["name"]
         report = await read_body(request, commands.LoaderReport)
-        if len(name) > LOADER_NAME_MAX or not name.isprintable():
+        if not commands.is_loader_name(name):
             raise Refusal(400, "E_USAGE", N_("bad loader name"), "at most 64 printable characters", "use another name")
         known = self._bus.status.loaders
         if name not in known and sum(not item.is_over for item in known.values()) >= LOADERS_MAX:
