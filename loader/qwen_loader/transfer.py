@@ -11,6 +11,7 @@ On a device "cpu" the same way ends in ordinary memory: that is what tests measu
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +27,9 @@ PIECE_BYTES = 16 << 20  # a third of a millisecond on PCIe 5: far above what ask
 BUFFERS = 2  # of each reader: one is filled while the other is fetched
 TELL_EVERY_S = 1.0
 SMAPS = Path("/proc/self/smaps")
+# Between two reads a reader needs the interpreter some ten times, each time for microseconds, and whoever builds the
+# next component gives it away once in this long: at Python's 5 ms eight readers come to a third of what they can do.
+SWITCH_S = 0.0002
 _ALLOCATION_BYTES = 512  # torch's allocator rounds up to this
 
 
@@ -43,6 +47,8 @@ class Transfer:
         if self._device.type == "cuda" and self._device.index is None:  # each thread has its own current one
             self._device = torch.device("cuda:0")
         self._tell_every_s = tell_every_s
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._switch_s, SWITCH_S))
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane_early)
         for _ in range(readers):
@@ -57,6 +63,8 @@ class Transfer:
     def close(self) -> None:
         """Forget what was not begun and wait for what was: nothing is written to memory that is given back."""
         self._pool.shutdown(cancel_futures=True)
+        if self._switch_s > SWITCH_S:  # else it was not this one that changed it
+            sys.setswitchinterval(self._switch_s)
         if self._device.type == "cuda" and self._torch.cuda.is_initialized():
             self._torch.cuda.synchronize(self._device)
 
@@ -99,7 +107,8 @@ class Transfer:
         needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
         # PYTORCH_ALLOC_CONF=max_split_size_mb:N (-1 where it is not set): what is larger is never handed out in parts.
         if not 0 <= self._torch.cuda.memory_stats(self._device).get("max_split_size", -1) < needed:
-            self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
+            with suppress(self._torch.OutOfMemoryError):  # in parts it may fit in what torch has lying about
+                self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
 
     def _allocated(self) -> Any:
         """What a lane's stream waits for: this one may still work on what the targets' memory was before."""
