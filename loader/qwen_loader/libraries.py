@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from typing import Any, Literal
 
@@ -79,6 +80,7 @@ def _tell_what_was_imported_before(*, offline: bool) -> None:
         module.DIFFUSERS_DISABLE_REMOTE_CODE = True
 
 
+@cache
 def _require_diffusers() -> None:
     try:
         version = metadata.version("diffusers")
