@@ -5,17 +5,17 @@
 
 Needs this repository with the `loader` extra (or PYTHONPATH=daemon:monitor:loader:. and its dependencies), nothing from
 the network, and room for the model under --dir. Each contestant runs in a process of its own, after its imports and its
-CUDA context, with the files in the page cache ("warm") or out of it ("cold", by posix_fadvise): first those that the
-goals need, then the others. One whose library is missing, or that fails, is told as such and the next one goes on; one
-that is not done when --budget is spent is ended, and the rest is told as skipped. `--out` has all that is known after
-each run. `peak_ram_bytes` is by how much resident memory grew at most, pages of mapped files included: they count
-although the kernel takes them back as it likes. What each one is, is in `benchmarks.gpu_contestants`.
+CUDA context, with the files in the page cache ("warm") or out of it ("cold", by posix_fadvise; `cached_share` says what
+came of it): first those that the goals need, then the others. One whose library is missing, or that fails, is told as
+such and the next one goes on; none is given more than half of what is left of --budget, and what there is no time for
+is told as skipped. `--out` has all that is known after each run. `peak_ram_bytes` is by how much resident memory grew
+at most, pages of mapped files included: they count although the kernel takes them back as it likes. `peak_vram_bytes`
+is what torch had handed out at most. What each contestant is, is in `benchmarks.gpu_contestants`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
 import importlib.util
 import json
 import os
@@ -24,7 +24,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import blake2b
 from math import prod, sqrt
 from pathlib import Path
@@ -33,6 +32,8 @@ from typing import Any, get_args
 from benchmarks.gpu_contestants import NEEDS, WAYS, Facts, import_all
 from demo import tiny_pipeline
 from demo.tiny_models import SHAPES, Shape, SizeName
+from qwen_loader.libraries import version_of
+from qwen_loader.memory import give_back
 from qwen_loader.torchvision_cpu import define_missing_operators
 
 SEED = 2511
@@ -49,6 +50,10 @@ LARGE = Shape(
     head_dim=128,
     vae_base_dim=96,
 )
+LARGE_VRAM_BYTES = 27_000_000_000  # its weights, and what a context and a check of them take
+READ_BYTES = 16 << 20
+SAMPLE_EVERY_BYTES = 64 << 20
+LEFT_MIN_S = 20.0  # importing torch and diffusers takes as long as this on a slow disk
 # What the goals are judged by; whatever the budget leaves time for follows.
 FIRST = (
     ("copy-rate", "warm"),
@@ -69,11 +74,11 @@ VERSIONS = (
     "runai-model-streamer",
 )
 SPEEDUP, COPY_SHARE, OVERLAP = 2.0, 0.70, 1.2
-EXIT_NO_GPU = 69
+EXIT_NO_ROOM, EXIT_NO_GPU = 1, 69
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Build, measure, print JSON: 0; 69 where there is no GPU."""
+    """Build, measure, print JSON: 0; 69 where there is no GPU, 1 where the model does not fit on it."""
     options = _parser().parse_args(argv)
     if options.run:
         print(json.dumps(_run(options.run, options.dir, options.device)))
@@ -88,17 +93,22 @@ def main(argv: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return EXIT_NO_GPU
+    free_bytes = torch.cuda.mem_get_info(0)[0] if options.device == "cuda" else LARGE_VRAM_BYTES
+    if options.size == "large" and free_bytes < LARGE_VRAM_BYTES:
+        print(
+            "error[E_NO_ROOM]: nothing was measured\n"
+            f"  why: the model needs {LARGE_VRAM_BYTES / 1e9:.0f} GB of VRAM and {free_bytes / 1e9:.1f} GB are free\n"
+            "  fix: --size 2gb",
+            file=sys.stderr,
+        )
+        return EXIT_NO_ROOM
     begun_s = time.monotonic()
     folder = _build(options.dir, options.size, options.device)
     about = _about(folder, options.device, build_s=round(time.monotonic() - begun_s, 1))
     runs: list[Facts] = []
     document = ""
     for name, cache in _programme(options.only):
-        left_s = options.budget - (time.monotonic() - begun_s)
-        if left_s > 0:
-            runs.append(_contest(name, cache, folder, options.device, timeout_s=left_s))
-        else:
-            runs.append({"name": name, "cache": cache, "skipped": f"the {options.budget} s of --budget are spent"})
+        runs.append(_contest(name, cache, folder, options.device, until_s=begun_s + options.budget))
         print(json.dumps(runs[-1]), file=sys.stderr, flush=True)
         document = json.dumps({**about, "goals": goals(runs, int(str(about["weights_bytes"]))), "runs": runs}, indent=2)
         if options.out is not None:  # what a run that is cut short leaves
@@ -109,7 +119,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def goals(runs: Sequence[Facts], weights_bytes: int) -> list[Facts]:
     """What the numbers say of the goals; `met` is None where something was not measured."""
-    found = {(run["name"], run["cache"]): run for run in runs}
+    found = {(run["name"], run["cache"]): run for run in runs if run.get("on_device", True)}
 
     def number(name: str, fact: str, cache: str = "warm") -> float | None:
         value = found.get((name, cache), {}).get(fact)
@@ -152,7 +162,7 @@ def _about(folder: Path, device: str, *, build_s: float) -> Facts:
     import torch
 
     weights_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
-    installed = {name for name in VERSIONS if importlib.util.find_spec(name.replace("-", "_")) is not None}
+    installed = [name for name in VERSIONS if importlib.util.find_spec(name.replace("-", "_")) is not None]
     return {
         "device": torch.cuda.get_device_name() if device == "cuda" else f"{device} (a rehearsal: no numbers to go by)",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
@@ -162,7 +172,7 @@ def _about(folder: Path, device: str, *, build_s: float) -> Facts:
         "memory_bytes": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
         "cpus": len(os.sched_getaffinity(0)),
         "python": platform.python_version(),
-        "versions": {name: importlib.metadata.version(name) for name in sorted(installed)},
+        "versions": {name: version_of(name) for name in installed},
         "weights_bytes": weights_bytes,
         "build_s": build_s,
     }
@@ -184,6 +194,7 @@ def _build(root: Path, size: str, device: str) -> Path:
         shape = LARGE if size == "large" else SHAPES[_size_name(size)]
         tiny_pipeline.write(staged, shape, SEED, "hub", lambda line: print(line, file=sys.stderr, flush=True), make)
         staged.rename(folder)
+        give_back()
     return folder
 
 
@@ -200,22 +211,31 @@ def _tensor_on_gpu(name: str, shape: tuple[int, ...]) -> Any:
     return torch.empty(shape, dtype=torch.bfloat16, device="cuda").uniform_(-width, width, generator=dice).cpu()
 
 
-def _contest(name: str, cache: str, folder: Path, device: str, *, timeout_s: float) -> Facts:
+def _contest(name: str, cache: str, folder: Path, device: str, *, until_s: float, least_s: float = LEFT_MIN_S) -> Facts:
+    """One row. `until_s` is by time.monotonic(); with less than `least_s` until then it is not begun."""
     about: Facts = {"name": name, "cache": cache}
     if name in NEEDS and importlib.util.find_spec(NEEDS[name]) is None:
         return {**about, "skipped": "not installed"}
-    for path in folder.glob("*/*.safetensors"):
+    if until_s - time.monotonic() < least_s:
+        return {**about, "skipped": "--budget is spent"}
+    files = sorted(folder.glob("*/*.safetensors"))
+    for path in files:
         _evict(path) if cache == "cold" else _read(path)
+    about["cached_share"] = _cached_share(files)
+    timeout_s = max(least_s, (until_s - time.monotonic()) / 2)
     command = [sys.executable, "-m", "benchmarks.gpu_load", "--run", name, "--dir", str(folder), "--device", device]
     # fastsafetensors reads past the page cache by default, which is no answer to what a warm one is worth.
     env = os.environ | ({"FASTSAFETENSORS_ODIRECT": "0"} if cache == "warm" else {})
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False, env=env, timeout=timeout_s)
     except subprocess.TimeoutExpired:
-        return {**about, "failed": [f"timed out: it was not done when --budget was spent, after {timeout_s:.0f} s"]}
+        return {**about, "failed": [f"timed out: half of what was left of --budget, {timeout_s:.0f} s"]}
     if done.returncode:
-        return {**about, "failed": done.stderr.strip().splitlines()[-3:]}
-    result: Facts = json.loads(done.stdout.splitlines()[-1])
+        return {**about, "failed": [f"ended with {done.returncode}", *done.stderr.strip().splitlines()[-3:]]}
+    try:
+        result: Facts = json.loads(done.stdout.splitlines()[-1])
+    except (ValueError, IndexError):
+        return {**about, "failed": ["ended without its result", *done.stdout.splitlines()[-3:]]}
     return {**about, **result}
 
 
@@ -227,9 +247,26 @@ def _evict(path: Path) -> None:
 
 
 def _read(path: Path) -> None:
+    buffer = bytearray(READ_BYTES)
     with path.open("rb", buffering=0) as file:
-        while file.read(16 << 20):
+        while file.readinto(buffer):
             pass
+
+
+def _cached_share(files: Sequence[Path]) -> float | None:
+    """How much of the files is in the page cache, by samples that are read only if they are; None: it is not told."""
+    buffer, asked, found = bytearray(1), 0, 0
+    for path in files:
+        with path.open("rb", buffering=0) as file:
+            for offset in range(0, path.stat().st_size, SAMPLE_EVERY_BYTES):
+                asked += 1
+                try:
+                    found += os.preadv(file.fileno(), [buffer], offset, os.RWF_NOWAIT)
+                except BlockingIOError:
+                    pass
+                except OSError:
+                    return None
+    return round(found / asked, 3) if asked else None
 
 
 def _run(name: str, folder: Path, device: str) -> Facts:
@@ -240,27 +277,13 @@ def _run(name: str, folder: Path, device: str) -> Facts:
     import_all()
     if device == "cuda":
         torch.zeros(1, device="cuda")
-    with suppress(OSError):  # imports have a peak of their own; this forgets it (proc_pid_clear_refs(5))
-        Path("/proc/self/clear_refs").write_text("5")
-    base_bytes = _memory_bytes("VmRSS")
     facts = WAYS[name](folder, device)
     load_s = facts.get("load_s")
     size_bytes = sum(path.stat().st_size for path in folder.glob("*/*.safetensors"))
     rate = (
         {"bytes_per_s": int(size_bytes / load_s)} if isinstance(load_s, float) and facts["what"] != "component" else {}
     )
-    return {
-        **facts,
-        **rate,
-        "peak_ram_bytes": max(0, _memory_bytes("VmHWM") - base_bytes),
-        "peak_vram_bytes": torch.cuda.max_memory_allocated() if device == "cuda" else 0,
-    }
-
-
-def _memory_bytes(field: str) -> int:
-    """A field of /proc/self/status, whose kB are KiB. Not ru_maxrss: that is inherited from the parent over exec."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return {**facts, **rate}
 
 
 def _parser() -> argparse.ArgumentParser:

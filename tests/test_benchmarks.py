@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 import xml.etree.ElementTree as ET
 from pathlib import Path
 
@@ -203,9 +204,36 @@ def test_what_the_goals_need_is_measured_first() -> None:
 
 
 def test_a_contestant_that_is_not_done_in_time_is_ended(tmp_path: Path) -> None:
-    """Importing torch alone takes longer than this; its row says so."""
-    row = gpu_load._contest("to", "warm", tmp_path, "cpu", timeout_s=0.01)
+    """Importing torch alone takes longer than this; its row says so. What there is no time for is not begun."""
+    row = gpu_load._contest("to", "warm", tmp_path, "cpu", until_s=time.monotonic() + 0.05, least_s=0.0)
     assert (row["name"], str(row["failed"])[:12]) == ("to", "['timed out:")
+    row = gpu_load._contest("to", "warm", tmp_path, "cpu", until_s=time.monotonic() + gpu_load.LEFT_MIN_S / 2)
+    assert row == {"name": "to", "cache": "warm", "skipped": "--budget is spent"}
+
+
+def test_a_contestant_that_fails_says_so_and_the_next_goes_on(tmp_path: Path) -> None:
+    """Whatever it died of: an empty folder is no model, and a killed process leaves no result."""
+    row = gpu_load._contest("to", "warm", tmp_path, "cpu", until_s=time.monotonic() + 600)
+    assert str(row["failed"]).startswith("['ended with 1', ")
+
+
+def test_what_is_in_the_page_cache_is_seen(tmp_path: Path) -> None:
+    """A file that was just read is; one that was evicted is not, where the file system can tell."""
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(100_000))
+    gpu_load._read(path)
+    assert gpu_load._cached_share([path]) in (1.0, None)
+    gpu_load._evict(path)
+    assert gpu_load._cached_share([path]) in (0.0, None)
+
+
+def test_a_load_that_did_not_end_on_the_device_meets_no_goal() -> None:
+    """Components that take turns there have not been copied: their load is none to compare with."""
+    runs: list[dict[str, object]] = [
+        {"name": "qwen-loader", "cache": "warm", "load_s": 2.0, "on_device": False},
+        {"name": "to", "cache": "warm", "load_s": 5.0, "on_device": True},
+    ]
+    assert [goal["met"] for goal in gpu_load.goals(runs, 28_000_000_000)] == [None] * 4
 
 
 def test_a_goal_that_is_missed_is_told_so() -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from qwen_loader.memory import free_ram_bytes
+from qwen_loader.libraries import LoadFailed, translating
+from qwen_loader.memory import free_ram_bytes, read_machine
 from qwen_loader.placement import Machine, NoRoom, Plan, plan_placement
 from qwen_loader.stored import BadHeader, loaded_bytes, sum_by_component, weight_paths
 from tests.fakes.small_model import safetensors
@@ -120,6 +123,50 @@ def test_the_limit_of_a_container_counts(tmp_path: Path) -> None:
     (group / "memory.current").write_text("3000\n")
     (group / "memory.stat").write_text("anon 1000\nfile 2000\n")
     assert free_ram_bytes(meminfo, tmp_path / "cgroup", own) == 3000
+
+
+@dataclass(frozen=True)
+class Gpu:
+    """What torch.cuda says of one."""
+
+    free_bytes: int
+    reserved_bytes: int
+    allocated_bytes: int
+
+    def is_available(self) -> bool:
+        return True
+
+    def mem_get_info(self, _device: int) -> tuple[int, int]:
+        return self.free_bytes, 24 * GB
+
+    def memory_reserved(self, _device: int) -> int:
+        return self.reserved_bytes
+
+    def memory_allocated(self, _device: int) -> int:
+        return self.allocated_bytes
+
+
+def test_what_torch_keeps_for_later_is_free() -> None:
+    """A pipeline that was let go of leaves its memory with torch, where the driver counts it as taken."""
+    torch = SimpleNamespace(cuda=Gpu(free_bytes=4 * GB, reserved_bytes=18 * GB, allocated_bytes=1 * GB))
+    assert read_machine(torch).vram_bytes == 21 * GB
+
+
+@pytest.mark.loader
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [("CUDA error: out of memory\nCompile with ...", "E_NO_VRAM"), ("CUDA error: no kernel image", "E_LOAD")],
+)
+def test_the_drivers_own_lack_of_memory_is_told_as_such(said: str, code: str) -> None:
+    """A context is not made by torch's allocator, and its error is of no class of its own."""
+    import torch
+
+    with pytest.raises(LoadFailed) as failed, translating(torch, "E_LOAD", "it cannot be loaded"):
+        raise RuntimeError(said)
+    assert failed.value.code == code
+    with pytest.raises(LoadFailed) as failed, translating(torch, "E_LOAD", "it cannot be loaded"):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB.")
+    assert failed.value.code == "E_NO_VRAM"
 
 
 def test_a_machine_that_says_nothing(tmp_path: Path) -> None:

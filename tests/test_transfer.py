@@ -6,6 +6,8 @@ There is no GPU here: on the device "cpu" the same threads, reads and copies end
 from __future__ import annotations
 
 import os
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from demo import tiny_pipeline
-from qwen_loader.mapped import Extent, Mapping, cut, extent_at, read_mappings
+from qwen_loader.mapped import Extent, Mapping, Piece, cut, extent_at, read_mappings
 
 loader = pytest.mark.loader
 
@@ -122,6 +124,64 @@ def test_a_model_arrives_as_it_was(tiny: Path, name: str) -> None:
     assert read_mappings(Path("/proc/self/smaps").read_text(), paths) == ()
 
 
+class Late:
+    """A GPU that fetches from its buffer at the last moment it may: when somebody waits for it."""
+
+    def __init__(self, _device: Any) -> None: ...
+
+    def buffer(self, size_bytes: int) -> Any:
+        from qwen_loader.lanes import make_buffer
+
+        return make_buffer(size_bytes, is_pinned=False)
+
+    def send(self, piece: Piece, buffer: Any, targets: list[Any], allocated: Any) -> LateCopy:
+        return LateCopy(piece, buffer, targets)
+
+
+class LateCopy:
+    def __init__(self, piece: Piece, buffer: Any, targets: list[Any]) -> None:
+        self._copy: tuple[Piece, Any, list[Any]] | None = (piece, buffer, targets)
+        self._once = threading.Lock()
+
+    def synchronize(self) -> None:
+        from qwen_loader.lanes import scatter
+
+        with self._once:
+            copy, self._copy = self._copy, None
+            if copy is not None:
+                scatter(*copy)
+
+
+@loader
+@pytest.mark.parametrize("readers", [1, 3])
+def test_no_buffer_is_filled_before_it_was_fetched(tiny: Path, readers: int) -> None:
+    """A GPU fetches after `send` has returned: what is read into the buffer too early would arrive in its place, and
+    what nobody waits for, not at all."""
+    import torch
+
+    from qwen_loader.transfer import Transfer
+
+    model, files = mapped(tiny, "transformer")
+    expected = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    with Transfer("cpu", readers=readers, piece_bytes=1 << 16, link_to=Late) as transfer:
+        transfer.begin(model, files, lambda _: None).wait()
+    assert all(torch.equal(expected[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@loader
+def test_the_interpreter_is_given_back_as_it_was(tiny: Path) -> None:
+    """Readers get it more often while they read, as a program may have wished for all its threads before."""
+    from qwen_loader.transfer import SWITCH_S, Transfer
+
+    before_s = sys.getswitchinterval()
+    with Transfer("cpu", readers=1):
+        assert sys.getswitchinterval() <= SWITCH_S
+        with Transfer("cpu", readers=1):
+            pass
+        assert sys.getswitchinterval() <= SWITCH_S
+    assert sys.getswitchinterval() == before_s
+
+
 @loader
 def test_what_was_written_to_in_memory_is_not_read_from_the_file(tiny: Path) -> None:
     """The mapping is private: whoever changes a weight changes memory, and that is what counts."""
@@ -204,13 +264,13 @@ def test_where_no_memory_can_be_pinned_ordinary_memory_serves() -> None:
     """As on a machine without a GPU, where torch refuses to pin any."""
     import torch
 
-    from qwen_loader.transfer import PIECE_BYTES, _buffer
+    from qwen_loader.lanes import make_buffer
 
     if torch.cuda.is_available():
         pytest.skip("it can be pinned here")
     with pytest.raises(RuntimeError):
         torch.empty(1, dtype=torch.uint8, pin_memory=True)
-    assert _buffer(True).numel() == PIECE_BYTES
+    assert make_buffer(1000, is_pinned=True).numel() == 1000
 
 
 @loader

@@ -137,6 +137,7 @@ class Assembly:
         except BaseException as error:
             _forget_frames(error)
             self._drop(tuple(self.held & {name}), "it could not be loaded early")
+            give_back()  # also of one that never came to be held
             raise
         if not all(seal_matches(folder / path, seal) for path, seal in self._held_seals(name).items()):
             self._drop((name,), "its files were touched while it was loaded")
@@ -151,6 +152,7 @@ class Assembly:
         except BaseException as error:
             _forget_frames(error)
             self.free("it could not be loaded as a whole")
+            give_back()
             raise
         self._held.clear()
         return pipeline
@@ -217,7 +219,8 @@ class Assembly:
                 "E_NO_GPU", "torch sees no CUDA device", "check nvidia-smi and the driver, or: --device cpu"
             )
         if self._machine is None:
-            self._machine = read_machine(torch)
+            with translating(torch, "E_NO_GPU", "the GPU cannot be used"):
+                self._machine = read_machine(torch)
         asked = "cpu" if self._wishes.device == "cpu" else self._wishes.placement
         plan = plan_placement(in_memory, self._machine, asked)
         if isinstance(plan, NoRoom):

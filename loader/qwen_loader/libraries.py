@@ -10,6 +10,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from importlib.util import find_spec
 from typing import Any, Literal
@@ -37,14 +38,17 @@ def translating(torch: Any, code: str, what: str) -> Iterator[None]:
     """
     try:
         yield
-    except torch.cuda.OutOfMemoryError as error:
-        raise LoadFailed(
-            "E_NO_VRAM",
-            f"the GPU has too little memory: {first_line(error)}",
-            "let components take turns on it with --placement model-offload, or use a larger GPU, or --device cpu",
-        ) from error
     except Exception as error:
-        raise LoadFailed(code, f"{what}: {first_line(error)}", "the whole story: add --debug") from error
+        why, fix = f"{what}: {first_line(error)}", "the whole story: add --debug"
+        if _is_out_of_memory(torch, error):
+            code, why = "E_NO_VRAM", f"the GPU has too little memory: {first_line(error)}"
+            fix = "let components take turns on it with --placement model-offload, or use a larger GPU, or --device cpu"
+        raise LoadFailed(code, why, fix) from error
+
+
+def _is_out_of_memory(torch: Any, error: Exception) -> bool:
+    """torch's allocator says it with a class, the driver (a context, a library's own memory) in words."""
+    return isinstance(error, torch.OutOfMemoryError) or "CUDA error: out of memory" in str(error)
 
 
 def import_libraries(*, offline: bool = True) -> tuple[Any, Any]:
@@ -84,6 +88,7 @@ def require_libraries() -> None:
     _require_diffusers()
 
 
+@cache
 def _require_diffusers() -> None:
     try:
         version = metadata.version("diffusers")

@@ -17,8 +17,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 
 def read_machine(torch: Any) -> Machine:
-    """What is free now, on the first GPU. Makes torch's CUDA context where there is one."""
-    vram_bytes = int(torch.cuda.mem_get_info(0)[0]) if torch.cuda.is_available() else None
+    """What is free now, on the first GPU, with what torch keeps there for later and nothing is in.
+
+    Makes torch's CUDA context where there is a GPU. Raises torch's errors: another process may have all of it.
+    """
+    vram_bytes = None
+    if torch.cuda.is_available():
+        unused_bytes = torch.cuda.memory_reserved(0) - torch.cuda.memory_allocated(0)
+        vram_bytes = int(torch.cuda.mem_get_info(0)[0]) + unused_bytes
     return Machine(ram_bytes=free_ram_bytes(), vram_bytes=vram_bytes)
 
 

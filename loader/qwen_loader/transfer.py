@@ -3,7 +3,8 @@
 `from_pretrained` on the CPU only maps the files. Copying such a tensor to a GPU faults its pages in one by one and goes
 through the driver's own small buffer; reading them with pread(2) into pinned memory, from which the GPU fetches by
 itself, is several times faster, and no copy of the model is made in RAM. What is not the untouched part of a file
-(computed buffers, converted weights) is copied as it is. Which bytes are read is decided in `mapped`.
+(computed buffers, converted weights) is copied as it is. Which bytes are read is decided in `mapped`; how each reader
+uses its buffers is in `lanes`.
 
 On a device "cpu" the same way ends in ordinary memory: that is what tests measure it with.
 """
@@ -11,6 +12,7 @@ On a device "cpu" the same way ends in ordinary memory: that is what tests measu
 from __future__ import annotations
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,13 +21,16 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
+from qwen_loader.lanes import Lane, Link, Sent, link_to
 from qwen_loader.mapped import Extent, Piece, cut, extent_at, read_mappings
 
 READERS = 8  # one core copies 6 to 10 GB/s out of the page cache; PCIe 5 takes 55
 PIECE_BYTES = 16 << 20  # a third of a millisecond on PCIe 5: far above what asking for it costs
-BUFFERS = 2  # of each reader: one is filled while the other is fetched
 TELL_EVERY_S = 1.0
 SMAPS = Path("/proc/self/smaps")
+# Between two reads a reader needs the interpreter some ten times, each time for microseconds, and whoever builds the
+# next component gives it away once in this long: at Python's 5 ms eight readers come to a third of what they can do.
+SWITCH_S = 0.0002
 _ALLOCATION_BYTES = 512  # torch's allocator rounds up to this
 
 
@@ -35,14 +40,26 @@ class Transfer:
     Making one begins to make its buffers, in its threads: pinning them takes as long as building a model.
     """
 
-    def __init__(self, device: str, *, readers: int = READERS, tell_every_s: float = TELL_EVERY_S) -> None:
+    def __init__(
+        self,
+        device: str,
+        *,
+        readers: int = READERS,
+        piece_bytes: int = PIECE_BYTES,
+        tell_every_s: float = TELL_EVERY_S,
+        link_to: Callable[[Any], Link] = link_to,
+    ) -> None:
         import torch
 
         self._torch = torch
         self._device = torch.device(device)
         if self._device.type == "cuda" and self._device.index is None:  # each thread has its own current one
             self._device = torch.device("cuda:0")
+        self._piece_bytes = piece_bytes
         self._tell_every_s = tell_every_s
+        self._link_to = link_to
+        self._switch_s = sys.getswitchinterval()
+        sys.setswitchinterval(min(self._switch_s, SWITCH_S))
         self._own = threading.local()
         self._pool = ThreadPoolExecutor(readers, thread_name_prefix="transfer", initializer=self._make_lane_early)
         for _ in range(readers):
@@ -57,6 +74,8 @@ class Transfer:
     def close(self) -> None:
         """Forget what was not begun and wait for what was: nothing is written to memory that is given back."""
         self._pool.shutdown(cancel_futures=True)
+        if self._switch_s > SWITCH_S:  # else it was not this one that changed it
+            sys.setswitchinterval(self._switch_s)
         if self._device.type == "cuda" and self._torch.cuda.is_initialized():
             self._torch.cuda.synchronize(self._device)
 
@@ -87,7 +106,7 @@ class Transfer:
             moving.add(tensor, known[same])
         moving.read_bytes = sum(extent.size_bytes for extent in extents)
         allocated = self._allocated()
-        for piece in cut(extents, PIECE_BYTES):
+        for piece in cut(extents, self._piece_bytes):
             moving.await_(self._pool.submit(self._move, piece, targets, allocated, moving))
         return moving
 
@@ -99,7 +118,8 @@ class Transfer:
         needed = sum(-(-size // _ALLOCATION_BYTES) * _ALLOCATION_BYTES for size in sizes)
         # PYTORCH_ALLOC_CONF=max_split_size_mb:N (-1 where it is not set): what is larger is never handed out in parts.
         if not 0 <= self._torch.cuda.memory_stats(self._device).get("max_split_size", -1) < needed:
-            self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
+            with suppress(self._torch.OutOfMemoryError):  # in parts it may fit in what torch has lying about
+                self._torch.empty(needed, dtype=self._torch.uint8, device=self._device)
 
     def _allocated(self) -> Any:
         """What a lane's stream waits for: this one may still work on what the targets' memory was before."""
@@ -113,13 +133,13 @@ class Transfer:
         with suppress(Exception):  # the first piece tries again, and its error is one that people are told
             self._lane()
 
-    def _lane(self) -> _Lane:
-        lane: _Lane | None = getattr(self._own, "lane", None)
+    def _lane(self) -> Lane:
+        lane: Lane | None = getattr(self._own, "lane", None)
         if lane is None:
-            lane = self._own.lane = _Lane(self._device)
+            lane = self._own.lane = Lane(self._link_to(self._device), self._piece_bytes)
         return lane
 
-    def _move(self, piece: Piece, targets: list[Any], allocated: Any, moving: Moving) -> Any:
+    def _move(self, piece: Piece, targets: list[Any], allocated: Any, moving: Moving) -> Sent | None:
         arrived = self._lane().move(piece, targets, allocated)
         moving.count(sum(copy.size_bytes for copy in piece.copies))
         return arrived
@@ -136,13 +156,13 @@ class Moving:
         self._arrived_bytes = 0
         self._told_at_s = time.monotonic()
         self._places: list[tuple[Any, Any]] = []
-        self._pieces: list[Future[Any]] = []
+        self._pieces: list[Future[Sent | None]] = []
 
     def add(self, tensor: Any, target: Any) -> None:
         """`tensor` of the model becomes `target`."""
         self._places.append((tensor, target))
 
-    def await_(self, piece: Future[Any]) -> None:
+    def await_(self, piece: Future[Sent | None]) -> None:
         """This must be done first."""
         self._pieces.append(piece)
 
@@ -167,73 +187,8 @@ class Moving:
         self._places, self._pieces = [], []
 
 
-class _Lane:
-    """One reader's buffers, and its own queue to the device."""
-
-    def __init__(self, device: Any) -> None:
-        import torch
-
-        is_gpu = device.type == "cuda"
-        self._cuda = torch.cuda
-        self._stream: Any = torch.cuda.Stream(device) if is_gpu else None
-        # Blocking: a reader that waits leaves its core to those that read.
-        self._buffers = [(_buffer(is_gpu), torch.cuda.Event(blocking=True) if is_gpu else None) for _ in range(BUFFERS)]
-
-    def move(self, piece: Piece, targets: list[Any], allocated: Any) -> Any:
-        """Read the piece and begin to send it once `allocated` has come (an event of the GPU).
-
-        What is returned can be waited for (None: it has arrived).
-        """
-        buffer, fetched = self._buffers[0]
-        self._buffers.reverse()
-        if fetched is not None:
-            fetched.synchronize()
-        _read(piece, memoryview(buffer.numpy()))
-        if fetched is None:
-            _scatter(piece, buffer, targets)
-            return None
-        with self._cuda.stream(self._stream):
-            self._stream.wait_event(allocated)
-            _scatter(piece, buffer, targets)
-            fetched.record(self._stream)
-        return fetched
-
-
-def _buffer(is_pinned: bool) -> Any:
-    """Pinned where the system allows it (containers and `ulimit -l` may not): ordinary memory is slower, not wrong."""
-    import torch
-
-    with suppress(RuntimeError):
-        return torch.empty(PIECE_BYTES, dtype=torch.uint8, device="cpu", pin_memory=is_pinned)
-    return torch.empty(PIECE_BYTES, dtype=torch.uint8, device="cpu")
-
-
 def _smaps() -> str:
     try:
         return SMAPS.read_text()
     except OSError:
         return ""  # not this kernel: everything is copied from memory
-
-
-def _scatter(piece: Piece, buffer: Any, targets: list[Any]) -> None:
-    import torch
-
-    # What a caller in inference mode has made may be written to in that mode only, and a mode is one thread's.
-    with torch.inference_mode():
-        for number, source, target, size_bytes in piece.copies:
-            targets[number][target : target + size_bytes].copy_(buffer[source : source + size_bytes], non_blocking=True)
-
-
-def _read(piece: Piece, buffer: memoryview) -> None:
-    """All of the piece, read ahead as one: a cold disk is asked for it in one go. Raises OSError."""
-    handle = os.open(piece.path, os.O_RDONLY)
-    try:
-        os.posix_fadvise(handle, piece.offset, piece.size_bytes, os.POSIX_FADV_WILLNEED)
-        done = 0
-        while done < piece.size_bytes:
-            got = os.preadv(handle, [buffer[done : piece.size_bytes]], piece.offset + done)
-            if not got:
-                raise OSError(f"{piece.path} ends before byte {piece.offset + piece.size_bytes}")
-            done += got
-    finally:
-        os.close(handle)
