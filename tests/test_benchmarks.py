@@ -161,6 +161,7 @@ def test_a_small_benchmark_from_the_command_line_to_the_tables(tmp_path: Path):
 
 
 @pytest.mark.loader
+@pytest.mark.timeout(400)  # seven processes, each of which imports torch
 def test_loading_onto_a_gpu_is_refused_where_there_is_none(tmp_path: Path) -> None:
     """Before a model of 25 GB is made; a rehearsal on the CPU shows that the script itself works."""
     import torch
