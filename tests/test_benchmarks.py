@@ -143,7 +143,6 @@ def test_the_picture_is_well_formed():
     ET.fromstring(picture.draw([ran("ours"), ran("curl & <co>"), ran("failed", exit_code=1)]))
 
 
-@pytest.mark.timeout(100)
 def test_a_small_benchmark_from_the_command_line_to_the_tables(tmp_path: Path):
     """`python -m benchmarks` writes the JSON and renders tables and picture; both clients end with the right bytes."""
     document = tmp_path / "benchmarks.md"
@@ -161,7 +160,6 @@ def test_a_small_benchmark_from_the_command_line_to_the_tables(tmp_path: Path):
 
 
 @pytest.mark.loader
-@pytest.mark.timeout(400)  # seven processes, each of which imports torch
 def test_loading_onto_a_gpu_is_refused_where_there_is_none(tmp_path: Path) -> None:
     """Before a model of 25 GB is made; a rehearsal on the CPU shows that the script itself works."""
     import torch

@@ -12,7 +12,6 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.loader
-@pytest.mark.timeout(300)
 def test_make_run_tells_the_whole_story(tmp_path: Path) -> None:
     """Killed in mid-file, resumed, damaged, repaired, complete, loaded, edited: exit 0 and a picture."""
     told = subprocess.run(

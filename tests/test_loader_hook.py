@@ -70,7 +70,7 @@ class Place:
     def command(self, *arguments: str, **more: str) -> subprocess.CompletedProcess[str]:
         """The same, run to its end."""
         with self.start(*arguments, **more) as process:
-            out, err = process.communicate(timeout=60)
+            out, err = process.communicate(timeout=200)
             return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
     def wait(self, timeout_s: float | None = None) -> tuple[ReadyModel, list[Waiting]]:
@@ -521,7 +521,7 @@ def test_a_full_disk_under_the_log_stops_no_wait(place: Place) -> None:
     place.model.write()
     with open("/dev/full", "w") as full:
         command = [sys.executable, "-m", "qwen_loader", REPO, "--", "sh", "-c", "exit 7"]
-        assert subprocess.run(command, env=place.env, stderr=full, timeout=60).returncode == 7
+        assert subprocess.run(command, env=place.env, stderr=full, timeout=200).returncode == 7
 
 
 @pytest.mark.parametrize(("sink", "expected", "said"), [("/dev/full", 1, "No space left"), ("|", 0, "")])
@@ -534,7 +534,7 @@ def test_a_result_that_nobody_takes(tiny: Path, tmp_path: Path, sink: str, expec
     reading, writing = (None, os.open(sink, os.O_WRONLY)) if sink != "|" else os.pipe()
     if reading is not None:
         os.close(reading)
-    done = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=100)
+    done = subprocess.run(command, env=env, stdout=writing, stderr=subprocess.PIPE, text=True, timeout=200)
     os.close(writing)
     assert done.returncode == expected, done.stderr
     assert said in done.stderr and ("error[E_IO]" in done.stderr) == bool(said)
@@ -598,7 +598,7 @@ def test_as_pid_1_it_takes_the_dead_away(place: Place) -> None:
         select.select([end], [], [])
         os.close(end)
         daemon.say(*place.model.complete_events())
-        out, _ = outer.communicate(timeout=60)
+        out, _ = outer.communicate(timeout=200)
     assert out.split() == ["sh", "SigIgn:", "0" * 16]
 
 

@@ -165,7 +165,7 @@ def client_env(url: str, home: Path) -> dict[str, str]:
 
 
 def hf(url: str, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([HF, *arguments], env=client_env(url, home), capture_output=True, text=True, timeout=60)
+    return subprocess.run([HF, *arguments], env=client_env(url, home), capture_output=True, text=True, timeout=200)
 
 
 def library(url: str, home: Path, code: str) -> object:

@@ -24,13 +24,13 @@ INSTALLED = {"qwen-ready@.service": "qwen-ready@qwen-image-edit.service"}
 def analyze(*arguments: str) -> subprocess.CompletedProcess[str]:
     assert shutil.which("systemd-analyze"), "systemd-analyze is missing: apt-get install systemd"
     command = ["systemd-analyze", "--no-pager", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
 
 
 def install(*arguments: str, env: dict[str, str]) -> subprocess.CompletedProcess[str]:
     script = ["sh", str(SYSTEMD / "install.sh"), *arguments]
     minimal = {"PATH": os.environ["PATH"]}
-    return subprocess.run(script, capture_output=True, text=True, timeout=60, check=False, env=minimal | env)
+    return subprocess.run(script, capture_output=True, text=True, timeout=200, check=False, env=minimal | env)
 
 
 def files_under(folder: Path) -> dict[str, bytes]:
@@ -124,7 +124,7 @@ def test_users_and_folders_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "etc").mkdir()
     conf = str(SYSTEMD / "sysusers.d" / "qwen-daemon.conf")
     command = ["systemd-sysusers", f"--root={tmp_path}", conf]
-    found = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    found = subprocess.run(command, capture_output=True, text=True, timeout=200, check=False)
     assert found.returncode == 0, found.stderr
     groups = {line.split(":")[0]: line.split(":")[3] for line in (tmp_path / "etc/group").read_text().splitlines()}
     assert groups["qwen"] == "qwen-daemon"
