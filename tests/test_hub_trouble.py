@@ -196,13 +196,14 @@ def test_bytes_that_lie_are_never_published(tmp_path: Path) -> None:
         with Running(tmp_path, endpoint=hub.endpoint, models=[*once, "org/small"]) as daemon:
             for name in always:
                 daemon.client.add(AddModel(model=name))
+            for name in always:
+                daemon.wait_event(e.FileVerified, model=key_of(name), path="config.json")
             for tries in range(1, 4):
                 for name in always:
                     daemon.wait_for(partial(has_tried, daemon, tries, name), f"retry {tries}")
                     daemon.client.retry(key_of(name))
-            for name in always:  # all of them first: the next round begins after half a minute
+            for name in always:  # all of them first, at once: the next round begins after half a minute
                 daemon.wait_event(e.FileFailed, model=key_of(name))
-                daemon.wait_event(e.FileVerified, model=key_of(name), path="config.json")
                 daemon.client.pause(key_of(name))
             for name in always:
                 daemon.wait_state(key_of(name), "paused")
